@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Builds the extension for one PostgreSQL major and installs it into the project's own copy of that server:
+#
+#   tools/build.sh MAJOR [dev|release]
+#
+# To install into a server of the system: make install.
+set -euo pipefail
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+major=${1:-}
+profile=${2:-dev}
+[[ -n $major ]] || die "which PostgreSQL? For example: tools/build.sh 15 release"
+known_major "$major"
+case $profile in
+    dev) options=() ;;
+    release) options=(--release) ;;
+    *) die "no profile '$profile': dev or release" ;;
+esac
+
+"$root/tools/toolchain.sh" pg "$major"
+cargo_pgrx=$("$root/tools/toolchain.sh" cargo-pgrx)
+
+PGRX_HOME=$(pgrx_home "$major")
+# A folder for each: pgrx-pg-sys keeps one server's bindings in it.
+export PGRX_HOME CARGO_TARGET_DIR=$target/build-$major
+# cargo-pgrx would add a linker flag, so that nothing could be shared with `cargo clippy` and `cargo test`: a third of a cold
+# build. Only elsewhere than on x86-64 the linker has been seen to need it.
+if [[ $(uname -m) == x86_64 ]]; then export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1; fi
+
+cd "$root"
+"$cargo_pgrx" pgrx install --no-default-features --features "pg$(plain_major "$major")" \
+    --pg-config "$target/pg/$major/bin/pg_config" "${options[@]}" >&2 </dev/null

@@ -94,7 +94,7 @@ start() {
         echo "port = ${port:-5432}"
         echo "timezone = 'UTC'"
         echo "jit = off"
-        echo "log_line_prefix = '%m [%p] %q%u@%d '"
+        echo "log_line_prefix = '%m [%p] %e %q%u@%d '"
         if [[ $durable == false ]]; then
             printf '%s = off\n' fsync full_page_writes synchronous_commit
         fi

@@ -13,8 +13,8 @@ profile=${2:-dev}
 [[ -n $major ]] || die "which PostgreSQL? For example: tools/build.sh 15 release"
 known_major "$major"
 case $profile in
-    dev) options=() ;;
-    release) options=(--release) ;;
+    dev) options=() results=debug ;;
+    release) options=(--release) results=release ;;
     *) die "no profile '$profile': dev or release" ;;
 esac
 
@@ -28,6 +28,22 @@ export PGRX_HOME CARGO_TARGET_DIR=$target/build-$major
 # build. Only elsewhere than on x86-64 the linker has been seen to need it.
 if [[ $(uname -m) == x86_64 ]]; then export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1; fi
 
+# Two thirds of a first build are the same for every major: start from what another one has left. Cargo's own lock keeps
+# a build that is under way from being copied half-done.
+seed() {
+    local other
+    for other in "$target"/build-*/"$results"; do
+        [[ -f $other/.cargo-lock ]] || continue
+        mkdir -p "$CARGO_TARGET_DIR"
+        rm -rf "$CARGO_TARGET_DIR/.new"
+        flock "$other/.cargo-lock" cp -a "$other" "$CARGO_TARGET_DIR/.new"
+        mv -T "$CARGO_TARGET_DIR/.new" "$CARGO_TARGET_DIR/$results"
+        return
+    done
+}
+[[ -e $CARGO_TARGET_DIR/$results ]] || seed
+
 cd "$root"
+say "building onagui_sync for PostgreSQL $major ($profile; the first time usually 90 s, for each further major 30 s)"
 "$cargo_pgrx" pgrx install --no-default-features --features "pg$(plain_major "$major")" \
     --pg-config "$target/pg/$major/bin/pg_config" "${options[@]}" >&2 </dev/null

@@ -200,6 +200,8 @@ provide_pg() {
         esac
         say "PostgreSQL $("$target/pg/$major/bin/pg_config" --version | cut -d' ' -f2) is in target/pg/$major"
     fi
+    # The bindings of whatever is built for it are made by libclang.
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || packages clang libclang-dev
     # What `cargo pgrx init` would write; pgrx reads the servers' places from it.
     entry=$(printf '[configs]\npg%s = "%s"' "$(plain_major "$major")" "$target/pg/$major/bin/pg_config")
     if [[ $(cat "$home/config.toml" 2>/dev/null) != "$entry" ]]; then
@@ -213,7 +215,7 @@ provide_pg() {
 provide_cargo_pgrx() {
     local prefix=$cache/cargo-pgrx-$cargo_pgrx_version
     if [[ ! -x $prefix/bin/cargo-pgrx ]]; then
-        packages gcc libc6-dev pkg-config clang libclang-dev
+        packages gcc libc6-dev pkg-config
         command -v cargo >/dev/null || die "cargo is missing: install Rust first"
         lock "$cache"
         if [[ ! -x $prefix/bin/cargo-pgrx ]]; then
@@ -224,8 +226,6 @@ provide_cargo_pgrx() {
         fi
         exec 9>&-
     fi
-    # libclang is wanted by the bindings of whatever is built with it.
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || packages clang libclang-dev
     printf '%s\n' "$prefix/bin/cargo-pgrx"
 }
 

@@ -1,0 +1,5 @@
+//! The decisions of `onagui_sync`: plain values in, a decision out. No Postgres type, no SQL, no side effect.
+
+pub mod failure;
+pub mod names;
+pub mod signup;

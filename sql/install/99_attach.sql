@@ -1,0 +1,11 @@
+-- Attach at once where Supabase Auth is there already.
+DO $$
+BEGIN
+    IF pg_catalog.to_regclass('auth.users') IS NULL THEN
+        RAISE NOTICE 'auth.users does not exist yet, so no trigger was attached'
+            USING HINT = 'Once it exists: SELECT onagui.enable_sync();';
+    ELSE
+        PERFORM onagui.enable_sync();
+    END IF;
+END
+$$;

@@ -1,0 +1,261 @@
+//! The extension's own tables, `auth.users` and `onagui.app_users` as they are now.
+
+use crate::error::Error;
+use crate::pg::{self, Arg, Mode, Session};
+use pgrx::pg_sys::Oid;
+
+/// The extension's own tables, and the role that owns them.
+#[derive(Clone, Copy)]
+pub struct House {
+    pub owner: Oid,
+}
+
+impl House {
+    pub fn find() -> Result<Self, Error> {
+        let log = pg::table_named(c"onagui", c"sync_audit_log").ok_or(Error::NotWhole)?;
+        Ok(House { owner: pg::owner_of(log).ok_or(Error::NotWhole)? })
+    }
+}
+
+/// A column, as far as writing to it goes.
+#[derive(Clone)]
+pub struct Column {
+    pub name: String,
+    /// The type as SQL writes it, modifier included.
+    pub kind: String,
+    /// The type below any domain: its name, and whether it is a string type of the server's or citext.
+    pub base: String,
+    pub is_string: bool,
+    /// The most characters a string column takes, where it says so.
+    pub longest: Option<usize>,
+    pub default: Option<String>,
+    pub not_null: bool,
+    /// False for generated columns and identity columns GENERATED ALWAYS.
+    pub writable: bool,
+}
+
+impl Column {
+    pub fn is_json(&self) -> bool {
+        self.base == "jsonb" || self.base == "json"
+    }
+}
+
+/// `auth.users`.
+pub struct Auth {
+    pub table: Oid,
+    pub columns: Vec<Column>,
+}
+
+/// How a unique index on the username compares.
+#[derive(Clone)]
+pub enum Fold {
+    /// With this operator, `OPERATOR(schema.=)`.
+    Column { operator: String },
+    /// By `lower(username)`.
+    Lower,
+}
+
+/// `onagui.app_users`.
+pub struct App {
+    pub table: Oid,
+    pub owner: Oid,
+    pub columns: Vec<Column>,
+    /// A unique index makes a second row with the same e-mail impossible.
+    pub email_is_unique: bool,
+    pub username_is_unique: Option<Fold>,
+    /// `ONLY` for an ordinary table, so that inheritance children are left out; nothing for a partitioned one.
+    pub only: &'static str,
+    /// Constraints and constraint triggers that may be deferred, quoted, and whether they are at first.
+    pub deferrable: Vec<(String, bool)>,
+}
+
+pub const AUTH_USERS: &str = "auth.users";
+pub const APP_USERS: &str = "onagui.app_users";
+
+impl Auth {
+    pub fn find() -> Option<Oid> {
+        pg::table_named(c"auth", c"users")
+    }
+
+    pub fn read(session: &Session) -> Result<Self, Error> {
+        let table = Self::find().ok_or(Error::TableMissing { table: AUTH_USERS })?;
+        let columns = read_columns(session, table);
+        check_columns(AUTH_USERS, &columns)?;
+        Ok(Auth { table, columns })
+    }
+
+    pub fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|c| c.name == column)
+    }
+}
+
+impl App {
+    pub fn find() -> Option<Oid> {
+        pg::table_named(c"onagui", c"app_users")
+    }
+
+    pub fn read(session: &Session) -> Result<Self, Error> {
+        let table = Self::find().ok_or(Error::TableMissing { table: APP_USERS })?;
+        let owner = pg::owner_of(table).ok_or(Error::TableMissing { table: APP_USERS })?;
+        let kind = session
+            .run("SELECT relkind::text FROM pg_class WHERE oid = $1", &[table.into()], Mode::Fresh)
+            .one::<String>()
+            .unwrap_or_default();
+        let only = match kind.as_str() {
+            "r" => "ONLY ",
+            "p" => "",
+            _ => return Err(Error::NotATable { table: APP_USERS, kind: kind_name(&kind) }),
+        };
+        let columns = read_columns(session, table);
+        check_columns(APP_USERS, &columns)?;
+        Ok(App {
+            table,
+            owner,
+            columns,
+            email_is_unique: read_email_is_unique(session, table),
+            username_is_unique: read_username_index(session, table),
+            only,
+            deferrable: read_deferrable(session, table),
+        })
+    }
+
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|c| c.name == name)
+    }
+}
+
+fn kind_name(relkind: &str) -> &'static str {
+    match relkind {
+        "v" => "view",
+        "m" => "materialized view",
+        "f" => "foreign table",
+        "S" => "sequence",
+        "c" => "composite type",
+        _ => "relation of another kind",
+    }
+}
+
+const COLUMNS: &str = "
+    SELECT a.attname::text,
+           pg_catalog.format_type(a.atttypid, a.atttypmod),
+           base.name,
+           base.is_string,
+           CASE WHEN base.name IN ('varchar', 'bpchar') AND base.modifier > 4 THEN base.modifier - 4
+                WHEN base.name = 'name' THEN 63 END,
+           CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END,
+           a.attnotnull,
+           a.attgenerated = '' AND a.attidentity <> 'a'
+      FROM pg_catalog.pg_attribute a
+      LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+      CROSS JOIN LATERAL (
+            WITH RECURSIVE below(oid, modifier) AS (
+                SELECT a.atttypid, a.atttypmod
+                UNION ALL
+                SELECT t.typbasetype, CASE WHEN t.typtypmod <> -1 THEN t.typtypmod ELSE below.modifier END
+                  FROM below JOIN pg_catalog.pg_type t ON t.oid = below.oid
+                 WHERE t.typtype = 'd'
+            )
+            SELECT t.typname::text AS name, below.modifier,
+                   t.typtype = 'b' AND t.typcategory = 'S' AS is_string
+              FROM below JOIN pg_catalog.pg_type t ON t.oid = below.oid
+             WHERE t.typtype <> 'd') base
+     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+     ORDER BY a.attnum";
+
+fn read_columns(session: &Session, table: Oid) -> Vec<Column> {
+    let rows = session.run(COLUMNS, &[table.into()], Mode::Fresh);
+    (0..rows.len())
+        .map(|row| Column {
+            name: rows.get(row, 1).unwrap_or_default(),
+            kind: rows.get(row, 2).unwrap_or_default(),
+            base: rows.get(row, 3).unwrap_or_default(),
+            is_string: rows.get(row, 4).unwrap_or_default(),
+            longest: rows.get::<i32>(row, 5).map(|n| n as usize),
+            default: rows.get(row, 6),
+            not_null: rows.get(row, 7).unwrap_or_default(),
+            writable: rows.get(row, 8).unwrap_or_default(),
+        })
+        .collect()
+}
+
+/// Only base types can be trusted with a comparison that runs with the extension's rights: nobody but a superuser can
+/// create one. A cast from a type of somebody's own could run their code.
+fn check_columns(table: &'static str, columns: &[Column]) -> Result<(), Error> {
+    let find = |column: &'static str| {
+        columns.iter().find(|c| c.name == column).ok_or(Error::ColumnMissing { table, column })
+    };
+    let id = find("id")?;
+    if id.base != "uuid" {
+        let found = id.kind.clone();
+        return Err(Error::ColumnUnfit { table, column: "id", found, wanted: "uuid" });
+    }
+    let email = find("email")?;
+    if !email.is_string {
+        let found = email.kind.clone();
+        return Err(Error::ColumnUnfit {
+            table,
+            column: "email",
+            found,
+            wanted: "text, varchar or citext",
+        });
+    }
+    Ok(())
+}
+
+/// The look-up key of an e-mail, which an index can serve: what `lower(btrim(email))` is for the column's type.
+fn read_email_is_unique(session: &Session, table: Oid) -> bool {
+    session
+        .run(
+            "SELECT EXISTS (
+                SELECT FROM pg_catalog.pg_index i
+                 WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indisready
+                   AND i.indpred IS NULL AND i.indnkeyatts = 1
+                   AND pg_catalog.pg_get_indexdef(i.indexrelid, 1, true)
+                       IN ('lower(btrim(email))', 'lower(btrim(email::text))'))",
+            &[table.into()],
+            Mode::Fresh,
+        )
+        .one()
+        .unwrap_or_default()
+}
+
+fn read_username_index(session: &Session, table: Oid) -> Option<Fold> {
+    let rows = session.run(
+        "SELECT i.indkey[0] <> 0,
+                pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+           FROM pg_catalog.pg_index i
+           JOIN pg_catalog.pg_opclass c ON c.oid = i.indclass[0]
+           JOIN pg_catalog.pg_amop p ON p.amopfamily = c.opcfamily AND p.amopstrategy = 3
+                AND p.amoplefttype = c.opcintype AND p.amoprighttype = c.opcintype
+           JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr
+           JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+          WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1
+            AND pg_catalog.pg_get_indexdef(i.indexrelid, 1, true)
+                IN ('username', 'lower(username)', 'lower(username::text)')
+          ORDER BY i.indkey[0] <> 0 LIMIT 1",
+        &[table.into()],
+        Mode::Fresh,
+    );
+    if rows.is_empty() {
+        return None;
+    }
+    if rows.get(0, 1).unwrap_or_default() {
+        rows.get(0, 2).map(|operator| Fold::Column { operator })
+    } else {
+        Some(Fold::Lower)
+    }
+}
+
+fn read_deferrable(session: &Session, table: Oid) -> Vec<(String, bool)> {
+    let rows = session.run(
+        "SELECT DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), c.condeferred
+           FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+          WHERE c.condeferrable AND $1 IN (c.conrelid, c.confrelid)
+          ORDER BY 1",
+        &[Arg::from(table)],
+        Mode::Fresh,
+    );
+    (0..rows.len())
+        .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?)))
+        .collect()
+}

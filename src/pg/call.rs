@@ -1,0 +1,105 @@
+//! A call from SQL: its arguments and its answer.
+
+use super::spi::{Arg, Session};
+use pgrx::datum::{FromDatum, IntoDatum};
+use pgrx::pg_sys;
+
+pub struct Call {
+    fcinfo: pg_sys::FunctionCallInfo,
+}
+
+/// What a function answers.
+pub enum Reply {
+    Null,
+    Value(pg_sys::Datum),
+}
+
+impl Reply {
+    pub fn of<T: IntoDatum>(value: T) -> Self {
+        value.into_datum().map_or(Reply::Null, Reply::Value)
+    }
+}
+
+impl Call {
+    /// # Safety
+    /// `fcinfo` is what the function manager passes, and outlives the value.
+    pub(super) unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Self {
+        Call { fcinfo }
+    }
+
+    pub(super) fn fcinfo(&self) -> pg_sys::FunctionCallInfo {
+        self.fcinfo
+    }
+
+    /// The argument at `place` (from 0); None where it is NULL.
+    pub fn arg<T: FromDatum>(&self, place: usize) -> Option<T> {
+        // SAFETY: place is checked against the number of arguments; the SQL declaration fixes the type.
+        unsafe {
+            assert!(place < (*self.fcinfo).nargs as usize, "argument {place}");
+            let arg = &*(*self.fcinfo).args.as_ptr().add(place);
+            T::from_datum(arg.value, arg.isnull)
+        }
+    }
+
+    /// Whether the function was called by a CALL that may commit.
+    pub fn may_commit(&self) -> bool {
+        // SAFETY: context is NULL or a node; a CALL passes a CallContext.
+        unsafe {
+            let context = (*self.fcinfo).context;
+            !context.is_null()
+                && (*context).type_ == pg_sys::NodeTag::T_CallContext
+                && !(*context.cast::<pg_sys::CallContext>()).atomic
+        }
+    }
+
+    pub(super) fn reply(&self, reply: Reply) -> pg_sys::Datum {
+        // SAFETY: fcinfo is ours for the call.
+        match reply {
+            Reply::Value(datum) => datum,
+            Reply::Null => unsafe {
+                (*self.fcinfo).isnull = true;
+                pg_sys::Datum::null()
+            },
+        }
+    }
+
+    /// Makes the function answer a set of rows, which spills to disk beyond work_mem.
+    pub fn rows(&self) -> RowWriter {
+        // SAFETY: InitMaterializedSRF checks that the caller takes a set, and sets up store and descriptor.
+        unsafe {
+            pg_sys::InitMaterializedSRF(self.fcinfo, 0);
+            let info = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            RowWriter { store: (*info).setResult, descriptor: (*info).setDesc }
+        }
+    }
+}
+
+/// Writes the rows of a function's answer.
+pub struct RowWriter {
+    store: *mut pg_sys::Tuplestorestate,
+    descriptor: pg_sys::TupleDesc,
+}
+
+impl RowWriter {
+    /// Adds a row; as many values as the function has result columns.
+    pub fn put(&self, row: &[Arg]) {
+        let mut values: Vec<_> =
+            row.iter().map(|arg| arg.datum().unwrap_or(pg_sys::Datum::null())).collect();
+        let mut nulls: Vec<_> = row.iter().map(|arg| arg.datum().is_none()).collect();
+        // SAFETY: the arrays are as long as the descriptor.
+        unsafe {
+            assert_eq!(row.len(), (*self.descriptor).natts as usize, "result columns");
+            pg_sys::tuplestore_putvalues(
+                self.store,
+                self.descriptor,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+        }
+    }
+
+    /// Adds what a query answers, without holding it in memory.
+    pub fn pour(&self, session: &Session, sql: &str, args: &[Arg]) {
+        session.pour(sql, args, self.store);
+    }
+}

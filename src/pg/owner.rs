@@ -1,0 +1,116 @@
+//! Working as another role, the way the server's own referential-integrity triggers do
+//! (`ri_PerformCheck` in src/backend/utils/adt/ri_triggers.c): only around a statement, with row security not forced,
+//! with nothing resolved through the caller's search_path, and undone on every path.
+
+use pgrx::pg_sys;
+
+/// The role whose rights are in force now.
+pub fn current_role() -> pg_sys::Oid {
+    // SAFETY: reads a backend-local variable.
+    unsafe { pg_sys::GetUserId() }
+}
+
+struct Restore {
+    role: pg_sys::Oid,
+    context: i32,
+    settings: i32,
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        // SAFETY: puts back what was read before. The settings first: restoring them needs no rights.
+        unsafe {
+            pg_sys::AtEOXact_GUC(false, self.settings);
+            pg_sys::SetUserIdAndSecContext(self.role, self.context);
+        }
+    }
+}
+
+/// Runs `f` as `role`. `SET ROLE` and `SET SESSION AUTHORIZATION` are refused in there, and every setting that is
+/// changed in there (by a trigger of the application, say) is put back afterwards.
+pub fn as_role<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
+    let mut restore = Restore { role: pg_sys::InvalidOid, context: 0, settings: 0 };
+    // SAFETY: saves, then sets backend-local state; `restore` puts it back also when `f` unwinds.
+    let _restore = unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut restore.role, &mut restore.context);
+        restore.settings = pg_sys::NewGUCNestLevel();
+        let context = restore.context
+            | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
+            | pg_sys::SECURITY_NOFORCE_RLS as i32;
+        pg_sys::SetUserIdAndSecContext(role, context);
+        pin_search_path();
+        restore
+    };
+    f()
+}
+
+fn pin_search_path() {
+    set_locally(c"search_path", c"pg_catalog, pg_temp");
+}
+
+/// Runs `f` with the settings under which a value's text form is the same in every session.
+pub fn with_row_time<R>(f: impl FnOnce() -> R) -> R {
+    struct Settings(i32);
+    impl Drop for Settings {
+        fn drop(&mut self) {
+            // SAFETY: ends the nest level opened below.
+            unsafe { pg_sys::AtEOXact_GUC(false, self.0) };
+        }
+    }
+    // SAFETY: opens a nest level of settings.
+    let _settings = Settings(unsafe { pg_sys::NewGUCNestLevel() });
+    for (name, value) in [
+        (c"datestyle", c"ISO, YMD"),
+        (c"timezone", c"UTC"),
+        (c"intervalstyle", c"postgres"),
+        (c"extra_float_digits", c"1"),
+        (c"bytea_output", c"hex"),
+        (c"xmloption", c"content"),
+    ] {
+        set_locally(name, value);
+    }
+    f()
+}
+
+fn set_locally(name: &std::ffi::CStr, value: &std::ffi::CStr) {
+    // SAFETY: as a SET clause of a function does it; the caller holds the nest level.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// Bounds every wait for a lock while it lives. The setting's variable is written directly: this is on the path of
+/// every sign-up, and the settings machinery costs more than the rest of it.
+pub struct Lockwait {
+    before: i32,
+}
+
+impl Lockwait {
+    /// `millis` 0 leaves the session's own limit; a shorter one of the session stays in force.
+    pub fn at_most(millis: i32) -> Self {
+        // SAFETY: backend-local variable of the setting lock_timeout, read by ProcSleep only.
+        unsafe {
+            let before = pg_sys::LockTimeout;
+            if millis > 0 && (before == 0 || millis < before) {
+                pg_sys::LockTimeout = millis;
+            }
+            Lockwait { before }
+        }
+    }
+}
+
+impl Drop for Lockwait {
+    fn drop(&mut self) {
+        // SAFETY: see at_most.
+        unsafe { pg_sys::LockTimeout = self.before };
+    }
+}

@@ -1,0 +1,273 @@
+//! The server programming interface: prepared plans, arguments, rows.
+
+use super::rowset::RowSet;
+use pgrx::datum::{FromDatum, IntoDatum};
+use pgrx::pg_sys;
+use std::ffi::{CStr, CString, c_char};
+use std::marker::PhantomData;
+
+/// How a statement sees the database.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The caller's snapshot: a function that reads sees what the statement that called it sees.
+    Read,
+    /// A snapshot of its own, taken now, with everything this transaction has done so far.
+    Fresh,
+    /// As `Fresh`, and AFTER triggers wait for the [`super::QueryLevel`] around it to be closed.
+    Queued,
+}
+
+/// An argument of a statement: a typed value or NULL.
+pub struct Arg {
+    kind: pg_sys::Oid,
+    value: Option<pg_sys::Datum>,
+}
+
+impl Arg {
+    pub fn of<T: IntoDatum>(value: Option<T>) -> Self {
+        Arg { kind: T::type_oid(), value: value.and_then(IntoDatum::into_datum) }
+    }
+}
+
+impl<T: IntoDatum> From<T> for Arg {
+    fn from(value: T) -> Self {
+        Arg { kind: T::type_oid(), value: value.into_datum() }
+    }
+}
+
+/// An open connection to the programming interface; memory of results is freed with it.
+pub struct Session {
+    _not_send: PhantomData<*const ()>,
+}
+
+/// Runs `f` with a connection.
+pub fn connect<R>(f: impl FnOnce(&Session) -> R) -> R {
+    // SAFETY: paired with SPI_finish; when `f` unwinds, the subtransaction or transaction that is rolled back closes it.
+    unsafe {
+        pg_sys::SPI_connect();
+        let result = f(&Session { _not_send: PhantomData });
+        pg_sys::SPI_finish();
+        result
+    }
+}
+
+/// A prepared statement that lives until dropped, and plans itself anew when a table it uses changes.
+pub struct Plan {
+    plan: pg_sys::SPIPlanPtr,
+    arity: usize,
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: a kept plan is ours to free.
+        unsafe { pg_sys::SPI_freeplan(self.plan) };
+    }
+}
+
+fn c_string(sql: &str) -> CString {
+    CString::new(sql).expect("SQL text has no NUL byte")
+}
+
+fn check(code: i32, sql: &str) {
+    if code < 0 {
+        // SAFETY: returns a static string.
+        let name = unsafe { CStr::from_ptr(pg_sys::SPI_result_code_string(code)) };
+        panic!("{} for: {sql}", name.to_string_lossy());
+    }
+}
+
+impl Session {
+    /// Prepares `sql` for arguments of the given types.
+    pub fn prepare(&self, sql: &str, kinds: &[pg_sys::Oid]) -> Plan {
+        let text = c_string(sql);
+        let mut kinds = kinds.to_vec();
+        // SAFETY: all pointers hold for the call; SPI_keepplan moves the plan to long-lived memory.
+        unsafe {
+            let plan = pg_sys::SPI_prepare(text.as_ptr(), kinds.len() as i32, kinds.as_mut_ptr());
+            if plan.is_null() {
+                check(pg_sys::SPI_result, sql);
+                panic!("no plan for: {sql}");
+            }
+            check(pg_sys::SPI_keepplan(plan), sql);
+            Plan { plan, arity: kinds.len() }
+        }
+    }
+
+    /// Executes a prepared statement and returns its rows, or those of its RETURNING.
+    pub fn execute(&self, plan: &Plan, args: &[Arg], mode: Mode) -> Rows {
+        assert_eq!(plan.arity, args.len(), "arguments of a prepared statement");
+        let (mut values, nulls) = datums(args);
+        // SAFETY: arrays are as long as the plan's arguments.
+        let code = unsafe {
+            pg_sys::SPI_execute_snapshot(
+                plan.plan,
+                values.as_mut_ptr(),
+                nulls.as_ptr(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                mode == Mode::Read,
+                mode != Mode::Queued,
+                0,
+            )
+        };
+        check(code, "a prepared statement");
+        Rows::taken()
+    }
+
+    /// Plans and executes `sql` once.
+    pub fn run(&self, sql: &str, args: &[Arg], mode: Mode) -> Rows {
+        let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
+        self.execute(&self.prepare(sql, &kinds), args, mode)
+    }
+
+    /// Lets the statements of this connection select from `rows` under the name `name`.
+    pub fn offer(&self, name: &CStr, rows: &RowSet) {
+        // SAFETY: the entry lives in this connection's memory, the tuplestore at least as long as `rows`.
+        unsafe {
+            let enr = pg_sys::palloc0(size_of::<pg_sys::EphemeralNamedRelationData>())
+                as *mut pg_sys::EphemeralNamedRelationData;
+            (*enr).md.name = pg_sys::pstrdup(name.as_ptr());
+            (*enr).md.reliddesc = rows.table();
+            (*enr).md.enrtype = pg_sys::EphemeralNameRelationType::ENR_NAMED_TUPLESTORE;
+            (*enr).md.enrtuples = rows.len() as f64;
+            (*enr).reldata = rows.store().cast();
+            pg_sys::SPI_unregister_relation(name.as_ptr());
+            check(pg_sys::SPI_register_relation(enr), "a set of rows");
+        }
+    }
+
+    /// Executes `sql` and writes its rows straight into `store`. The columns must fit the store's.
+    pub(super) fn pour(&self, sql: &str, args: &[Arg], store: *mut pg_sys::Tuplestorestate) {
+        unsafe extern "C-unwind" {
+            fn SetTuplestoreDestReceiverParams(
+                receiver: *mut pg_sys::DestReceiver,
+                store: *mut pg_sys::Tuplestorestate,
+                context: pg_sys::MemoryContext,
+                detoast: bool,
+                target: pg_sys::TupleDesc,
+                map_failure: *const c_char,
+            );
+        }
+        let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
+        let plan = self.prepare(sql, &kinds);
+        // SAFETY: the receiver is set up before use; the parameter list has as many entries as arguments.
+        unsafe {
+            let receiver = pg_sys::CreateDestReceiver(pg_sys::CommandDest::DestTuplestore);
+            let context = pg_sys::MemoryContextGetParent(pg_sys::CurrentMemoryContext);
+            SetTuplestoreDestReceiverParams(
+                receiver,
+                store,
+                context,
+                false,
+                std::ptr::null_mut(),
+                std::ptr::null(),
+            );
+            let params = pg_sys::makeParamList(args.len() as i32);
+            for (i, arg) in args.iter().enumerate() {
+                let param = (*params).params.as_mut_ptr().add(i);
+                (*param).value = arg.value.unwrap_or(pg_sys::Datum::null());
+                (*param).isnull = arg.value.is_none();
+                (*param).pflags = pg_sys::PARAM_FLAG_CONST as u16;
+                (*param).ptype = arg.kind;
+            }
+            let options = pg_sys::SPIExecuteOptions {
+                params,
+                read_only: true,
+                dest: receiver,
+                ..Default::default()
+            };
+            check(pg_sys::SPI_execute_plan_extended(plan.plan, &options), sql);
+        }
+    }
+}
+
+fn datums(args: &[Arg]) -> (Vec<pg_sys::Datum>, Vec<c_char>) {
+    args.iter()
+        .map(|arg| match arg.value {
+            Some(datum) => (datum, b' ' as c_char),
+            None => (pg_sys::Datum::null(), b'n' as c_char),
+        })
+        .unzip()
+}
+
+/// The rows a statement returned, and how many rows it touched.
+pub struct Rows {
+    table: *mut pg_sys::SPITupleTable,
+    touched: u64,
+}
+
+impl Rows {
+    fn taken() -> Self {
+        // SAFETY: SPI_tuptable belongs to whoever takes it.
+        unsafe {
+            let table = pg_sys::SPI_tuptable;
+            pg_sys::SPI_tuptable = std::ptr::null_mut();
+            Rows { table, touched: pg_sys::SPI_processed }
+        }
+    }
+
+    /// Rows inserted, updated, deleted or selected.
+    pub fn touched(&self) -> u64 {
+        self.touched
+    }
+
+    pub fn len(&self) -> usize {
+        if self.table.is_null() { 0 } else { self.touched as usize }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The value in `row` (from 0) and `column` (from 1, as in SQL). Panics where the type does not fit: a bug.
+    pub fn get<T: FromDatum + IntoDatum>(&self, row: usize, column: usize) -> Option<T> {
+        assert!(row < self.len(), "row {row} of {}", self.len());
+        // SAFETY: row is in range; SPI_getbinval answers NULL and sets SPI_result for a column out of range.
+        unsafe {
+            let descriptor = (*self.table).tupdesc;
+            let kind = pg_sys::SPI_gettypeid(descriptor, column as i32);
+            assert!(
+                T::is_compatible_with(kind),
+                "column {column} has type {} where {} is wanted",
+                kind.to_u32(),
+                T::type_oid().to_u32()
+            );
+            let mut is_null = false;
+            let datum = pg_sys::SPI_getbinval(
+                *(*self.table).vals.add(row),
+                descriptor,
+                column as i32,
+                &mut is_null,
+            );
+            T::from_polymorphic_datum(datum, is_null, kind)
+        }
+    }
+
+    /// The value of a single row's column, None where there is no row or it is NULL.
+    pub fn one<T: FromDatum + IntoDatum>(&self) -> Option<T> {
+        if self.is_empty() { None } else { self.get(0, 1) }
+    }
+
+    /// Every row's first column, NULLs left out.
+    pub fn column<T: FromDatum + IntoDatum>(&self) -> Vec<T> {
+        (0..self.len()).filter_map(|row| self.get(row, 1)).collect()
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        if !self.table.is_null() {
+            // SAFETY: taken over in taken(); a table whose connection is gone is never reached here, because results
+            // do not outlive `connect` except by unwinding, where its subtransaction frees the memory.
+            if !std::thread::panicking() {
+                unsafe { pg_sys::SPI_freetuptable(self.table) };
+            }
+        }
+    }
+}
+
+impl Arg {
+    pub(super) fn datum(&self) -> Option<pg_sys::Datum> {
+        self.value
+    }
+}

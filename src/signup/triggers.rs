@@ -1,0 +1,155 @@
+//! `onagui.enable_sync()` and `onagui.disable_sync()`.
+
+use crate::catalog::{Auth, House};
+use crate::catalog::tables::AUTH_USERS;
+use crate::error::Error;
+use crate::pg::{self, Call, Mode, Reply, Session, connect};
+use pgrx::pg_sys::Oid;
+
+struct Wanted {
+    name: &'static str,
+    definition: String,
+}
+
+/// The triggers on `auth.users`. For rows that arrive through logical replication all of them must be row triggers,
+/// since that fires no others; statement triggers with a transition table are the cheaper ones.
+fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
+    let level = if always { "ROW" } else { "STATEMENT" };
+    let followed: Vec<&str> = ["id", "email", "email_confirmed_at", "deleted_at"]
+        .into_iter()
+        .filter(|column| auth.has(column))
+        .collect();
+    let differs: Vec<String> =
+        followed.iter().map(|c| format!("OLD.{c} IS DISTINCT FROM NEW.{c}")).collect();
+    // The column list is looked at before WHEN is so much as parsed: other UPDATEs cost next to nothing.
+    vec![
+        Wanted {
+            name: "trigger_sync_auth_user_to_app_users",
+            definition: format!(
+                "AFTER INSERT ON auth.users REFERENCING NEW TABLE AS new_users FOR EACH {level}"
+            ),
+        },
+        Wanted {
+            name: "trigger_sync_auth_user_changes",
+            definition: format!(
+                "AFTER UPDATE OF {} ON auth.users FOR EACH ROW WHEN ({})",
+                followed.join(", "),
+                differs.join(" OR ")
+            ),
+        },
+        Wanted {
+            name: "trigger_sync_auth_user_deletes",
+            definition: format!(
+                "AFTER DELETE ON auth.users REFERENCING OLD TABLE AS old_users FOR EACH {level}"
+            ),
+        },
+        Wanted {
+            name: "trigger_sync_auth_user_truncates",
+            definition: "BEFORE TRUNCATE ON auth.users FOR EACH STATEMENT".into(),
+        },
+    ]
+}
+
+/// Attaches what is not attached as wanted, and leaves the rest alone: a call that changes nothing takes no lock.
+pub fn enable(call: &Call) -> Result<Reply, Error> {
+    let always = call.arg::<bool>(0).unwrap_or_default();
+    let house = House::find()?;
+    pg::as_role(house.owner, || {
+        connect(|session| {
+            let auth = Auth::read(session)?;
+            let state = if always { "A" } else { "O" };
+            let mut changed = 0;
+            for trigger in wanted(&auth, always) {
+                let found = find(session, auth.table, trigger.name);
+                if let Some(found) = &found {
+                    if !found.ours {
+                        return Err(Error::TriggerNameTaken { name: trigger.name });
+                    }
+                    if found.state == state && found.level == level(&trigger.definition) {
+                        continue;
+                    }
+                    drop_trigger(session, trigger.name);
+                }
+                changed += 1;
+                for sql in [
+                    format!(
+                        "CREATE TRIGGER {} {} EXECUTE FUNCTION onagui.sync_auth_user_to_app_users()",
+                        trigger.name, trigger.definition
+                    ),
+                    // So that DROP EXTENSION takes the triggers along without CASCADE.
+                    format!(
+                        "ALTER TRIGGER {} ON auth.users DEPENDS ON EXTENSION onagui_sync",
+                        trigger.name
+                    ),
+                ] {
+                    session.run(&sql, &[], Mode::Fresh);
+                }
+                if always {
+                    let sql =
+                        format!("ALTER TABLE auth.users ENABLE ALWAYS TRIGGER {}", trigger.name);
+                    session.run(&sql, &[], Mode::Fresh);
+                }
+            }
+            Ok(Reply::of(match changed {
+                0 => "OK: sync was enabled already, nothing was changed",
+                _ if always => "OK: sync is enabled, for replicated rows too",
+                _ => "OK: sync is enabled",
+            }))
+        })
+    })
+}
+
+pub fn disable(_: &Call) -> Result<Reply, Error> {
+    let house = House::find()?;
+    let auth = Auth::find().ok_or(Error::TableMissing { table: AUTH_USERS })?;
+    Ok(pg::as_role(house.owner, || {
+        connect(|session| {
+            let ours = session
+                .run(
+                    "SELECT quote_ident(tgname) FROM pg_trigger
+                      WHERE tgrelid = $1 AND NOT tgisinternal
+                        AND tgfoid = 'onagui.sync_auth_user_to_app_users()'::regprocedure",
+                    &[auth.into()],
+                    Mode::Fresh,
+                )
+                .column::<String>();
+            for name in &ours {
+                drop_trigger(session, name);
+            }
+            Reply::of(if ours.is_empty() {
+                "OK: sync was disabled already, nothing was changed"
+            } else {
+                "OK: sync is disabled; sign-ups go on without rows in onagui.app_users"
+            })
+        })
+    }))
+}
+
+struct Found {
+    ours: bool,
+    state: String,
+    level: &'static str,
+}
+
+fn find(session: &Session, table: Oid, name: &str) -> Option<Found> {
+    let rows = session.run(
+        "SELECT tgfoid = 'onagui.sync_auth_user_to_app_users()'::regprocedure, tgenabled::text, tgtype & 1 = 1
+           FROM pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND NOT tgisinternal",
+        &[table.into(), name.into()],
+        Mode::Fresh,
+    );
+    (!rows.is_empty()).then(|| Found {
+        ours: rows.get(0, 1).unwrap_or_default(),
+        state: rows.get(0, 2).unwrap_or_default(),
+        level: if rows.get(0, 3).unwrap_or_default() { "ROW" } else { "STATEMENT" },
+    })
+}
+
+fn level(definition: &str) -> &'static str {
+    if definition.contains("FOR EACH ROW") { "ROW" } else { "STATEMENT" }
+}
+
+/// `name` is quoted where it must be.
+fn drop_trigger(session: &Session, name: &str) {
+    session.run(&format!("DROP TRIGGER {name} ON auth.users"), &[], Mode::Fresh);
+}

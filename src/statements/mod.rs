@@ -1,0 +1,30 @@
+//! Builds and keeps the statements; the only room that runs SQL.
+//!
+//! Every statement runs inside [`crate::pg::as_role`], which pins the search_path to `pg_catalog, pg_temp`. Functions
+//! and operators are never looked up in pg_temp, so an unqualified one is the server's own.
+
+pub mod audit;
+pub mod mapping;
+pub mod signup;
+pub mod sync;
+
+use crate::pg::{RowSet, Session};
+
+/// The rows a trigger was called for, as statements name them.
+pub const NEW_USERS: &std::ffi::CStr = c"new_users";
+pub const OLD_USERS: &std::ffi::CStr = c"old_users";
+
+/// Offers `new` to the statements of `session` as `new_users`.
+pub fn offer_new(session: &Session, new: &RowSet) {
+    session.offer(NEW_USERS, new);
+}
+
+/// The look-up key of an e-mail expression: what makes two e-mails the same. An index on it serves the look-up.
+pub fn email_key(expression: &str) -> String {
+    format!("lower(btrim({expression}::text))")
+}
+
+/// A name as SQL writes it.
+pub fn quote(name: &str) -> String {
+    pgrx::spi::quote_identifier(name)
+}

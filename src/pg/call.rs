@@ -11,6 +11,8 @@ pub struct Call {
 /// What a function answers.
 pub enum Reply {
     Null,
+    /// A trigger's answer: no row, which is not NULL.
+    Done,
     Value(pg_sys::Datum),
 }
 
@@ -56,6 +58,7 @@ impl Call {
         // SAFETY: fcinfo is ours for the call.
         match reply {
             Reply::Value(datum) => datum,
+            Reply::Done => pg_sys::Datum::null(),
             Reply::Null => unsafe {
                 (*self.fcinfo).isnull = true;
                 pg_sys::Datum::null()

@@ -260,6 +260,7 @@ impl Visit<'_> {
             let wanted = self.free_usernames(&[place])[place].clone();
             let renamed = candidates
                 .iter()
+                .filter(|_| failure.sqlstate == "23505")
                 .flatten()
                 .skip(1)
                 .map(|name| (Some(name.clone()), Vec::new()));

@@ -28,7 +28,7 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
         Err(error) => {
             // Nowhere to record it, and no reason to block a sign-up.
             pg::warn(error.into());
-            return Ok(Reply::Null);
+            return Ok(Reply::Done);
         }
     };
     let actor = pg::role_name(pg::current_role());
@@ -44,7 +44,7 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
         TriggerEvent::Truncate => deleted(house, Gone::Everybody, &actor)?,
         TriggerEvent::AlreadySeen => {}
     }
-    Ok(Reply::Null)
+    Ok(Reply::Done)
 }
 
 fn signed_up(house: House, new: &RowSet, actor: &str) -> Result<(), Error> {
@@ -159,7 +159,7 @@ fn give_up(
 /// The trigger function of `onagui.sync_column`.
 pub fn mapping_changed(call: &Call) -> Result<Reply, Error> {
     pg::announce_change(TriggerCall::of(call)?.table());
-    Ok(Reply::Null)
+    Ok(Reply::Done)
 }
 
 const CREATE_APP_USERS: [&str; 10] = [

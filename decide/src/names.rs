@@ -8,7 +8,11 @@ pub const LONGEST_NAME: usize = 255;
 /// digits stay whole.
 pub fn candidates(wanted: &str, id: &[u8; 16], longest: usize) -> [String; 3] {
     let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    [fit(wanted, "", longest), with_digits(wanted, &hex[..8], longest), with_digits(wanted, &hex, longest)]
+    [
+        fit(wanted, "", longest),
+        with_digits(wanted, &hex[..8], longest),
+        with_digits(wanted, &hex, longest),
+    ]
 }
 
 fn with_digits(wanted: &str, digits: &str, longest: usize) -> String {

@@ -45,7 +45,9 @@ pub enum Decision<Id> {
     /// Make the row.
     Create,
     /// The row with the same id takes auth's e-mail over where that differs; its empty columns are filled.
-    Refresh { take_email: bool },
+    Refresh {
+        take_email: bool,
+    },
     /// Re-key this row to the auth user's id.
     Link(Id),
     /// As soon as the e-mail is confirmed, this row will be re-keyed.
@@ -141,13 +143,19 @@ mod tests {
     fn a_confirmed_email_links_one_unknown_row() {
         let confirmed = |n: &[(u8, bool)]| Facts { confirmed: true, ..facts(n) };
         assert_eq!(decide(&confirmed(&[(1, false)]), Verified), Decision::Link(1));
-        assert_eq!(decide(&confirmed(&[(1, true)]), Verified), Decision::Conflict(Conflict::KnownId));
+        assert_eq!(
+            decide(&confirmed(&[(1, true)]), Verified),
+            Decision::Conflict(Conflict::KnownId)
+        );
         assert_eq!(decide(&confirmed(&[(1, true)]), Always), Decision::Conflict(Conflict::KnownId));
         assert_eq!(
             decide(&confirmed(&[(1, false), (2, false)]), Verified),
             Decision::Conflict(Conflict::SeveralRows)
         );
-        assert_eq!(decide(&confirmed(&[(1, false)]), Never), Decision::Conflict(Conflict::LinkingIsOff));
+        assert_eq!(
+            decide(&confirmed(&[(1, false)]), Never),
+            Decision::Conflict(Conflict::LinkingIsOff)
+        );
     }
 
     #[test]
@@ -157,7 +165,10 @@ mod tests {
             ..facts(n)
         };
         assert_eq!(decide(&own(false, &[]), Verified), Decision::Refresh { take_email: true });
-        assert_eq!(decide(&own(true, &[(1, false)]), Verified), Decision::Refresh { take_email: false });
+        assert_eq!(
+            decide(&own(true, &[(1, false)]), Verified),
+            Decision::Refresh { take_email: false }
+        );
         assert_eq!(
             decide(&own(false, &[(1, false)]), Verified),
             Decision::Conflict(Conflict::EmailIsTaken)
@@ -166,11 +177,8 @@ mod tests {
 
     #[test]
     fn an_email_is_never_wiped() {
-        let gone = Facts {
-            has_email: false,
-            own: Some(OwnRow { email_is_equal: false }),
-            ..facts(&[])
-        };
+        let gone =
+            Facts { has_email: false, own: Some(OwnRow { email_is_equal: false }), ..facts(&[]) };
         assert_eq!(decide(&gone, Verified), Decision::Conflict(Conflict::EmailIsGone));
     }
 

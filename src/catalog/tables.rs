@@ -170,10 +170,10 @@ const COLUMNS: &str = "
       LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
       CROSS JOIN LATERAL (
             WITH RECURSIVE below(oid, modifier, value) AS (
-                SELECT a.atttypid, a.atttypmod, NULL::text
+                SELECT a.atttypid, a.atttypmod, NULL::text COLLATE \"C\"
                 UNION ALL
                 SELECT t.typbasetype, CASE WHEN t.typtypmod <> -1 THEN t.typtypmod ELSE below.modifier END,
-                       coalesce(below.value, pg_catalog.pg_get_expr(t.typdefaultbin, 0))
+                       coalesce(below.value, pg_catalog.pg_get_expr(t.typdefaultbin, 0) COLLATE \"C\")
                   FROM below JOIN pg_catalog.pg_type t ON t.oid = below.oid
                  WHERE t.typtype = 'd'
             )

@@ -25,6 +25,19 @@ door! {
 }
 
 pgrx::extension_sql_file!("../sql/install/10_tables.sql", name = "tables");
-pgrx::extension_sql_file!("../sql/install/20_signup.sql", name = "signup", requires = ["tables"]);
-pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["signup"]);
-pgrx::extension_sql_file!("../sql/install/99_attach.sql", name = "attach", requires = ["grants"], finalize);
+pgrx::extension_sql_file!(
+    "../sql/install/20_signup.sql",
+    name = "signup",
+    requires = ["tables"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/90_grants.sql",
+    name = "grants",
+    requires = ["signup"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/99_attach.sql",
+    name = "attach",
+    requires = ["grants"],
+    finalize
+);

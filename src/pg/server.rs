@@ -69,7 +69,12 @@ pub fn warn(failure: Failure) {
 pub fn notice(message: impl Into<String>, hint: Option<String>) {
     raise(
         PgLogLevel::NOTICE,
-        Failure { sqlstate: "00000".into(), message: message.into(), hint, ..Failure::default() },
+        Failure {
+            sqlstate: "00000".into(),
+            message: message.into(),
+            hint,
+            ..Failure::default()
+        },
     );
 }
 

@@ -25,13 +25,19 @@ pub struct Arg {
 
 impl Arg {
     pub fn of<T: IntoDatum>(value: Option<T>) -> Self {
-        Arg { kind: T::type_oid(), value: value.and_then(IntoDatum::into_datum) }
+        Arg {
+            kind: T::type_oid(),
+            value: value.and_then(IntoDatum::into_datum),
+        }
     }
 }
 
 impl<T: IntoDatum> From<T> for Arg {
     fn from(value: T) -> Self {
-        Arg { kind: T::type_oid(), value: value.into_datum() }
+        Arg {
+            kind: T::type_oid(),
+            value: value.into_datum(),
+        }
     }
 }
 
@@ -45,7 +51,9 @@ pub fn connect<R>(f: impl FnOnce(&Session) -> R) -> R {
     // SAFETY: paired with SPI_finish; when `f` unwinds, the subtransaction or transaction that is rolled back closes it.
     unsafe {
         pg_sys::SPI_connect();
-        let result = f(&Session { _not_send: PhantomData });
+        let result = f(&Session {
+            _not_send: PhantomData,
+        });
         pg_sys::SPI_finish();
         result
     }
@@ -89,7 +97,10 @@ impl Session {
                 panic!("no plan for: {sql}");
             }
             check(pg_sys::SPI_keepplan(plan), sql);
-            Plan { plan, arity: kinds.len() }
+            Plan {
+                plan,
+                arity: kinds.len(),
+            }
         }
     }
 
@@ -202,7 +213,10 @@ impl Rows {
         unsafe {
             let table = pg_sys::SPI_tuptable;
             pg_sys::SPI_tuptable = std::ptr::null_mut();
-            Rows { table, touched: pg_sys::SPI_processed }
+            Rows {
+                table,
+                touched: pg_sys::SPI_processed,
+            }
         }
     }
 
@@ -212,7 +226,11 @@ impl Rows {
     }
 
     pub fn len(&self) -> usize {
-        if self.table.is_null() { 0 } else { self.touched as usize }
+        if self.table.is_null() {
+            0
+        } else {
+            self.touched as usize
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -245,7 +263,11 @@ impl Rows {
 
     /// The value of a single row's column, None where there is no row or it is NULL.
     pub fn one<T: FromDatum + IntoDatum>(&self) -> Option<T> {
-        if self.is_empty() { None } else { self.get(0, 1) }
+        if self.is_empty() {
+            None
+        } else {
+            self.get(0, 1)
+        }
     }
 
     /// Every row's first column, NULLs left out.

@@ -9,9 +9,6 @@ cargo_pgrx_version=0.18.1
 # Under `make` PostgreSQL's makefiles would take themselves for a part of it, and leave out the headers they generate.
 unset MAKELEVEL MAKEFLAGS MFLAGS MAKEOVERRIDES
 
-# cargo-pgrx colours whatever it writes to.
-if [[ ! -t 2 ]]; then export NO_COLOR=1 CARGO_TERM_COLOR=never; fi
-
 say() { printf '%s\n' "$*" >&2; }
 die() {
     say "error: $*"

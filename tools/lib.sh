@@ -32,10 +32,10 @@ long() {
     shift 2
     mkdir -p "$(dirname "$log")"
     say "$what"
-    # The sleeper must not hold our output open after we are gone.
-    (while sleep 30 >/dev/null 2>&1; do say "  ... $((SECONDS - started)) s"; done) &
+    # The sleeper must hold neither our output nor our lock after we are gone.
+    (while sleep 30 >/dev/null 2>&1 9>&-; do say "  ... $((SECONDS - started)) s"; done) &
     beat=$!
-    "$@" >"$log" 2>&1 </dev/null || status=$?
+    ("$@") >"$log" 2>&1 </dev/null || status=$?
     kill "$beat"
     wait "$beat" 2>/dev/null || :
     if ((status != 0)); then

@@ -2,11 +2,11 @@
 
 use super::give_up;
 use crate::error::{Error, Failure};
+use crate::fix;
 use crate::pg::{RowSet, subtransaction};
 use crate::settings;
 use crate::statements::audit::{self, Entry};
 use crate::statements::signup::{Arrival, Change, Target};
-use crate::statements::sync;
 use onagui_decide::failure::{is_about_values, meets_every_row, must_pass_on};
 use onagui_decide::names;
 use onagui_decide::signup::{Decision, decide};
@@ -375,8 +375,10 @@ impl Visit<'_> {
     /// Re-keys `app_user` to the auth user at `place`, with all that refers to it.
     fn link(&self, place: usize, app_user: Uuid) -> Result<(), Error> {
         self.attempt(&[place], |new, _| {
-            let moved = sync::rekey(self.target, app_user, self.arrivals[place].id)?;
-            self.target.refresh(new, true, true);
+            let id = self.arrivals[place].id;
+            let moved = fix::link(self.target, app_user, id, || {
+                self.target.refresh(new, true, true);
+            })?;
             let entry = Entry {
                 old_app_user_id: Some(app_user),
                 new_app_user_id: Some(self.arrivals[place].id),

@@ -4,10 +4,15 @@
 //! and operators are never looked up in pg_temp, so an unqualified one is the server's own.
 
 pub mod audit;
+pub mod candidates;
+pub mod changes;
+pub mod collisions;
 pub mod mapping;
+pub mod merge;
+pub mod rekey;
 pub mod signup;
 pub mod status;
-pub mod sync;
+pub mod undo;
 
 use crate::pg::{RowSet, Session};
 

@@ -5,7 +5,8 @@ use super::{email_key, offer_new};
 use crate::catalog::{App, Auth, Fold, House};
 use crate::error::Error;
 use crate::pg::{self, Arg, Mode, Plan, RowSet, Session, connect};
-use onagui_decide::signup::{Facts, Namesake, OwnRow};
+use onagui_decide::names;
+use onagui_decide::signup::{Facts, LinkPolicy, Namesake, OwnRow};
 use pgrx::Uuid;
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
@@ -193,7 +194,8 @@ impl Target {
         )
     }
 
-    fn deleted(&self, alias: &str) -> String {
+    /// Whether the row `alias` of `auth.users` counts as absent.
+    pub fn deleted(&self, alias: &str) -> String {
         if self.auth.has("deleted_at") {
             format!("{alias}.deleted_at IS NOT NULL")
         } else {
@@ -207,6 +209,53 @@ impl Target {
         } else {
             "true".into()
         }
+    }
+
+    /// Whether the e-mail of the row `alias` counts as confirmed, as the settings are now.
+    pub fn confirmed_now(&self, alias: &str) -> String {
+        if crate::settings::link_policy() == LinkPolicy::Always {
+            "true".into()
+        } else {
+            self.confirmed(alias)
+        }
+    }
+
+    /// Makes the row of the auth user `id`: as at a sign-up, but an error is raised.
+    pub fn create_one(&self, id: Uuid) -> Result<(), Error> {
+        let new = pg::as_role(self.house.owner, || {
+            connect(|session| {
+                let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
+                let rows = session.run(sql, &[id.into()], Mode::Fresh);
+                pg::RowSet::of_rows(&rows, self.auth.table)
+            })
+        });
+        if new.len() == 0 {
+            return Err(Error::AuthUserGone { id: id.to_string() });
+        }
+        let failure = match pg::subtransaction(|| Ok(self.insert(&new))) {
+            Ok(_) => return Ok(()),
+            Err(failure) => failure,
+        };
+        let wanted = self
+            .facts(&new)
+            .into_iter()
+            .next()
+            .and_then(|arrival| arrival.username);
+        if let (Some(wanted), Some(username), "23505") =
+            (wanted, self.username(), failure.sqlstate.as_str())
+        {
+            let longest = username.longest.unwrap_or(names::LONGEST_NAME);
+            for name in names::candidates(&wanted, id.as_bytes(), longest) {
+                let made = pg::subtransaction(|| {
+                    self.insert_as(&new, &[Some(name)], &[]);
+                    Ok(())
+                });
+                if made.is_ok() {
+                    return Ok(());
+                }
+            }
+        }
+        Err(failure.into())
     }
 
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.

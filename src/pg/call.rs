@@ -1,6 +1,6 @@
 //! A call from SQL: its arguments and its answer.
 
-use super::spi::{Arg, Session};
+use super::spi::{Arg, Plan, Session};
 use pgrx::datum::{FromDatum, IntoDatum};
 use pgrx::pg_sys;
 
@@ -40,6 +40,20 @@ impl Call {
             assert!(place < (*self.fcinfo).nargs as usize, "argument {place}");
             let arg = &*(*self.fcinfo).args.as_ptr().add(place);
             T::from_datum(arg.value, arg.isnull)
+        }
+    }
+
+    /// The argument at `place`, of type name.
+    pub fn arg_name(&self, place: usize) -> Option<String> {
+        // SAFETY: as in arg(); a name is a NUL-terminated array.
+        unsafe {
+            assert!(place < (*self.fcinfo).nargs as usize, "argument {place}");
+            let arg = &*(*self.fcinfo).args.as_ptr().add(place);
+            (!arg.isnull).then(|| {
+                let name = arg.value.cast_mut_ptr::<pg_sys::NameData>();
+                let name = std::ffi::CStr::from_ptr((*name).data.as_ptr());
+                name.to_string_lossy().into_owned()
+            })
         }
     }
 
@@ -110,8 +124,8 @@ impl RowWriter {
         }
     }
 
-    /// Adds what a query answers, without holding it in memory.
-    pub fn pour(&self, session: &Session, sql: &str, args: &[Arg]) {
-        session.pour(sql, args, self.store);
+    /// Adds what a query answers, without holding it in memory; returns how many rows that was.
+    pub fn pour(&self, session: &Session, plan: &Plan, args: &[Arg]) -> u64 {
+        session.pour(plan, args, self.store)
     }
 }

@@ -87,11 +87,31 @@ fn check(code: i32, sql: &str) {
 impl Session {
     /// Prepares `sql` for arguments of the given types.
     pub fn prepare(&self, sql: &str, kinds: &[pg_sys::Oid]) -> Plan {
+        self.prepare_with(sql, kinds, 0)
+    }
+
+    /// Prepares a query that only reads: it may run in parallel, and with `generic` it is planned once, whatever the
+    /// arguments.
+    pub fn prepare_read(&self, sql: &str, kinds: &[pg_sys::Oid], generic: bool) -> Plan {
+        let generic = if generic {
+            pg_sys::CURSOR_OPT_GENERIC_PLAN
+        } else {
+            0
+        };
+        self.prepare_with(sql, kinds, pg_sys::CURSOR_OPT_PARALLEL_OK | generic)
+    }
+
+    fn prepare_with(&self, sql: &str, kinds: &[pg_sys::Oid], options: u32) -> Plan {
         let text = c_string(sql);
         let mut kinds = kinds.to_vec();
         // SAFETY: all pointers hold for the call; SPI_keepplan moves the plan to long-lived memory.
         unsafe {
-            let plan = pg_sys::SPI_prepare(text.as_ptr(), kinds.len() as i32, kinds.as_mut_ptr());
+            let plan = pg_sys::SPI_prepare_cursor(
+                text.as_ptr(),
+                kinds.len() as i32,
+                kinds.as_mut_ptr(),
+                options as i32,
+            );
             if plan.is_null() {
                 check(pg_sys::SPI_result, sql);
                 panic!("no plan for: {sql}");
@@ -147,8 +167,13 @@ impl Session {
         }
     }
 
-    /// Executes `sql` and writes its rows straight into `store`. The columns must fit the store's.
-    pub(super) fn pour(&self, sql: &str, args: &[Arg], store: *mut pg_sys::Tuplestorestate) {
+    /// Executes a query and writes its rows straight into `store`; returns how many. The columns must fit the store's.
+    pub(super) fn pour(
+        &self,
+        plan: &Plan,
+        args: &[Arg],
+        store: *mut pg_sys::Tuplestorestate,
+    ) -> u64 {
         unsafe extern "C-unwind" {
             fn SetTuplestoreDestReceiverParams(
                 receiver: *mut pg_sys::DestReceiver,
@@ -159,8 +184,7 @@ impl Session {
                 map_failure: *const c_char,
             );
         }
-        let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
-        let plan = self.prepare(sql, &kinds);
+        assert_eq!(plan.arity, args.len(), "arguments of a prepared statement");
         // SAFETY: the receiver is set up before use; the parameter list has as many entries as arguments.
         unsafe {
             let receiver = pg_sys::CreateDestReceiver(pg_sys::CommandDest::DestTuplestore);
@@ -187,7 +211,11 @@ impl Session {
                 dest: receiver,
                 ..Default::default()
             };
-            check(pg_sys::SPI_execute_plan_extended(plan.plan, &options), sql);
+            check(
+                pg_sys::SPI_execute_plan_extended(plan.plan, &options),
+                "a prepared statement",
+            );
+            pg_sys::SPI_processed
         }
     }
 }
@@ -259,6 +287,22 @@ impl Rows {
             );
             T::from_polymorphic_datum(datum, is_null, kind)
         }
+    }
+
+    pub(super) fn datum(&self, row: usize, column: usize) -> Option<pg_sys::Datum> {
+        assert!(row < self.len(), "row {row} of {}", self.len());
+        let mut is_null = false;
+        // SAFETY: row is in range; SPI_getbinval answers NULL for a column out of range.
+        let datum = unsafe {
+            let table = &*self.table;
+            pg_sys::SPI_getbinval(
+                *table.vals.add(row),
+                table.tupdesc,
+                column as i32,
+                &mut is_null,
+            )
+        };
+        (!is_null).then_some(datum)
     }
 
     /// The value of a single row's column, None where there is no row or it is NULL.

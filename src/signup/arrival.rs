@@ -3,12 +3,12 @@
 use super::halving::{Act, Failed, do_for_most};
 use super::{Change, give_up};
 use crate::error::{Error, Failure};
+use crate::fix;
 use crate::pg::{RowSet, subtransaction};
 use crate::settings;
 use crate::statements::audit::{self, Entry};
 use crate::statements::people::AT_ONCE;
 use crate::statements::signup::{Arrival, Target, all_written};
-use crate::statements::sync;
 use onagui_decide::failure::must_pass_on;
 use onagui_decide::signup::{Decision, decide};
 use pgrx::Uuid;
@@ -183,7 +183,7 @@ impl Visit<'_> {
             return Ok(());
         }
         subtransaction(|| {
-            audit::record(self.target.house, entries);
+            audit::record_signup(self.target.house, entries);
             Ok(())
         })
         .or_else(|failure| give_up(&failure, &whom(entries), || ()))
@@ -210,7 +210,7 @@ impl Visit<'_> {
                 ..Failure::clone(first)
             };
             give_up(&one, &whom(&entries), || {
-                audit::record(self.target.house, &entries);
+                audit::record_signup(self.target.house, &entries);
             })?;
         }
         Ok(())
@@ -222,7 +222,7 @@ impl Visit<'_> {
             .iter()
             .map(|place| self.own(*place, "update_email"))
             .collect();
-        audit::record(self.target.house, &entries);
+        audit::record_signup(self.target.house, &entries);
         Ok(())
     }
 
@@ -231,9 +231,11 @@ impl Visit<'_> {
         let places: Vec<usize> = app_users.keys().copied().collect();
         self.attempt(&places, &|new, places| {
             let mut entries = Vec::new();
-            for place in places {
+            for (i, place) in places.iter().enumerate() {
                 let (from, to) = (app_users[place], self.arrivals[*place].id);
-                let moved = sync::rekey(self.target, from, to)?;
+                let moved = fix::link(self.target, from, to, || {
+                    self.target.refresh(&new.part(&[i]), true, true);
+                })?;
                 entries.push(Entry {
                     old_app_user_id: Some(from),
                     new_app_user_id: Some(to),
@@ -242,8 +244,7 @@ impl Visit<'_> {
                     ..self.entry(*place, "link", "done")
                 });
             }
-            self.target.refresh(new, true, true);
-            audit::record(self.target.house, &entries);
+            audit::record_signup(self.target.house, &entries);
             Ok(())
         })
     }

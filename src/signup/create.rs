@@ -12,6 +12,9 @@ use onagui_decide::signup::{Decision, decide};
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 
+/// From how many rows with the same fault on subtransactions are saved.
+const MANY: usize = 64;
+
 impl Visit<'_> {
     /// Makes the rows of `places`.
     pub(super) fn create(&self, places: &[usize]) -> Result<(), Error> {
@@ -47,7 +50,7 @@ impl Visit<'_> {
             .zip(names)
             .filter_map(|(place, name)| self.created(*place, name.as_deref(), left_out, failure))
             .collect();
-        audit::record(self.target.house, &entries);
+        audit::record_signup(self.target.house, &entries);
         Ok(())
     }
 
@@ -146,7 +149,14 @@ impl Visit<'_> {
             let places: Vec<usize> = failed.iter().map(|(place, _)| *place).collect();
             if lessen {
                 let names = self.free_usernames(&places);
-                self.lessen(&self.rows(&places), &failed, &names, &mut hopeless)?;
+                let cautious = places.len() > MANY;
+                self.lessen(
+                    &self.rows(&places),
+                    &failed,
+                    &names,
+                    cautious,
+                    &mut hopeless,
+                )?;
             } else {
                 hopeless.extend(failed);
             }
@@ -204,6 +214,7 @@ impl Visit<'_> {
         rows: &RowSet,
         failed: &[Failed],
         names: &[Option<String>],
+        cautious: bool,
         hopeless: &mut Vec<Failed>,
     ) -> Result<(), Error> {
         let places: Vec<usize> = failed.iter().map(|(place, _)| *place).collect();
@@ -217,7 +228,7 @@ impl Visit<'_> {
         if places.len() == 1 {
             variants.push((0, optional.clone()));
         }
-        for (candidate, left_out) in variants {
+        let make = |candidate: usize, left_out: &[&str], keep: bool| {
             let names: Vec<Option<String>> = places
                 .iter()
                 .map(|place| match candidate {
@@ -226,12 +237,22 @@ impl Visit<'_> {
                     n => self.candidates(*place).map(|names| names[n].clone()),
                 })
                 .collect();
-            let made =
-                subtransaction(|| self.make(rows, &places, &names, &left_out, Some(failure)));
+            let made = subtransaction(|| {
+                self.make(rows, &places, &names, left_out, Some(failure))?;
+                if keep { Ok(()) } else { Err(Error::Rehearsed) }
+            });
             match made {
-                Ok(()) => return Ok(()),
-                Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
-                Err(_) => {}
+                Ok(()) => Ok(true),
+                Err(failure) if failure.is_rehearsal() => Ok(true),
+                Err(failure) if must_pass_on(&failure.sqlstate) => Err(Error::from(failure)),
+                Err(_) => Ok(false),
+            }
+        };
+        // Of very many not each is tried in each way: those that cannot be made with the least are found first.
+        let possible = !cautious || make(0, &optional, false)?;
+        for (candidate, left_out) in variants {
+            if (possible || candidate > 0) && make(candidate, &left_out, true)? {
+                return Ok(());
             }
         }
         if failed.len() == 1 {
@@ -241,7 +262,7 @@ impl Visit<'_> {
         let middle = failed.len() / 2;
         for half in [0..middle, middle..failed.len()] {
             let part = rows.part(&half.clone().collect::<Vec<_>>());
-            self.lessen(&part, &failed[half], names, hopeless)?;
+            self.lessen(&part, &failed[half], names, cautious, hopeless)?;
         }
         Ok(())
     }

@@ -134,7 +134,7 @@ fn forget(
     match subtransaction(remember) {
         Ok(()) => Ok(()),
         Err(failure) => give_up(&failure, "deleted auth users", || {
-            audit::record(house, &[Entry::failure(&failure, actor)]);
+            audit::record_signup(house, &[Entry::failure(&failure, actor)]);
         }),
     }
 }

@@ -6,7 +6,7 @@ use crate::catalog::{App, Auth, Fold, House};
 use crate::error::Error;
 use crate::pg::{self, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
 use onagui_decide::names;
-use onagui_decide::signup::{Facts, Namesake, OwnRow};
+use onagui_decide::signup::{Facts, LinkPolicy, Namesake, OwnRow};
 use pgrx::Uuid;
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashSet;
@@ -122,7 +122,10 @@ impl Target {
 
     /// The columns that may be left out of a row when their value does not fit.
     pub fn optional(&self) -> impl Iterator<Item = &str> {
-        self.mapped.iter().map(|m| m.name.as_str())
+        self.mapped
+            .iter()
+            .filter(|m| m.is_optional)
+            .map(|m| m.name.as_str())
     }
 
     /// Inserts a row for each of `new` that nobody stands in the way of, as the owner of `app_users`.
@@ -213,7 +216,8 @@ impl Target {
         )
     }
 
-    fn deleted(&self, alias: &str) -> String {
+    /// Whether the row `alias` of `auth.users` counts as absent.
+    pub fn deleted(&self, alias: &str) -> String {
         if self.auth.has("deleted_at") {
             format!("{alias}.deleted_at IS NOT NULL")
         } else {
@@ -227,6 +231,48 @@ impl Target {
         } else {
             "true".into()
         }
+    }
+
+    /// Whether the e-mail of the row `alias` counts as confirmed, as the settings are now.
+    pub fn confirmed_now(&self, alias: &str) -> String {
+        if crate::settings::link_policy() == LinkPolicy::Always {
+            "true".into()
+        } else {
+            self.confirmed(alias)
+        }
+    }
+
+    /// Makes the row of the auth user `id`: as at a sign-up, but an error is raised.
+    pub fn create_one(&self, id: Uuid) -> Result<(), Error> {
+        let new = pg::as_role(self.auth.owner, || {
+            connect(|session| {
+                let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
+                let rows = session.run(sql, &[id.into()], Mode::Fresh);
+                pg::RowSet::of_rows(&rows, self.auth.table)
+            })
+        });
+        if new.len() == 0 {
+            return Err(Error::AuthUserGone { id: id.to_string() });
+        }
+        let failure = match subtransaction(|| all_written(self.insert(&new), &new)) {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        let wanted = self
+            .facts(&new)
+            .into_iter()
+            .next()
+            .and_then(|arrival| arrival.username);
+        if let (Some(wanted), Some(_), "23505") =
+            (wanted, self.username(), failure.sqlstate.as_str())
+        {
+            for name in names::candidates(&wanted, id.as_bytes(), self.longest_username()) {
+                if subtransaction(|| self.insert_as(&new, &[Some(name)], &[])).is_ok() {
+                    return Ok(());
+                }
+            }
+        }
+        Err(failure.into())
     }
 
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.

@@ -30,16 +30,11 @@ pub fn link(
         mover.lock(session, &[app, auth]);
         let candidate = Candidate::pair_of(Status::Mismatched, app, auth);
         if !Check::default().still_is(session, target, &candidate) {
-            return Err(Error::AppUserGone {
-                id: app.to_string(),
-            });
+            return Err(Error::AppUserGone { id: app.to_string() });
         }
         let held = mover.held_before(session, auth);
         let moved = mover.rekey(session, app, auth);
-        let (table, shape) = (
-            &mover.references.tables[0],
-            mover.shape(session, 0, Mode::Fresh),
-        );
+        let (table, shape) = (&mover.references.tables[0], mover.shape(session, 0, Mode::Fresh));
         let before = changes::whole_row(session, table, shape, auth);
         refresh();
         let refreshed =

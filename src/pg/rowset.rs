@@ -25,12 +25,7 @@ impl RowSet {
     ) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
-            RowSet {
-                store,
-                table: (*relation).rd_id,
-                descriptor: (*relation).rd_att,
-                owned: false,
-            }
+            RowSet { store, table: (*relation).rd_id, descriptor: (*relation).rd_att, owned: false }
         }
     }
 
@@ -73,12 +68,7 @@ impl RowSet {
     fn empty(table: pg_sys::Oid, descriptor: pg_sys::TupleDesc) -> Self {
         // SAFETY: the store lives in the current memory context and its files end with the resource owner.
         let store = unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) };
-        RowSet {
-            store,
-            table,
-            descriptor,
-            owned: true,
-        }
+        RowSet { store, table, descriptor, owned: true }
     }
 
     pub fn len(&self) -> usize {
@@ -157,10 +147,7 @@ impl RowSet {
                 pg_sys::pfree(text.cast());
                 email
             });
-            Person {
-                id: self.id_of(slot),
-                email,
-            }
+            Person { id: self.id_of(slot), email }
         }
     }
 

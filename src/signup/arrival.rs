@@ -45,12 +45,7 @@ pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result
         }
         Err(failure) => return super::record_all(target.house, new, &failure, actor),
     };
-    let visit = Visit {
-        target,
-        new,
-        arrivals: &arrivals,
-        actor,
-    };
+    let visit = Visit { target, new, arrivals: &arrivals, actor };
     let (mut create, mut refresh, mut fill, mut later) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut link = BTreeMap::new();
@@ -113,12 +108,7 @@ pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &str) -> Re
     if arrival.facts.own.is_none() {
         return super::signed_up(target.house, new, actor);
     }
-    let visit = Visit {
-        target,
-        new,
-        arrivals: &arrivals,
-        actor,
-    };
+    let visit = Visit { target, new, arrivals: &arrivals, actor };
     match decide(&arrival.facts, settings::link_policy()) {
         Decision::Refresh { take_email: true } if change.email_changed || !arrival.same_key => {
             visit.attempt(&[0], &|new, places| visit.take_email(new, places, false))
@@ -154,11 +144,7 @@ impl Visit<'_> {
     /// An entry about the row with the user's own id.
     fn own(&self, place: usize, action: &'static str) -> Entry {
         let id = Some(self.arrivals[place].id);
-        Entry {
-            old_app_user_id: id,
-            new_app_user_id: id,
-            ..self.entry(place, action, "done")
-        }
+        Entry { old_app_user_id: id, new_app_user_id: id, ..self.entry(place, action, "done") }
     }
 
     fn pending(&self, place: usize, app_user: Uuid) -> Entry {
@@ -218,10 +204,8 @@ impl Visit<'_> {
 
     fn take_email(&self, new: &RowSet, places: &[usize], fill: bool) -> Result<(), Error> {
         all_written(self.target.refresh(new, true, fill), new)?;
-        let entries: Vec<Entry> = places
-            .iter()
-            .map(|place| self.own(*place, "update_email"))
-            .collect();
+        let entries: Vec<Entry> =
+            places.iter().map(|place| self.own(*place, "update_email")).collect();
         audit::record_signup(self.target.house, &entries);
         Ok(())
     }
@@ -261,12 +245,7 @@ impl Visit<'_> {
 
 fn whom(entries: &[Entry]) -> String {
     match entries {
-        [
-            Entry {
-                auth_user_id: Some(id),
-                ..
-            },
-        ] => format!("auth user {id}"),
+        [Entry { auth_user_id: Some(id), .. }] => format!("auth user {id}"),
         many => format!("{} auth users", many.len()),
     }
 }

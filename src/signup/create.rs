@@ -19,9 +19,8 @@ impl Visit<'_> {
     /// Makes the rows of `places`.
     pub(super) fn create(&self, places: &[usize]) -> Result<(), Error> {
         // Users without an e-mail all fail where the column wants one; the others shall not be searched for them.
-        let (with, without): (Vec<usize>, Vec<usize>) = places
-            .iter()
-            .partition(|place| self.arrivals[**place].email.is_some());
+        let (with, without): (Vec<usize>, Vec<usize>) =
+            places.iter().partition(|place| self.arrivals[**place].email.is_some());
         for places in [with, without] {
             if places.is_empty() {
                 continue;
@@ -65,11 +64,7 @@ impl Visit<'_> {
         let arrival = &self.arrivals[place];
         let mut cut: Vec<&str> = arrival.cut.iter().map(String::as_str).collect();
         let longest = self.target.longest_username();
-        if arrival
-            .username
-            .as_ref()
-            .is_some_and(|name| name.chars().count() > longest)
-        {
+        if arrival.username.as_ref().is_some_and(|name| name.chars().count() > longest) {
             cut.push("username");
         }
         cut.retain(|column| !left_out.contains(column));
@@ -95,10 +90,8 @@ impl Visit<'_> {
     /// statement either.
     fn free_usernames(&self, places: &[usize]) -> Vec<Option<String>> {
         let mut names = vec![None; self.arrivals.len()];
-        let wanted: Vec<(usize, [String; 3])> = places
-            .iter()
-            .filter_map(|place| Some((*place, self.candidates(*place)?)))
-            .collect();
+        let wanted: Vec<(usize, [String; 3])> =
+            places.iter().filter_map(|place| Some((*place, self.candidates(*place)?))).collect();
         let all: Vec<String> = wanted.iter().flat_map(|(_, names)| names.clone()).collect();
         // A look-up that fails is no failure of the row's: the statement that makes it will tell.
         let taken = subtransaction(|| Ok(self.target.taken_usernames(&all))).unwrap_or_default();
@@ -107,11 +100,7 @@ impl Visit<'_> {
         let mut used = HashSet::new();
         for (i, (place, candidates)) in wanted.into_iter().enumerate() {
             for (j, name) in candidates.into_iter().enumerate() {
-                let compared = if folds {
-                    name.to_lowercase()
-                } else {
-                    name.clone()
-                };
+                let compared = if folds { name.to_lowercase() } else { name.clone() };
                 let is_taken = taken.get(3 * i + j).copied().unwrap_or_default();
                 if j == 2 || !is_taken && !(unique && used.contains(&compared)) {
                     used.insert(compared);
@@ -126,21 +115,14 @@ impl Visit<'_> {
     fn candidates(&self, place: usize) -> Option<[String; 3]> {
         let arrival = &self.arrivals[place];
         let name = self.target.username().and(arrival.username.as_ref())?;
-        Some(names::candidates(
-            name,
-            arrival.id.as_bytes(),
-            self.target.longest_username(),
-        ))
+        Some(names::candidates(name, arrival.id.as_bytes(), self.target.longest_username()))
     }
 
     /// Makes the rows that failed with another username or without the values that do not fit.
     fn create_less(&self, failed: Vec<Failed>) -> Result<(), Error> {
         let mut causes: BTreeMap<Cause, Vec<Failed>> = BTreeMap::new();
         for (place, failure) in self.without_latecomers(failed)? {
-            causes
-                .entry(Cause::of(&failure))
-                .or_default()
-                .push((place, failure));
+            causes.entry(Cause::of(&failure)).or_default().push((place, failure));
         }
         let mut hopeless = Vec::new();
         for failed in causes.into_values() {
@@ -150,13 +132,7 @@ impl Visit<'_> {
             if lessen {
                 let names = self.free_usernames(&places);
                 let cautious = places.len() > MANY;
-                self.lessen(
-                    &self.rows(&places),
-                    &failed,
-                    &names,
-                    cautious,
-                    &mut hopeless,
-                )?;
+                self.lessen(&self.rows(&places), &failed, &names, cautious, &mut hopeless)?;
             } else {
                 hopeless.extend(failed);
             }
@@ -167,20 +143,14 @@ impl Visit<'_> {
     /// A column that no sign-up fills wants a value: leaving others out does not help.
     fn is_wanting(&self, failure: &Failure) -> bool {
         failure.sqlstate == "23502"
-            && failure
-                .column
-                .as_ref()
-                .is_some_and(|c| self.target.optional().all(|o| o != c))
+            && failure.column.as_ref().is_some_and(|c| self.target.optional().all(|o| o != c))
     }
 
     /// Where somebody else was faster and has made a row that stands in the way: what is found now is decided on anew.
     fn without_latecomers(&self, mut failed: Vec<Failed>) -> Result<Vec<Failed>, Error> {
         let unique = |failure: &Failure| failure.sqlstate == "23505";
-        let places: Vec<usize> = failed
-            .iter()
-            .filter(|(_, failure)| unique(failure))
-            .map(|(place, _)| *place)
-            .collect();
+        let places: Vec<usize> =
+            failed.iter().filter(|(_, failure)| unique(failure)).map(|(place, _)| *place).collect();
         if places.is_empty() {
             return Ok(failed);
         }
@@ -194,10 +164,7 @@ impl Visit<'_> {
             .iter()
             .zip(0..)
             .filter(|(arrival, _)| {
-                !matches!(
-                    decide(&arrival.facts, settings::link_policy()),
-                    Decision::Create
-                )
+                !matches!(decide(&arrival.facts, settings::link_policy()), Decision::Create)
             })
             .map(|(_, i)| i)
             .collect();

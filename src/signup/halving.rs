@@ -26,21 +26,14 @@ pub fn do_for_most(rows: &RowSet, places: &[usize], act: Act) -> Result<Vec<Fail
     super::spent(&failure);
     // What fails even without a row is no row's fault.
     if let Some(failure) = attempt(&rows.part(&[]), &[], act, false)? {
-        return Ok(places
-            .iter()
-            .map(|place| (*place, failure.clone()))
-            .collect());
+        return Ok(places.iter().map(|place| (*place, failure.clone())).collect());
     }
-    let search = Search {
-        act,
-        waits: RefCell::default(),
-    };
+    let search = Search { act, waits: RefCell::default() };
     let mut failed = Vec::new();
     search.halves(rows, places, false, &mut failed)?;
     let mut bad = failed.iter().map(|(place, _)| *place).peekable();
-    let good: Vec<usize> = (0..places.len())
-        .filter(|i| bad.next_if_eq(&places[*i]).is_none())
-        .collect();
+    let good: Vec<usize> =
+        (0..places.len()).filter(|i| bad.next_if_eq(&places[*i]).is_none()).collect();
     if !good.is_empty() {
         let rows = rows.part(&good);
         let places: Vec<usize> = good.iter().map(|i| places[*i]).collect();

@@ -24,9 +24,7 @@ use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on, not_about_the_row
 pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
     let trigger = TriggerCall::of(call)?;
     if Auth::find() != Some(trigger.table()) {
-        return Err(Error::WrongTable {
-            table: pg::table_name(trigger.table()),
-        });
+        return Err(Error::WrongTable { table: pg::table_name(trigger.table()) });
     }
     let event = trigger.event()?;
     let house = match House::find() {
@@ -102,9 +100,7 @@ fn changed(house: House, old: &RowSet, new: &RowSet, actor: &str) -> Result<(), 
     else {
         return Ok(());
     };
-    let change = Change {
-        email_changed: before.email != after.email,
-    };
+    let change = Change { email_changed: before.email != after.email };
     if before.id != after.id || is_deleted && !was_deleted {
         forget(house, actor, || {
             people::remember(house, vec![before], actor);
@@ -145,9 +141,7 @@ fn record_all(house: House, new: &RowSet, failure: &Failure, actor: &str) -> Res
         Some((Person { id: Some(id), .. }, _)) if new.len() == 1 => format!("auth user {id}"),
         _ => format!("{} auth users", new.len()),
     };
-    give_up(failure, &whom, || {
-        people::record_failures(house, new, failure, actor)
-    })
+    give_up(failure, &whom, || people::record_failures(house, new, failure, actor))
 }
 
 /// After a wait for a lock that was in vain.
@@ -176,18 +170,12 @@ fn give_up(failure: &Failure, whom: &str, record: impl FnOnce()) -> Result<(), E
     }
     pg::warn(Failure {
         sqlstate: failure.sqlstate.clone(),
-        message: format!(
-            "onagui_sync could not write the app user of {whom}: {}",
-            failure.message
-        ),
+        message: format!("onagui_sync could not write the app user of {whom}: {}", failure.message),
         detail: failure.detail.clone(),
         hint: Some(match unrecorded {
             None => "The sign-up goes on; the failure is recorded in onagui.sync_audit_log.".into(),
             Some(why) => {
-                format!(
-                    "The sign-up goes on; the failure could not be recorded: {}",
-                    why.message
-                )
+                format!("The sign-up goes on; the failure could not be recorded: {}", why.message)
             }
         }),
         ..Failure::default()
@@ -228,15 +216,11 @@ pub fn create_app_users(_: &Call) -> Result<Reply, Error> {
     if App::find().is_some() {
         let house = House::find()?;
         pg::as_role(house.owner, || connect(App::check))?;
-        return Ok(Reply::of(
-            "OK: onagui.app_users exists already, nothing was changed",
-        ));
+        return Ok(Reply::of("OK: onagui.app_users exists already, nothing was changed"));
     }
     let caller = pg::current_role();
     if !pg::may_create_in(c"onagui", caller) {
-        return Err(Error::MayNotCreate {
-            role: pg::role_name(caller),
-        });
+        return Err(Error::MayNotCreate { role: pg::role_name(caller) });
     }
     pg::as_role(caller, || {
         connect(|session| {

@@ -88,9 +88,7 @@ fn write(house: House, entries: &[Entry], failures_once: bool) -> Vec<i64> {
     let json = JsonB(serde_json::to_value(entries).unwrap_or_default());
     pg::as_role(house.owner, || {
         connect(|session| {
-            session
-                .run(RECORD, &[json.into(), failures_once.into()], Mode::Fresh)
-                .column()
+            session.run(RECORD, &[json.into(), failures_once.into()], Mode::Fresh).column()
         })
     })
 }
@@ -101,8 +99,5 @@ pub fn record_each(house: House, entries: &[Entry]) -> Vec<Option<i64>> {
     let (again, once): (Vec<Entry>, Vec<Entry>) = entries.iter().cloned().partition(repeats);
     record(house, &again);
     let mut ids = record(house, &once).into_iter();
-    entries
-        .iter()
-        .map(|entry| if repeats(entry) { None } else { ids.next() })
-        .collect()
+    entries.iter().map(|entry| if repeats(entry) { None } else { ids.next() }).collect()
 }

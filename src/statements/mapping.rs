@@ -43,8 +43,7 @@ impl Mapped {
 
     /// Whether the source is longer than the column takes.
     pub fn is_cut(&self) -> Option<String> {
-        self.longest
-            .map(|longest| format!("length({}) > {longest}", self.source))
+        self.longest.map(|longest| format!("length({}) > {longest}", self.source))
     }
 
     /// The source, for the look-up of names.
@@ -83,21 +82,12 @@ pub fn read(session: &Session, auth: &Auth, app: &App) -> Vec<Mapped> {
         })
         .collect();
     let sources = Sources { session, auth };
-    let built_in = [
-        "username",
-        "full_name",
-        "metadata",
-        "phone",
-        "created_at",
-        "updated_at",
-    ]
-    .into_iter()
-    .filter(|name| own.iter().all(|o| o.app_column != *name))
-    .filter_map(|name| mapped(app, name, |column| sources.built_in(column)));
+    let built_in = ["username", "full_name", "metadata", "phone", "created_at", "updated_at"]
+        .into_iter()
+        .filter(|name| own.iter().all(|o| o.app_column != *name))
+        .filter_map(|name| mapped(app, name, |column| sources.built_in(column)));
     let configured = own.iter().filter_map(|o| {
-        mapped(app, &o.app_column, |column| {
-            sources.configured(column, &o.source, o.key.as_deref())
-        })
+        mapped(app, &o.app_column, |column| sources.configured(column, &o.source, o.key.as_deref()))
     });
     built_in.chain(configured).collect()
 }
@@ -125,11 +115,7 @@ struct Sources<'a> {
 impl Sources<'_> {
     fn built_in(&self, column: &Column) -> Option<String> {
         let user_meta = self.object("raw_user_meta_data");
-        let meta = |key: &str| {
-            user_meta
-                .as_ref()
-                .map(|o| format!("nullif({o} ->> '{key}', '')"))
-        };
+        let meta = |key: &str| user_meta.as_ref().map(|o| format!("nullif({o} ->> '{key}', '')"));
         match column.name.as_str() {
             "username" => {
                 let email = self.text("email")?;
@@ -162,10 +148,7 @@ impl Sources<'_> {
         let key = pgrx::spi::quote_literal(key);
         if column.is_json() {
             // What JSON says is null is absent.
-            return Some(format!(
-                "(nullif({object} -> {key}, 'null'))::{}",
-                column.kind
-            ));
+            return Some(format!("(nullif({object} -> {key}, 'null'))::{}", column.kind));
         }
         Some(of_text(column, &format!("{object} ->> {key}")))
     }

@@ -12,10 +12,8 @@ pub const AT_ONCE: usize = 10_000;
 
 /// Calls `f` with the ids and e-mails of `people`, for a statement's arguments.
 fn as_args(people: Vec<Person>) -> [Arg; 2] {
-    let (ids, emails): (Vec<_>, Vec<_>) = people
-        .into_iter()
-        .filter_map(|p| Some((p.id?, p.email)))
-        .unzip();
+    let (ids, emails): (Vec<_>, Vec<_>) =
+        people.into_iter().filter_map(|p| Some((p.id?, p.email))).unzip();
     [ids.into(), emails.into()]
 }
 
@@ -48,10 +46,7 @@ pub fn remember_everybody(house: House, actor: &str) -> Result<(), Error> {
             connect(|session| {
                 let rows = session.run(&sql, &[Arg::of::<Uuid>(last)], Mode::Fresh);
                 (0..rows.len())
-                    .map(|row| Person {
-                        id: rows.get(row, 1),
-                        email: rows.get(row, 2),
-                    })
+                    .map(|row| Person { id: rows.get(row, 1), email: rows.get(row, 2) })
                     .collect()
             })
         });

@@ -61,9 +61,7 @@ impl Target {
         }
         // Tables that are being altered at this moment may well make the look at them fail.
         let target = subtransaction(|| {
-            pg::as_role(house.owner, || {
-                connect(|session| Self::read(session, house))
-            })
+            pg::as_role(house.owner, || connect(|session| Self::read(session, house)))
         })?;
         let target = Rc::new(target);
         TARGET.replace(Some(target.clone()));
@@ -99,33 +97,23 @@ impl Target {
 
     /// The username, where it is text: only then it can be given another ending.
     pub fn username(&self) -> Option<&Mapped> {
-        self.mapped
-            .iter()
-            .find(|m| m.name == "username" && m.is_string)
+        self.mapped.iter().find(|m| m.name == "username" && m.is_string)
     }
 
     /// How many characters a username may have.
     pub fn longest_username(&self) -> usize {
-        self.username()
-            .and_then(|u| u.longest)
-            .unwrap_or(names::LONGEST_NAME)
+        self.username().and_then(|u| u.longest).unwrap_or(names::LONGEST_NAME)
     }
 
     /// Whether usernames that differ only in case count as the same.
     pub fn folds_usernames(&self) -> bool {
         matches!(self.app.username_is_unique, Some(Fold::Lower))
-            || self
-                .app
-                .column("username")
-                .is_some_and(|c| c.base == "citext")
+            || self.app.column("username").is_some_and(|c| c.base == "citext")
     }
 
     /// The columns that may be left out of a row when their value does not fit.
     pub fn optional(&self) -> impl Iterator<Item = &str> {
-        self.mapped
-            .iter()
-            .filter(|m| m.is_optional)
-            .map(|m| m.name.as_str())
+        self.mapped.iter().filter(|m| m.is_optional).map(|m| m.name.as_str())
     }
 
     /// Inserts a row for each of `new` that nobody stands in the way of, as the owner of `app_users`.
@@ -133,8 +121,7 @@ impl Target {
     pub fn insert(&self, new: &RowSet) -> u64 {
         self.write(|session| {
             offer_new(session, new);
-            self.run(session, new, &self.insert_one, |many| self.insert_sql(many))
-                .touched()
+            self.run(session, new, &self.insert_one, |many| self.insert_sql(many)).touched()
         })
     }
 
@@ -203,10 +190,7 @@ impl Target {
 
     fn insert_head(&self, columns: &[&str], values: &[String], from: &str) -> String {
         let list = |fixed: &str, rest: &[&str]| {
-            std::iter::once(fixed)
-                .chain(rest.iter().copied())
-                .collect::<Vec<_>>()
-                .join(", ")
+            std::iter::once(fixed).chain(rest.iter().copied()).collect::<Vec<_>>().join(", ")
         };
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
         format!(
@@ -258,11 +242,7 @@ impl Target {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
-        let wanted = self
-            .facts(&new)
-            .into_iter()
-            .next()
-            .and_then(|arrival| arrival.username);
+        let wanted = self.facts(&new).into_iter().next().and_then(|arrival| arrival.username);
         if let (Some(wanted), Some(_), "23505") =
             (wanted, self.username(), failure.sqlstate.as_str())
         {
@@ -284,11 +264,8 @@ impl Target {
         left_out: &[&str],
     ) -> Result<(), Error> {
         let username = self.username().map(|m| m.name.as_str());
-        let taken: Vec<&Mapped> = self
-            .mapped
-            .iter()
-            .filter(|m| !left_out.contains(&m.name.as_str()))
-            .collect();
+        let taken: Vec<&Mapped> =
+            self.mapped.iter().filter(|m| !left_out.contains(&m.name.as_str())).collect();
         let columns: Vec<&str> = taken.iter().map(|m| m.column.as_str()).collect();
         let values: Vec<String> = taken
             .iter()
@@ -304,14 +281,10 @@ impl Target {
              JOIN unnest($1::uuid[], $2::text[]) AS w(id, username) ON w.id = n.id",
         );
         let mut ids = Vec::new();
-        new.people(usize::MAX, |people| {
-            ids.extend(people.iter().map(|person| person.id))
-        });
+        new.people(usize::MAX, |people| ids.extend(people.iter().map(|person| person.id)));
         let made = self.write(|session| {
             offer_new(session, new);
-            session
-                .run(&sql, &[ids.into(), usernames.to_vec().into()], Mode::Fresh)
-                .touched()
+            session.run(&sql, &[ids.into(), usernames.to_vec().into()], Mode::Fresh).touched()
         });
         all_written(made, new)
     }
@@ -327,10 +300,8 @@ impl Target {
         }
         for m in self.mapped.iter().filter(|_| fill) {
             let (column, source) = (&m.column, m.source_cut());
-            assignments.push(format!(
-                "{column} = coalesce(a.{column}, {})",
-                self.typed(m, &source)
-            ));
+            assignments
+                .push(format!("{column} = coalesce(a.{column}, {})", self.typed(m, &source)));
             differences.push(format!("a.{column} IS NULL AND {source} IS NOT NULL"));
         }
         if assignments.is_empty() {
@@ -362,9 +333,7 @@ impl Target {
                 let rows = self.run(session, new, &self.facts_one, |_| self.facts_sql());
                 let mut arrivals: Vec<Arrival> = Vec::with_capacity(new.len());
                 for row in 0..rows.len() {
-                    let namesake = rows
-                        .get::<Uuid>(row, 9)
-                        .map(|id| Namesake { id, known: false });
+                    let namesake = rows.get::<Uuid>(row, 9).map(|id| Namesake { id, known: false });
                     let place = rows.get::<i64>(row, 1).unwrap_or_default() as usize;
                     if let Some(last) = arrivals.last_mut().filter(|a| a.place == place) {
                         last.facts.namesakes.extend(namesake);
@@ -394,10 +363,8 @@ impl Target {
                 arrivals
             })
         });
-        let mut namesakes: Vec<&mut Namesake<Uuid>> = arrivals
-            .iter_mut()
-            .flat_map(|a| a.facts.namesakes.iter_mut())
-            .collect();
+        let mut namesakes: Vec<&mut Namesake<Uuid>> =
+            arrivals.iter_mut().flat_map(|a| a.facts.namesakes.iter_mut()).collect();
         if !namesakes.is_empty() {
             let known = self.known(namesakes.iter().map(|namesake| namesake.id).collect());
             for namesake in &mut namesakes {
@@ -412,16 +379,11 @@ impl Target {
         let ask = |role, sql: &str| {
             pg::as_role(role, || {
                 connect(|session| {
-                    session
-                        .run(sql, &[ids.clone().into()], Mode::Fresh)
-                        .column::<Uuid>()
+                    session.run(sql, &[ids.clone().into()], Mode::Fresh).column::<Uuid>()
                 })
             })
         };
-        let now = ask(
-            self.auth.owner,
-            "SELECT id FROM ONLY auth.users WHERE id = ANY ($1)",
-        );
+        let now = ask(self.auth.owner, "SELECT id FROM ONLY auth.users WHERE id = ANY ($1)");
         let once = ask(
             self.house.owner,
             "SELECT auth_user_id FROM onagui.sync_known_id WHERE auth_user_id = ANY ($1)",
@@ -437,8 +399,7 @@ impl Target {
             .filter(|m| m.name != "username")
             .filter_map(|m| {
                 let name = pgrx::spi::quote_literal(&m.name);
-                m.is_cut()
-                    .map(|is_cut| format!("CASE WHEN {is_cut} THEN {name} END"))
+                m.is_cut().map(|is_cut| format!("CASE WHEN {is_cut} THEN {name} END"))
             })
             .collect();
         let cut = if cut.is_empty() {
@@ -476,10 +437,7 @@ impl Target {
         let Some(fold) = &self.app.username_is_unique else {
             return vec![false; names.len()];
         };
-        let kind = self
-            .app
-            .column("username")
-            .map_or("text", |c| c.kind.as_str());
+        let kind = self.app.column("username").map_or("text", |c| c.kind.as_str());
         let equal = match fold {
             Fold::Column { operator } => format!("a.username {operator} c.name::{kind}"),
             Fold::Lower => "lower(a.username::text) = lower(c.name)".to_owned(),
@@ -490,11 +448,7 @@ impl Target {
             self.app.only
         );
         pg::as_role(self.app.owner, || {
-            connect(|session| {
-                session
-                    .run(&sql, &[names.to_vec().into()], Mode::Fresh)
-                    .column()
-            })
+            connect(|session| session.run(&sql, &[names.to_vec().into()], Mode::Fresh).column())
         })
     }
 }
@@ -504,8 +458,5 @@ pub fn all_written(written: u64, new: &RowSet) -> Result<(), Error> {
     if written as usize == new.len() {
         return Ok(());
     }
-    Err(Error::RowsDiscarded {
-        wanted: new.len() as u64,
-        written,
-    })
+    Err(Error::RowsDiscarded { wanted: new.len() as u64, written })
 }

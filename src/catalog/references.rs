@@ -160,10 +160,7 @@ const SOFT: &str = "
 impl References {
     pub fn read(session: &Session, app: &App, mode: Mode) -> Result<Self, Error> {
         let raw = read_keys(session, mode);
-        let mut found = References {
-            tables: Vec::new(),
-            keys: Vec::new(),
-        };
+        let mut found = References { tables: Vec::new(), keys: Vec::new() };
         let mut places = HashMap::new();
         let root = found
             .place(session, &mut places, app.table, mode)
@@ -200,12 +197,7 @@ impl References {
                 if raw.parent != found.tables[parent].oid {
                     continue;
                 }
-                for place in raw
-                    .keys
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, k)| **k == key)
-                    .map(|(i, _)| i)
+                for place in raw.keys.iter().enumerate().filter(|(_, k)| **k == key).map(|(i, _)| i)
                 {
                     let Some(child) = found.place(session, &mut places, raw.child, mode) else {
                         continue;
@@ -214,11 +206,7 @@ impl References {
                         found.keys.push(raw.to_key(session, child, parent, mode));
                         found.keys.len() - 1
                     });
-                    let form = if raw.text[place] {
-                        Form::Text
-                    } else {
-                        Form::Uuid
-                    };
+                    let form = if raw.text[place] { Form::Text } else { Form::Uuid };
                     let column = &raw.columns[place];
                     if found.add(child, column, form, Some(number), raw.generated[place]) {
                         open.push((child, column.clone()));
@@ -311,10 +299,7 @@ impl References {
                 for m in 0..self.tables[table].moving.len() {
                     let moving = &self.tables[table].moving[m];
                     if !moving.always
-                        && moving
-                            .through
-                            .iter()
-                            .any(|k| self.implies(*k, &moving.column))
+                        && moving.through.iter().any(|k| self.implies(*k, &moving.column))
                     {
                         self.tables[table].moving[m].always = true;
                         changed = true;
@@ -331,16 +316,10 @@ impl References {
     fn implies(&self, key: usize, column: &str) -> bool {
         let key = &self.keys[key];
         let to_root = key.parent == 0 && key.columns.len() == 1;
-        let others_are_there = key
-            .columns
-            .iter()
-            .zip(&key.nullable)
-            .all(|(c, nullable)| c == column || !nullable);
-        let parent_column = key
-            .columns
-            .iter()
-            .position(|c| c == column)
-            .map(|i| key.keys[i].as_str());
+        let others_are_there =
+            key.columns.iter().zip(&key.nullable).all(|(c, nullable)| c == column || !nullable);
+        let parent_column =
+            key.columns.iter().position(|c| c == column).map(|i| key.keys[i].as_str());
         let parent_always = self.tables[key.parent]
             .moving
             .iter()
@@ -375,10 +354,7 @@ impl References {
         let holds = match moving.form {
             Form::Uuid => format!("{alias}.{} = $1", moving.column),
             Form::Text => {
-                format!(
-                    "{alias}.{}::text IN ($1::text, upper($1::text))",
-                    moving.column
-                )
+                format!("{alias}.{}::text IN ($1::text, upper($1::text))", moving.column)
             }
         };
         if moving.always {
@@ -409,10 +385,7 @@ impl References {
         let parent = &self.tables[key.parent];
         let place = key.columns.iter().position(|c| c == column)?;
         let parent_moving = parent.moving.iter().find(|m| m.column == key.keys[place])?;
-        if within
-            .iter()
-            .any(|(t, c)| *t == key.parent && *c == parent_moving.column)
-        {
+        if within.iter().any(|(t, c)| *t == key.parent && *c == parent_moving.column) {
             return None;
         }
         let inner = format!("{alias}p");
@@ -424,11 +397,8 @@ impl References {
             .map(|((c, k), op)| format!("{inner}.{k} {op} {alias}.{c}"))
             .collect();
         all.push(self.condition_over(key.parent, parent_moving, &inner, within));
-        let mut path = format!(
-            "EXISTS (SELECT FROM {} {inner} WHERE {})",
-            parent.target(),
-            all.join(" AND ")
-        );
+        let mut path =
+            format!("EXISTS (SELECT FROM {} {inner} WHERE {})", parent.target(), all.join(" AND "));
         if let Some(partitions) = &key.partitions {
             let list: Vec<String> = partitions.iter().map(u32::to_string).collect();
             path = format!("{alias}.tableoid IN ({}) AND {path}", list.join(", "));
@@ -438,11 +408,7 @@ impl References {
 
     /// Constraints that may be deferred, on or to any of the tables.
     pub fn deferrable(&self) -> Vec<(String, bool)> {
-        let mut all: Vec<_> = self
-            .keys
-            .iter()
-            .filter_map(|k| k.deferrable.clone())
-            .collect();
+        let mut all: Vec<_> = self.keys.iter().filter_map(|k| k.deferrable.clone()).collect();
         all.sort();
         all.dedup();
         all

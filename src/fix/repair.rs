@@ -101,14 +101,7 @@ impl Repair {
         let mover = pg::as_role(house.owner, || {
             pg::connect(|session| Mover::read(session, house, &target.app, mode))
         })?;
-        Ok(Repair {
-            target,
-            mover,
-            check: Check::default(),
-            apply,
-            policy,
-            actor,
-        })
+        Ok(Repair { target, mover, check: Check::default(), apply, policy, actor })
     }
 
     pub fn mode(&self) -> Mode {
@@ -121,9 +114,8 @@ impl Repair {
 
     /// Repairs each of `todo`, and records what was done in one statement.
     pub fn run(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
-        let (emails, others): (Vec<_>, Vec<_>) = todo
-            .into_iter()
-            .partition(|c| c.status == Status::EmailMismatch);
+        let (emails, others): (Vec<_>, Vec<_>) =
+            todo.into_iter().partition(|c| c.status == Status::EmailMismatch);
         let mut outcomes = Vec::with_capacity(emails.len() + others.len());
         for candidate in others {
             pg::check_interrupts();
@@ -155,10 +147,7 @@ impl Repair {
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or
     /// where the e-mail that links them is still to be confirmed.
     pub fn decided(&self, app: Uuid, auth: Uuid) -> Result<Candidate, Error> {
-        pg::connect(|session| {
-            self.check
-                .decided(session, &self.target, app, auth, self.mode())
-        })
+        pg::connect(|session| self.check.decided(session, &self.target, app, auth, self.mode()))
     }
 
     /// One user. `checked`: the status must still be the same once the rows are locked.
@@ -177,10 +166,8 @@ impl Repair {
         }
         let done = subtransaction(|| {
             pg::connect(|session| {
-                let users: Vec<Uuid> = [candidate.app_user_id, candidate.auth_user_id]
-                    .into_iter()
-                    .flatten()
-                    .collect();
+                let users: Vec<Uuid> =
+                    [candidate.app_user_id, candidate.auth_user_id].into_iter().flatten().collect();
                 self.mover.lock(session, &users);
                 if checked && !self.check.still_is(session, &self.target, candidate) {
                     return Ok(None);
@@ -226,16 +213,9 @@ impl Repair {
     }
 
     fn leave(candidate: &Candidate, action: Action) -> Outcome {
-        let reason = candidate
-            .detail
-            .clone()
-            .unwrap_or_else(|| "both sides agree".into());
+        let reason = candidate.detail.clone().unwrap_or_else(|| "both sides agree".into());
         let email = candidate.email.clone().unwrap_or_default();
-        let outcome = if action == Action::None {
-            "unchanged"
-        } else {
-            "refused"
-        };
+        let outcome = if action == Action::None { "unchanged" } else { "refused" };
         let mut row = Outcome::of(candidate, action, outcome);
         row.details = json!({ "reason": reason });
         match candidate.status {
@@ -259,11 +239,7 @@ impl Repair {
                 let (app, auth) = pair()?;
                 let collisions = self.mover.collisions(session, app, auth, Mode::Read);
                 let unsettled = !collisions.is_empty();
-                (
-                    self.mover.count(session, app, Mode::Read),
-                    collisions,
-                    unsettled,
-                )
+                (self.mover.count(session, app, Mode::Read), collisions, unsettled)
             }
             Action::Merge => {
                 let (app, auth) = pair()?;
@@ -318,11 +294,7 @@ impl Repair {
         if !merge.collisions.is_empty() {
             row.details["conflicts"] = Collision::to_json(&merge.collisions);
         }
-        let done = changes::apply(
-            session,
-            &merge.changes(),
-            &self.mover.references.deferrable(),
-        )?;
+        let done = changes::apply(session, &merge.changes(), &self.mover.references.deferrable())?;
         row.undo = json!([{ "changes": done }]);
         Ok(row)
     }
@@ -332,10 +304,8 @@ impl Repair {
         self.target.create_one(id)?;
         let shape = self.mover.shape(session, 0, Mode::Fresh);
         let table = &self.mover.references.tables[0];
-        let row_image =
-            changes::whole_row(session, table, shape, id).ok_or_else(|| Error::HeldBack {
-                table: table.label.clone(),
-            })?;
+        let row_image = changes::whole_row(session, table, shape, id)
+            .ok_or_else(|| Error::HeldBack { table: table.label.clone() })?;
         let mut row = Outcome::of(candidate, Action::Create, "done");
         row.new_app_user_id = Some(id);
         row.undo = json!([{ "changes": [{ "table": table.label, "added": [row_image] }] }]);
@@ -383,28 +353,19 @@ fn collides(collisions: &[Collision], merge: bool) -> Error {
         .iter()
         .map(|c| format!("{} in {} ({})", rows(c.rows), c.table, c.constraint))
         .collect();
-    Error::Collides {
-        what: format!("{}.", what.join(", ")),
-        merge,
-    }
+    Error::Collides { what: format!("{}.", what.join(", ")), merge }
 }
 
 fn rows(count: u64) -> String {
-    if count == 1 {
-        "1 row".into()
-    } else {
-        format!("{count} rows")
-    }
+    if count == 1 { "1 row".into() } else { format!("{count} rows") }
 }
 
 impl Candidate {
     fn app(&self) -> Result<Uuid, Error> {
-        self.app_user_id
-            .ok_or_else(|| Error::AppUserGone { id: "NULL".into() })
+        self.app_user_id.ok_or_else(|| Error::AppUserGone { id: "NULL".into() })
     }
 
     fn auth(&self) -> Result<Uuid, Error> {
-        self.auth_user_id
-            .ok_or_else(|| Error::AuthUserGone { id: "NULL".into() })
+        self.auth_user_id.ok_or_else(|| Error::AuthUserGone { id: "NULL".into() })
     }
 }

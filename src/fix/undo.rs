@@ -28,9 +28,7 @@ struct Undone {
 }
 
 pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
-    let audit_id: i64 = call
-        .arg(0)
-        .ok_or(Error::NullArgument { name: "p_audit_id" })?;
+    let audit_id: i64 = call.arg(0).ok_or(Error::NullArgument { name: "p_audit_id" })?;
     let house = House::find()?;
     let logged = read(house, audit_id)?;
     let repair = Repair::start(house, true, OnConflict::Error, super::actor())?;
@@ -46,10 +44,7 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
         details: json!({ "undoes": audit_id, "undo": undone.steps }),
         ..Entry::new("undo", "done", &repair.actor)
     };
-    let by = audit::record(house, &[entry])
-        .first()
-        .copied()
-        .unwrap_or_default();
+    let by = audit::record(house, &[entry]).first().copied().unwrap_or_default();
     pg::as_role(house.owner, || {
         connect(|session| {
             session.run(
@@ -71,12 +66,7 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
 fn refusal(audit_id: i64, failure: Box<Failure>) -> Error {
     if failure.sqlstate.starts_with("23") {
         let mut why = vec![failure.message.clone()];
-        why.extend(
-            failure
-                .detail
-                .clone()
-                .map(|d| d.trim_end_matches('.').to_owned()),
-        );
+        why.extend(failure.detail.clone().map(|d| d.trim_end_matches('.').to_owned()));
         return Error::CannotUndo { audit_id, why };
     }
     Error::Raised(failure)
@@ -125,15 +115,10 @@ fn take_back(
     audit_id: i64,
     logged: &Logged,
 ) -> Result<Undone, Error> {
-    let users: Vec<Uuid> = [logged.old_app_user_id, logged.new_app_user_id]
-        .into_iter()
-        .flatten()
-        .collect();
+    let users: Vec<Uuid> =
+        [logged.old_app_user_id, logged.new_app_user_id].into_iter().flatten().collect();
     repair.mover.lock(session, &users);
-    let mut undone = Undone {
-        steps: Vec::new(),
-        rows: 0,
-    };
+    let mut undone = Undone { steps: Vec::new(), rows: 0 };
     for step in logged.steps.iter().rev() {
         if let Some(rekey) = step.get("rekey") {
             take_back_rekey(repair, session, audit_id, logged, rekey, &mut undone)?;
@@ -166,10 +151,7 @@ fn take_back_rekey(
     undone: &mut Undone,
 ) -> Result<(), Error> {
     let (Some(before), Some(after)) = (id_of(&rekey["from"]), id_of(&rekey["to"])) else {
-        return Err(Error::CannotUndo {
-            audit_id,
-            why: vec!["the entry is not whole".into()],
-        });
+        return Err(Error::CannotUndo { audit_id, why: vec!["the entry is not whole".into()] });
     };
     let mut why = Vec::new();
     if !repair.mover.lock(session, &[after]).contains(&after) {
@@ -218,27 +200,16 @@ fn take_back_changes(
     recorded: &Value,
     undone: &mut Undone,
 ) -> Result<(), Error> {
-    let done: Vec<Done> =
-        serde_json::from_value(recorded.clone()).map_err(|_| Error::CannotUndo {
-            audit_id,
-            why: vec!["the entry is not whole".into()],
-        })?;
+    let done: Vec<Done> = serde_json::from_value(recorded.clone())
+        .map_err(|_| Error::CannotUndo { audit_id, why: vec!["the entry is not whole".into()] })?;
     let app_users = &repair.mover.references.tables[0].label;
     let mut why = Vec::new();
-    for row in done
-        .iter()
-        .filter(|d| d.table == *app_users)
-        .flat_map(|d| &d.removed)
-    {
+    for row in done.iter().filter(|d| d.table == *app_users).flat_map(|d| &d.removed) {
         if let Some(id) = id_of(&row["id"]) {
             why.extend(in_use(repair, session, id, logged.auth_user_id));
         }
     }
-    for row in done
-        .iter()
-        .filter(|d| d.table == *app_users)
-        .flat_map(|d| &d.added)
-    {
+    for row in done.iter().filter(|d| d.table == *app_users).flat_map(|d| &d.added) {
         // Deleting a user must not take along what has come to refer to it.
         if let Some(id) = id_of(&row["id"]) {
             let referring = repair.mover.count(session, id, Mode::Fresh);
@@ -278,11 +249,7 @@ fn take_back_changes(
         }
     }
     let users = |d: &Done| {
-        if d.table == *app_users {
-            0
-        } else {
-            d.removed.len() + d.added.len()
-        }
+        if d.table == *app_users { 0 } else { d.removed.len() + d.added.len() }
     };
     undone.rows += now
         .iter()

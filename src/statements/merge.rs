@@ -122,11 +122,7 @@ impl<'a> Merge<'a> {
         args: &[Arg],
     ) -> Vec<(Address, Vec<Text>)> {
         let table = &self.mover.references.tables[place];
-        let lock = if self.mode == Mode::Read {
-            ""
-        } else {
-            " FOR UPDATE"
-        };
+        let lock = if self.mode == Mode::Read { "" } else { " FOR UPDATE" };
         let list: Vec<String> = columns.iter().map(|c| format!("t.{c}::text")).collect();
         let sql = format!(
             "SELECT t.tableoid, t.ctid::text, ARRAY[{}]::text[] FROM {} t WHERE {condition}{lock}",
@@ -154,11 +150,7 @@ impl<'a> Merge<'a> {
         );
         pg::as_role(table.owner, || {
             self.session
-                .run(
-                    &sql,
-                    &[Oid::from(address.0).into(), address.1.clone().into()],
-                    self.mode,
-                )
+                .run(&sql, &[Oid::from(address.0).into(), address.1.clone().into()], self.mode)
                 .one::<Vec<Text>>()
                 .unwrap_or_else(|| vec![None; columns.len()])
         })
@@ -190,10 +182,8 @@ impl<'a> Merge<'a> {
         let ours = self.read(0, staying, &columns);
         for ((column, theirs), ours) in columns.iter().zip(theirs).zip(ours) {
             if ours.is_none() && theirs.is_some() {
-                let refers = self.mover.references.tables[0]
-                    .moving
-                    .iter()
-                    .any(|m| m.column == *column);
+                let refers =
+                    self.mover.references.tables[0].moving.iter().any(|m| m.column == *column);
                 let taken = match theirs {
                     Some(id) if refers && id == self.from.to_string() => Some(self.to.to_string()),
                     other => other,
@@ -216,11 +206,7 @@ impl<'a> Merge<'a> {
             return Ok(());
         }
         let here = [Arg::from(Oid::from(loser.0)), loser.1.clone().into()];
-        if self
-            .find(place, &[], "t.tableoid = $1 AND t.ctid = $2::tid", &here)
-            .len()
-            != 1
-        {
+        if self.find(place, &[], "t.tableoid = $1 AND t.ctid = $2::tid", &here).len() != 1 {
             return Err(Error::ChangedMeanwhile {
                 table: self.mover.references.tables[place].label.clone(),
             });
@@ -304,9 +290,7 @@ impl<'a> Merge<'a> {
             let known = change.values.get(column).map(|(_, after)| after);
             if known.unwrap_or(before) != after {
                 changed.push(column.clone());
-                change
-                    .values
-                    .insert(column.clone(), (before.clone(), after.clone()));
+                change.values.insert(column.clone(), (before.clone(), after.clone()));
             }
         }
         for number in 0..self.mover.references.keys.len() {
@@ -325,13 +309,7 @@ impl<'a> Merge<'a> {
                 .moving
                 .iter()
                 .filter(|m: &&Moving| m.soft && !m.generated)
-                .map(|m| {
-                    (
-                        m.column.clone(),
-                        m.form,
-                        self.mover.references.condition(place, m),
-                    )
-                })
+                .map(|m| (m.column.clone(), m.form, self.mover.references.condition(place, m)))
                 .collect();
             for (column, form, condition) in soft {
                 let columns = [column.clone()];
@@ -344,12 +322,7 @@ impl<'a> Merge<'a> {
                         (Form::Text, Some(id)) if *id != self.from.to_string() => to.to_uppercase(),
                         _ => to,
                     };
-                    self.set(
-                        place,
-                        &address,
-                        Side::App,
-                        &[(column.clone(), before, Some(after))],
-                    )?;
+                    self.set(place, &address, Side::App, &[(column.clone(), before, Some(after))])?;
                 }
             }
         }
@@ -371,9 +344,7 @@ impl<'a> Merge<'a> {
             for unique in shape.touched_by(&moved.columns) {
                 let sql = collisions::pairs(table, unique, &moved.query, gone);
                 let pairs: Vec<(Address, Address, bool)> = pg::as_role(table.owner, || {
-                    let rows = self
-                        .session
-                        .run(&sql, &self.arguments(place, &moved), self.mode);
+                    let rows = self.session.run(&sql, &self.arguments(place, &moved), self.mode);
                     (0..rows.len())
                         .filter_map(|row| {
                             Some((
@@ -406,10 +377,8 @@ impl<'a> Merge<'a> {
     }
 
     fn note_collision(&mut self, table: &str, constraint: &str, rows: u64) {
-        let known = self
-            .collisions
-            .iter_mut()
-            .find(|c| c.table == table && c.constraint == constraint);
+        let known =
+            self.collisions.iter_mut().find(|c| c.table == table && c.constraint == constraint);
         match known {
             Some(known) => known.rows += rows,
             None => self.collisions.push(Collision {
@@ -434,16 +403,11 @@ impl<'a> Merge<'a> {
             return Ok(());
         }
         let side = |address: &Address| {
-            self.changes
-                .get(&(place, address.clone()))
-                .and_then(|change| change.side)
+            self.changes.get(&(place, address.clone())).and_then(|change| change.side)
         };
         let moved_side = side(moved).unwrap_or(Side::App);
-        let other_side = if both_moved {
-            side(other).unwrap_or(Side::App)
-        } else {
-            moved_side.other()
-        };
+        let other_side =
+            if both_moved { side(other).unwrap_or(Side::App) } else { moved_side.other() };
         let stays = match policy {
             OnConflict::KeepAuth => Side::Auth,
             _ => Side::App,
@@ -499,14 +463,9 @@ impl<'a> Merge<'a> {
     /// The arguments of a query for collisions: the changed rows, and those that are gone.
     fn arguments(&self, place: usize, moved: &MovedRows) -> [Arg; 3] {
         let gone = self.gone.iter().filter(|(p, _)| *p == place);
-        let (tables, addresses): (Vec<Oid>, Vec<String>) = gone
-            .map(|(_, (table, row))| (Oid::from(*table), row.clone()))
-            .unzip();
-        [
-            pgrx::JsonB(moved.rows.clone()).into(),
-            tables.into(),
-            addresses.into(),
-        ]
+        let (tables, addresses): (Vec<Oid>, Vec<String>) =
+            gone.map(|(_, (table, row))| (Oid::from(*table), row.clone())).unzip();
+        [pgrx::JsonB(moved.rows.clone()).into(), tables.into(), addresses.into()]
     }
 
     /// The changed rows of a table that stay.
@@ -552,19 +511,13 @@ impl<'a> Merge<'a> {
     /// Whether a row of `app_users` is one of the two users' own.
     fn is_a_user(&self, key: &(usize, Address)) -> bool {
         let ids = self.read(0, &key.1, &["id".to_owned()]);
-        ids.iter()
-            .flatten()
-            .any(|id| *id == self.from.to_string() || *id == self.to.to_string())
+        ids.iter().flatten().any(|id| *id == self.from.to_string() || *id == self.to.to_string())
     }
 
     /// The plan as changes to the tables.
     pub fn changes(&self) -> Vec<TableChanges<'a>> {
-        let places: BTreeSet<usize> = self
-            .changes
-            .keys()
-            .chain(self.gone.iter())
-            .map(|(place, _)| *place)
-            .collect();
+        let places: BTreeSet<usize> =
+            self.changes.keys().chain(self.gone.iter()).map(|(place, _)| *place).collect();
         places
             .into_iter()
             .map(|place| {

@@ -85,12 +85,7 @@ impl Mover {
                 shape: OnceCell::new(),
             })
             .collect();
-        Ok(Mover {
-            house,
-            app_owner: app.owner,
-            references,
-            statements,
-        })
+        Ok(Mover { house, app_owner: app.owner, references, statements })
     }
 
     /// The places of the tables that hold ids.
@@ -100,10 +95,7 @@ impl Mover {
 
     fn referring(&self, place: usize, rows: u64) -> Referring {
         let table = &self.references.tables[place];
-        let columns = table
-            .moving
-            .iter()
-            .filter(|m| !(place == 0 && m.column == "id"));
+        let columns = table.moving.iter().filter(|m| !(place == 0 && m.column == "id"));
         Referring {
             table: table.label.clone(),
             columns: columns.map(|m| unquoted(&m.column)).collect(),
@@ -121,10 +113,7 @@ impl Mover {
                     let plan = statements
                         .counter
                         .get_or_init(|| session.prepare(&statements.count, &ids(1)));
-                    session
-                        .execute(plan, &[id.into()], mode)
-                        .one::<i64>()
-                        .unwrap_or_default()
+                    session.execute(plan, &[id.into()], mode).one::<i64>().unwrap_or_default()
                 });
                 self.referring(place, rows as u64)
             })
@@ -192,38 +181,26 @@ impl Mover {
             self.references.tables[0].target()
         );
         pg::as_role(self.app_owner, || {
-            session
-                .run(&sql, &[users.to_vec().into()], Mode::Fresh)
-                .column()
+            session.run(&sql, &[users.to_vec().into()], Mode::Fresh).column()
         })
     }
 
     /// Moves the user `from` and all that refers to it to the id `to`. The user's row must be locked.
     pub fn rekey(&self, session: &Session, from: Uuid, to: Uuid) -> Vec<Referring> {
         let mut moved = Vec::new();
-        as_one_statement(
-            &self.owners(),
-            &self.references.deferrable(),
-            session,
-            |owner| {
-                for place in self
-                    .moving()
-                    .filter(|p| self.references.tables[*p].owner == owner)
-                {
-                    let statements = &self.statements[place];
-                    let Some(sql) = &statements.update else {
-                        continue;
-                    };
-                    let plan = statements
-                        .updater
-                        .get_or_init(|| session.prepare(sql, &ids(2)));
-                    let args: [Arg; 2] = [from.into(), to.into()];
-                    let rows = session.execute(plan, &args, Mode::Queued).touched();
-                    let own = u64::from(place == 0);
-                    moved.push(self.referring(place, rows.saturating_sub(own)));
-                }
-            },
-        );
+        as_one_statement(&self.owners(), &self.references.deferrable(), session, |owner| {
+            for place in self.moving().filter(|p| self.references.tables[*p].owner == owner) {
+                let statements = &self.statements[place];
+                let Some(sql) = &statements.update else {
+                    continue;
+                };
+                let plan = statements.updater.get_or_init(|| session.prepare(sql, &ids(2)));
+                let args: [Arg; 2] = [from.into(), to.into()];
+                let rows = session.execute(plan, &args, Mode::Queued).touched();
+                let own = u64::from(place == 0);
+                moved.push(self.referring(place, rows.saturating_sub(own)));
+            }
+        });
         moved
     }
 
@@ -243,9 +220,7 @@ impl Mover {
                 );
                 let rows = pg::with_stable_text(|| {
                     pg::as_role(table.owner, || {
-                        session
-                            .run(&sql, &[to.into()], Mode::Fresh)
-                            .one::<pgrx::JsonB>()
+                        session.run(&sql, &[to.into()], Mode::Fresh).one::<pgrx::JsonB>()
                     })
                 });
                 if let Some(rows) = rows {
@@ -269,24 +244,14 @@ impl Mover {
     ) -> Result<(), String> {
         for place in self.moving() {
             let table = &self.references.tables[place];
-            for rows in held
-                .iter()
-                .filter(|rows| rows["table"] == table.label.as_str())
-            {
+            for rows in held.iter().filter(|rows| rows["table"] == table.label.as_str()) {
                 let keys = rows["keys"].as_array().cloned().unwrap_or_default();
-                let moving = table
-                    .moving
-                    .iter()
-                    .find(|m| rows["column"] == m.column.as_str());
+                let moving = table.moving.iter().find(|m| rows["column"] == m.column.as_str());
                 let (Some(moving), false) = (moving, keys.iter().any(Value::is_null)) else {
                     return Err(table.label.clone());
                 };
                 let shape = self.shape(session, place, Mode::Fresh);
-                let value = if moving.form == Form::Text {
-                    "$3::text"
-                } else {
-                    "$3"
-                };
+                let value = if moving.form == Form::Text { "$3::text" } else { "$3" };
                 let sql = format!(
                     "UPDATE {} t SET {column} = {value}
                       WHERE t.{column}::text = $2::text AND {} IN (SELECT jsonb_array_elements($1))",
@@ -294,15 +259,9 @@ impl Mover {
                     shape.key_image(),
                     column = moving.column
                 );
-                let args = [
-                    pgrx::JsonB(Value::Array(keys)).into(),
-                    from.into(),
-                    to.into(),
-                ];
+                let args = [pgrx::JsonB(Value::Array(keys)).into(), from.into(), to.into()];
                 pg::with_stable_text(|| {
-                    pg::as_role(table.owner, || {
-                        session.run(&sql, &args, Mode::Fresh).touched()
-                    })
+                    pg::as_role(table.owner, || session.run(&sql, &args, Mode::Fresh).touched())
                 });
             }
         }
@@ -311,10 +270,7 @@ impl Mover {
 
     /// The owners of the tables that hold ids, the application's first.
     fn owners(&self) -> Vec<Oid> {
-        distinct(
-            self.moving()
-                .map(|place| self.references.tables[place].owner),
-        )
+        distinct(self.moving().map(|place| self.references.tables[place].owner))
     }
 }
 
@@ -345,11 +301,7 @@ pub fn as_one_statement(
     while let Some((owner, level)) = levels.pop() {
         pg::as_role(owner, || level.close());
     }
-    set_constraints(
-        session,
-        deferrable.iter().filter(|(_, initially)| *initially),
-        "DEFERRED",
-    );
+    set_constraints(session, deferrable.iter().filter(|(_, initially)| *initially), "DEFERRED");
 }
 
 fn set_constraints<'a>(
@@ -359,11 +311,7 @@ fn set_constraints<'a>(
 ) {
     let names: Vec<&str> = all.map(|(name, _)| name.as_str()).collect();
     if !names.is_empty() {
-        session.run(
-            &format!("SET CONSTRAINTS {} {when}", names.join(", ")),
-            &[],
-            Mode::Fresh,
-        );
+        session.run(&format!("SET CONSTRAINTS {} {when}", names.join(", ")), &[], Mode::Fresh);
     }
 }
 
@@ -415,11 +363,7 @@ fn count_sql(references: &References, place: usize) -> String {
     format!(
         "SELECT count(*) FROM {} t WHERE ({}){others}",
         table.target(),
-        if conditions.is_empty() {
-            "false".to_owned()
-        } else {
-            conditions.join(" OR ")
-        },
+        if conditions.is_empty() { "false".to_owned() } else { conditions.join(" OR ") },
     )
 }
 

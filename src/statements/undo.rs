@@ -29,17 +29,10 @@ pub fn resolve(
         .filter_map(|d| {
             let found = pg::as_role(house.owner, || {
                 let oid = session
-                    .run(
-                        "SELECT to_regclass($1)::oid",
-                        &[d.table.clone().into()],
-                        Mode::Fresh,
-                    )
+                    .run("SELECT to_regclass($1)::oid", &[d.table.clone().into()], Mode::Fresh)
                     .one::<Oid>()?;
                 let table = Table::read(session, oid, Mode::Fresh)?;
-                Some(Resolved {
-                    table,
-                    shape: Shape::read(session, oid, Mode::Fresh),
-                })
+                Some(Resolved { table, shape: Shape::read(session, oid, Mode::Fresh) })
             });
             if found.is_none() {
                 why.push(format!("table {} is not there any more", d.table));
@@ -63,19 +56,13 @@ pub fn inverse<'a>(
             changes.inserted = d.removed.clone();
             for moved in &d.moved {
                 let updates = take_back(session, t, moved, why);
-                changes
-                    .updated
-                    .entry(moved.columns.clone())
-                    .or_default()
-                    .extend(updates);
+                changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
             for row in &d.added {
                 match find(session, t, &[row.clone()], true).pop() {
-                    Some(Found {
-                        address: Some(address),
-                        same: true,
-                        ..
-                    }) => changes.deleted.push(address),
+                    Some(Found { address: Some(address), same: true, .. }) => {
+                        changes.deleted.push(address)
+                    }
                     found => note(why, t, row, found.as_ref()),
                 }
             }
@@ -85,16 +72,10 @@ pub fn inverse<'a>(
 }
 
 fn take_back(session: &Session, t: &Resolved, moved: &Moved, why: &mut Vec<String>) -> Vec<Update> {
-    let missing: Vec<&String> = moved
-        .columns
-        .iter()
-        .filter(|c| t.shape.column(c).is_none())
-        .collect();
+    let missing: Vec<&String> =
+        moved.columns.iter().filter(|c| t.shape.column(c).is_none()).collect();
     if !missing.is_empty() {
-        why.push(format!(
-            "{} has lost the column {}",
-            t.table.label, missing[0]
-        ));
+        why.push(format!("{} has lost the column {}", t.table.label, missing[0]));
         return Vec::new();
     }
     let rows: Vec<Value> = moved
@@ -106,21 +87,12 @@ fn take_back(session: &Session, t: &Resolved, moved: &Moved, why: &mut Vec<Strin
     let mut updates = Vec::with_capacity(moved.rows.len());
     for (row, found) in moved.rows.iter().zip(found) {
         match found {
-            Found {
-                address: Some(address),
-                same: true,
-                ..
-            } => updates.push(Update {
+            Found { address: Some(address), same: true, .. } => updates.push(Update {
                 address,
                 before: row.after.clone(),
                 after: row.before.clone(),
             }),
-            found => note(
-                why,
-                t,
-                row.key.as_ref().unwrap_or(&Value::Null),
-                Some(&found),
-            ),
+            found => note(why, t, row.key.as_ref().unwrap_or(&Value::Null), Some(&found)),
         }
     }
     updates
@@ -135,21 +107,16 @@ fn note(why: &mut Vec<String>, t: &Resolved, row: &Value, found: Option<&Found>)
         Value::Object(values) => values
             .iter()
             .filter(|(name, _)| {
-                t.shape
-                    .primary_key
-                    .iter()
-                    .any(|k| super::rekey::unquoted(k) == **name)
+                t.shape.primary_key.iter().any(|k| super::rekey::unquoted(k) == **name)
             })
             .map(|(name, value)| format!("{name} {}", value.as_str().unwrap_or("NULL")))
             .collect(),
         _ => Vec::new(),
     };
     match why.len() {
-        n if n < NAMED => why.push(format!(
-            "a row of {} ({}) {what}",
-            t.table.label,
-            key.join(", ")
-        )),
+        n if n < NAMED => {
+            why.push(format!("a row of {} ({}) {what}", t.table.label, key.join(", ")))
+        }
         NAMED => why.push("and more".into()),
         _ => {}
     }
@@ -171,9 +138,7 @@ fn find(session: &Session, t: &Resolved, rows: &[Value], whole: bool) -> Vec<Fou
         ("x.r -> 'key'", "x.r ->> 'md5'".to_owned())
     };
     let has_key = !t.shape.primary_key.is_empty()
-        && rows
-            .iter()
-            .all(|row| whole || row.get("key").is_some_and(Value::is_object));
+        && rows.iter().all(|row| whole || row.get("key").is_some_and(Value::is_object));
     let on = if has_key {
         let equal: Vec<String> = t
             .shape
@@ -195,13 +160,7 @@ fn find(session: &Session, t: &Resolved, rows: &[Value], whole: bool) -> Vec<Fou
           ORDER BY x.place FOR UPDATE OF t",
         t.table.target()
     );
-    let mut found: Vec<Found> = rows
-        .iter()
-        .map(|_| Found {
-            address: None,
-            same: false,
-        })
-        .collect();
+    let mut found: Vec<Found> = rows.iter().map(|_| Found { address: None, same: false }).collect();
     pg::with_stable_text(|| {
         pg::as_role(t.table.owner, || {
             let args = [Arg::from(JsonB(Value::Array(rows.to_vec())))];

@@ -19,6 +19,7 @@ server psql "${quietly[@]}" --dbname demo --file "$here/fixtures/supabase.sql"
 # Where in the files a message comes from is of no interest here.
 show() { server psql --quiet --set ON_ERROR_STOP=1 --pset pager=off --dbname demo --username postgres --file "$1" 2>&1 | sed --unbuffered 's/^psql:[^ ]*: //'; }
 show "$here/demo/signups.sql"
+show "$here/demo/repair.sql"
 server stop
 trap - EXIT
 

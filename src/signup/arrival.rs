@@ -3,7 +3,7 @@
 use super::halving::{Act, Failed, do_for_most};
 use super::{Change, give_up};
 use crate::error::{Error, Failure};
-use crate::fix;
+use crate::fix::Linker;
 use crate::pg::{RowSet, subtransaction};
 use crate::settings;
 use crate::statements::audit::{self, Entry};
@@ -214,11 +214,13 @@ impl Visit<'_> {
     fn link(&self, app_users: &BTreeMap<usize, Uuid>) -> Result<(), Error> {
         let places: Vec<usize> = app_users.keys().copied().collect();
         self.attempt(&places, &|new, places| {
+            let linker = Linker::start(self.target)?;
             let mut entries = Vec::new();
             for (i, place) in places.iter().enumerate() {
                 let (from, to) = (app_users[place], self.arrivals[*place].id);
-                let moved = fix::link(self.target, from, to, || {
-                    self.target.refresh(&new.part(&[i]), true, true);
+                let one = new.part(&[i]);
+                let moved = linker.link(from, to, || {
+                    self.target.refresh(&one, true, true);
                 })?;
                 entries.push(Entry {
                     old_app_user_id: Some(from),

@@ -231,8 +231,7 @@ impl Target {
         let new = pg::as_role(self.auth.owner, || {
             connect(|session| {
                 let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
-                let rows = session.run(sql, &[id.into()], Mode::Fresh);
-                pg::RowSet::of_rows(&rows, self.auth.table)
+                RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
             })
         });
         if new.len() == 0 {

@@ -294,3 +294,21 @@ def test_many_at_once(app):
     )
     assert missing == 0
     assert {(entry["action"], entry["details"].get("error", {}).get("sqlstate")) for entry in audit(app)} == {("conflict", None)}
+
+
+@pytest.mark.parametrize("unique", [True, False])
+@pytest.mark.parametrize("change", ["DELETE FROM onagui.app_users", "UPDATE onagui.app_users SET email = 'other@example.com'"])
+@pytest.mark.parametrize("commits", [True, False])
+def test_the_row_to_link_goes_meanwhile(app, unique, change, commits):
+    if not unique:
+        app.sql("DROP INDEX onagui.app_users_email_key; CREATE INDEX ON onagui.app_users (lower(btrim(email)))")
+    app.sql("INSERT INTO onagui.app_users (id, email, username) VALUES (%s, 'same@example.com', 'mine')", [B])
+    with app.connect() as mine:
+        mine.autocommit = False
+        mine.execute(change)
+        signup = signup_meanwhile(app, A, "same@example.com").wait_blocked(by=mine)
+        mine.commit() if commits else mine.rollback()
+        signup.result()
+    assert app.warnings == []
+    assert [row for row in users(app) if row[0] == A] == [(A, "same@example.com", "same" if commits else "mine")]
+    assert [entry["action"] for entry in audit(app)] == ([] if commits else ["link"])

@@ -1,6 +1,6 @@
 //! Making rows under usernames that are free, and without the values that do not fit.
 
-use super::arrival::{Visit, settle_chunk};
+use super::arrival::Visit;
 use super::halving::{Failed, do_for_most};
 use crate::error::{Error, Failure};
 use crate::pg::{RowSet, subtransaction};
@@ -8,7 +8,7 @@ use crate::settings;
 use crate::statements::audit::{self, Entry};
 use onagui_decide::failure::{is_about_values, must_pass_on};
 use onagui_decide::names;
-use onagui_decide::signup::{Decision, decide};
+use onagui_decide::signup::Decision;
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 
@@ -102,7 +102,7 @@ impl Visit<'_> {
             for (j, name) in candidates.into_iter().enumerate() {
                 let compared = if folds { name.to_lowercase() } else { name.clone() };
                 let is_taken = taken.get(3 * i + j).copied().unwrap_or_default();
-                if j == 2 || !is_taken && !(unique && used.contains(&compared)) {
+                if j == 2 || !(is_taken || unique && used.contains(&compared)) {
                     used.insert(compared);
                     names[place] = Some(name);
                     break;
@@ -121,7 +121,9 @@ impl Visit<'_> {
     /// Makes the rows that failed with another username or without the values that do not fit.
     fn create_less(&self, failed: Vec<Failed>) -> Result<(), Error> {
         let mut causes: BTreeMap<Cause, Vec<Failed>> = BTreeMap::new();
-        for (place, failure) in self.without_latecomers(failed)? {
+        for (place, failure) in
+            self.decide_anew(failed, "23505", |_, now| matches!(now, Decision::Create))?
+        {
             causes.entry(Cause::of(&failure)).or_default().push((place, failure));
         }
         let mut hopeless = Vec::new();
@@ -144,35 +146,6 @@ impl Visit<'_> {
     fn is_wanting(&self, failure: &Failure) -> bool {
         failure.sqlstate == "23502"
             && failure.column.as_ref().is_some_and(|c| self.target.optional().all(|o| o != c))
-    }
-
-    /// Where somebody else was faster and has made a row that stands in the way: what is found now is decided on anew.
-    fn without_latecomers(&self, mut failed: Vec<Failed>) -> Result<Vec<Failed>, Error> {
-        let unique = |failure: &Failure| failure.sqlstate == "23505";
-        let places: Vec<usize> =
-            failed.iter().filter(|(_, failure)| unique(failure)).map(|(place, _)| *place).collect();
-        if places.is_empty() {
-            return Ok(failed);
-        }
-        let rows = self.rows(&places);
-        let now = match subtransaction(|| Ok(self.target.facts(&rows))) {
-            Ok(now) => now,
-            Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
-            Err(_) => return Ok(failed),
-        };
-        let late: Vec<usize> = now
-            .iter()
-            .zip(0..)
-            .filter(|(arrival, _)| {
-                !matches!(decide(&arrival.facts, settings::link_policy()), Decision::Create)
-            })
-            .map(|(_, i)| i)
-            .collect();
-        if !late.is_empty() {
-            failed.retain(|(place, _)| late.iter().all(|i| places[*i] != *place));
-            settle_chunk(self.target, &rows.part(&late), self.actor)?;
-        }
-        Ok(failed)
     }
 
     /// Tries one variant of the rows after another for all of `failed`, which have failed alike, then for each half.

@@ -9,8 +9,8 @@ use crate::fix::Linker;
 use crate::pg::{self, Call, Reply, RowSet, subtransaction};
 use crate::settings;
 use crate::statements::audit::{self, Entry};
-use crate::statements::registration as statements;
 use crate::statements::facts::Arrival;
+use crate::statements::registration as statements;
 use crate::statements::signup::{Target, all_written};
 use onagui_decide::failure::must_pass_on;
 use onagui_decide::registration::{self, Body, Caller, Role, Wanted};
@@ -51,7 +51,7 @@ fn rights_of(role: pgrx::pg_sys::Oid, house: House) -> Role {
     let is_superuser = pg::is_superuser(role);
     Role {
         is_superuser,
-        is_installer: role == house.owner || Some(role) == statements::installer(house),
+        is_installer: house.owner == role || Some(role) == statements::installer(house),
         is_service_role: named(c"service_role") == Some(role),
         is_authenticated: inherits(c"authenticated"),
         inherits_service_role: inherits(c"service_role"),

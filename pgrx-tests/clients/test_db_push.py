@@ -8,6 +8,7 @@ import pytest
 EXTENSION = "create extension onagui_sync;\n"
 TABLE = """
 create schema if not exists onagui;
+grant usage on schema onagui to anon, authenticated, service_role;
 create table onagui.app_users (id uuid primary key, email text, username text unique, metadata jsonb);
 alter table onagui.app_users enable row level security;
 """

@@ -44,10 +44,6 @@ BEGIN
         IF grantee OPERATOR(pg_catalog.=) 'service_role' THEN
             GRANT SELECT ON onagui.user_sync_status, onagui.sync_audit_log TO service_role;
         END IF;
-        -- They find nothing without it; it gives them nothing else.
-        IF NOT pg_catalog.has_schema_privilege(grantee, 'onagui', 'USAGE') THEN
-            EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA onagui TO %I', grantee);
-        END IF;
     END LOOP;
 END
 $$;

@@ -36,6 +36,7 @@ pub fn start() {
         pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), pg_sys::Datum::null());
         pg_sys::MarkGUCPrefixReserved(c"onagui_sync".as_ptr());
     }
+    super::planning::start();
 }
 
 /// The oid of a table by schema and name, without a lock.

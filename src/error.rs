@@ -167,6 +167,11 @@ pub enum Error {
         sqlstate: String,
         constraint: Option<String>,
     },
+    /// Who registers a reference lets fixes write it.
+    NotYoursToMove {
+        table: String,
+        column: String,
+    },
     /// Ends a subtransaction whose work was only tried.
     Rehearsed,
     /// An error that was caught and is passed on as it came.
@@ -397,6 +402,12 @@ impl From<Error> for Failure {
                 format!("{column} of {table} cannot be registered as a reference"),
                 why,
                 "A reference is a uuid, text or varchar column of an ordinary or partitioned table.".into(),
+            ),
+            Error::NotYoursToMove { table, column } => (
+                "42501",
+                format!("permission denied for {column} of {table}"),
+                "Fixes change what is registered; only who may UPDATE the column can register it.".into(),
+                format!("Let the owner of {table} GRANT UPDATE ({column}) on it to you, or register it."),
             ),
             Error::NoToken => (
                 "42501",

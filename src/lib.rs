@@ -37,6 +37,7 @@ door! {
     sync_user_registration => registration::sync_user_registration;
 }
 
+pgrx::extension_sql_file!("../sql/install/00_guard.sql", name = "guard", bootstrap);
 pgrx::extension_sql_file!("../sql/install/10_tables.sql", name = "tables");
 pgrx::extension_sql_file!("../sql/install/20_signup.sql", name = "signup", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/install/30_repair.sql", name = "repair", requires = ["tables"]);
@@ -56,9 +57,10 @@ pgrx::extension_sql_file!(
     name = "api_roles",
     requires = ["grants"]
 );
+pgrx::extension_sql_file!("../sql/install/96_names.sql", name = "names", requires = ["api_roles"]);
 pgrx::extension_sql_file!(
     "../sql/install/99_attach.sql",
     name = "attach",
-    requires = ["api_roles"],
+    requires = ["names"],
     finalize
 );

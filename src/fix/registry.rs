@@ -11,6 +11,7 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
     let column: String = call.arg_name(1).ok_or(Error::NullArgument { name: "p_column" })?;
     let house = House::find()?;
     let label = pg::table_name(table);
+    let caller = pg::current_role();
     pg::as_role(house.owner, || {
         connect(|session| {
             let rows = session.run(
@@ -19,7 +20,8 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                              ELSE t.oid IN ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype) END,
                         format_type(a.atttypid, a.atttypmod),
                         n.nspname::text, c.relname::text,
-                        c.oid IN (to_regclass('onagui.app_users'), to_regclass('auth.users'))
+                        c.oid IN (to_regclass('onagui.app_users'), to_regclass('auth.users')),
+                        a.attname IS NULL OR has_column_privilege($3, c.oid, a.attnum, 'UPDATE')
                    FROM pg_class c
                    JOIN pg_namespace n ON n.oid = c.relnamespace
                    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 AND a.attnum > 0
@@ -27,7 +29,7 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                    LEFT JOIN pg_type d ON d.oid = a.atttypid
                    LEFT JOIN pg_type t ON t.oid = CASE WHEN d.typtype = 'd' THEN d.typbasetype ELSE d.oid END
                   WHERE c.oid = $1",
-                &[table.into(), column.clone().into()],
+                &[table.into(), column.clone().into(), caller.into()],
                 Mode::Fresh,
             );
             let why = if rows.is_empty() || !rows.get(0, 1).unwrap_or(false) {
@@ -45,6 +47,10 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                     Some(true) => None,
                 }
             };
+            // Fixes write it as the table's owner, whoever has registered it.
+            if why.is_none() && !rows.get(0, 7).unwrap_or(false) {
+                return Err(Error::NotYoursToMove { table: label.clone(), column });
+            }
             if let Some(why) = why {
                 return Err(Error::NotAReference { table: label.clone(), column, why });
             }

@@ -486,7 +486,7 @@ impl From<Error> for Failure {
 }
 
 /// Names and values come from anywhere: none may make one line look like two.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(printable).collect()
 }
 

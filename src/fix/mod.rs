@@ -13,7 +13,7 @@ pub use registry::{prune_audit, register_reference};
 pub use undo::undo_fix;
 
 use crate::catalog::House;
-use crate::error::Error;
+use crate::error::{Error, plain};
 use crate::pg::{self, Arg, Call, Reply, RowWriter};
 use crate::statements::candidates::{Candidate, Which};
 use crate::statements::merge::OnConflict;
@@ -193,7 +193,7 @@ fn line(outcome: &Outcome) -> String {
             format!("OK: {email}: {reason}")
         }
     };
-    line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    plain(&line)
 }
 
 impl Outcome {

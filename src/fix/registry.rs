@@ -1,7 +1,7 @@
 //! `onagui.register_reference()` and `onagui.prune_audit()`.
 
 use crate::catalog::House;
-use crate::error::Error;
+use crate::error::{Error, plain};
 use crate::pg::{self, Call, Mode, Reply, connect};
 use pgrx::pg_sys::Oid;
 
@@ -64,11 +64,11 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                     Mode::Fresh,
                 )
                 .touched();
-            Ok(Reply::of(if new == 0 {
+            Ok(Reply::of(plain(&if new == 0 {
                 format!("OK: {label}.{column} was registered already")
             } else {
                 format!("OK: {label}.{column} is registered; fixes move it along")
-            }))
+            })))
         })
     })
 }

@@ -2,7 +2,7 @@
 
 use super::repair::Repair;
 use crate::catalog::House;
-use crate::error::{Error, Failure};
+use crate::error::{Error, Failure, plain};
 use crate::pg::{self, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::changes::{self, Done};
@@ -54,12 +54,12 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
             );
         })
     });
-    Ok(Reply::of(format!(
+    Ok(Reply::of(plain(&format!(
         "UNDONE: {} of {}, with {} rows that refer to the user; audit_id {by}",
         logged.action,
         logged.email.as_deref().unwrap_or("a user without e-mail"),
         undone.rows
-    )))
+    ))))
 }
 
 /// What stands in the way was not foreseen: a constraint or a trigger refused.

@@ -1,0 +1,134 @@
+"""Somebody else's account by somebody else's e-mail: refused each time, recorded, and not a hundred times."""
+
+import json
+import uuid
+
+import pytest
+from support import audit, expect_error
+
+VICTIM = "boss@example.com"
+
+
+@pytest.fixture
+def boss(db):
+    """An app user with roles, whose id auth has never known."""
+    db.install()
+    id = uuid.uuid4()
+    db.sql("CREATE TABLE onagui.roles (user_id uuid REFERENCES onagui.app_users ON UPDATE CASCADE, role text)")
+    db.sql("INSERT INTO onagui.app_users (id, email, username) VALUES (%s, %s, 'boss')", [id, VICTIM])
+    db.sql("INSERT INTO onagui.roles VALUES (%s, 'admin')", [id])
+    return id
+
+
+def register(db, user, email, **more):
+    with db.session("authenticator").acting_as("authenticated", sub=user) as request:
+        return request.one("SELECT onagui.sync_user_registration(%s)", [json.dumps({"userId": str(user), "email": email, **more})])
+
+
+def untouched(db, boss):
+    assert db.sql("SELECT user_id, role FROM onagui.roles") == [(boss, "admin")]
+    assert db.sql("SELECT id, username FROM onagui.app_users WHERE lower(email) = %s", [VICTIM]) == [(boss, "boss")]
+
+
+def test_by_an_unconfirmed_sign_up(db, boss):
+    mallory = db.auth.signup(VICTIM, {"username": "boss"}, confirmed=False)
+    untouched(db, boss)
+    # She tries everything she can, again and again.
+    for _ in range(5):
+        assert register(db, mallory, VICTIM, username="mallory", metadata={"role": "admin"})["data"] == {"action": "pending", "user": None}
+        db.sql("UPDATE auth.users SET raw_user_meta_data = '{\"email_verified\": true}', email = upper(email) WHERE id = %s", [mallory], role="supabase_auth_admin")
+        db.sql("UPDATE auth.users SET email = lower(email) WHERE id = %s", [mallory], role="supabase_auth_admin")
+    with expect_error("55000", "not confirmed"):
+        db.sql("SELECT onagui.fix_user_id_mismatch(%s)", [VICTIM])
+    with expect_error("55000", "not confirmed"):
+        db.sql("SELECT * FROM onagui.fix_user_id(%s, %s, true)", [boss, mallory])
+    assert db.sql("SELECT action, outcome FROM onagui.fix_user_ids(ARRAY[%s], true)", [VICTIM]) == [("refuse", "refused")]
+    assert db.sql("SELECT * FROM onagui.fix_user_ids(p_apply => true)") == []
+    untouched(db, boss)
+    assert db.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [mallory]) == 0
+    pending = audit(db, action="pending")
+    assert pending and len(pending) <= 2 and all(entry["old_app_user_id"] == boss for entry in pending)
+
+
+def test_by_many_sign_ups(db, boss):
+    """Deleted and made again: each is recorded once, none gets anything."""
+    for _ in range(3):
+        mallory = db.auth.signup(VICTIM, confirmed=False)
+        db.auth.delete(mallory)
+    untouched(db, boss)
+    assert sorted(entry["action"] for entry in audit(db)) == ["delete"] * 3 + ["pending"] * 3
+
+
+def test_by_a_phone_user_who_adds_the_email(db, boss):
+    mallory = db.auth.signup(phone="4912345")
+    before = db.one("SELECT count(*) FROM onagui.app_users")
+    with expect_error("22023"):
+        register(db, mallory, VICTIM)
+    db.auth.unlink_identity(mallory, VICTIM)
+    untouched(db, boss)
+    with expect_error("21000"):
+        register(db, mallory, VICTIM)
+    untouched(db, boss)
+    assert db.one("SELECT count(*) FROM onagui.app_users") == before
+    assert len(audit(db, action="conflict")) == 1
+
+
+def test_by_a_change_of_email(db, boss):
+    """Even a confirmed change gives nobody a second account: they have one."""
+    mallory = db.auth.signup("mallory@example.com")
+    db.auth.unlink_identity(mallory, VICTIM)
+    untouched(db, boss)
+    for _ in range(3):
+        with expect_error("21000", detail="another app user holds the new e-mail"):
+            register(db, mallory, VICTIM)
+    db.sql("UPDATE auth.users SET email_confirmed_at = now() WHERE id = %s", [mallory], role="supabase_auth_admin")
+    untouched(db, boss)
+    assert db.sql("SELECT email FROM onagui.app_users WHERE id = %s", [mallory]) == [("mallory@example.com",)]
+    assert len(audit(db, action="conflict")) == 1
+
+
+@pytest.mark.parametrize("how", ["delete", "soft_delete"])
+def test_by_the_address_of_a_deleted_user(db, how):
+    db.install()
+    old = db.auth.signup(VICTIM, {"username": "boss"})
+    getattr(db.auth, how)(old)
+    for _ in range(2):
+        mallory = db.auth.signup(VICTIM)
+        with expect_error("21000"):
+            register(db, mallory, VICTIM)
+        with expect_error("21000"):
+            db.sql("SELECT onagui.fix_user_id_mismatch(%s)", [VICTIM])
+        assert db.sql("SELECT id, username FROM onagui.app_users") == [(old, "boss")]
+        conflicts = audit(db, action="conflict", auth_user_id=mallory)
+        assert len(conflicts) == 1, conflicts
+        db.auth.delete(mallory)
+    # Not even after the log has been pruned.
+    db.sql("SELECT onagui.prune_audit('0')")
+    mallory = db.auth.signup(VICTIM)
+    assert db.sql("SELECT id FROM onagui.app_users") == [(old,)]
+
+
+def test_by_an_existing_users_address(db):
+    """SSO lets two auth users share an address; the second one gets nothing of the first."""
+    db.install()
+    first = db.auth.signup(VICTIM, {"username": "boss"})
+    mallory = db.auth.signup(VICTIM, sso=True)
+    assert db.sql("SELECT id FROM onagui.app_users") == [(first,)]
+    with expect_error("21000"):
+        register(db, mallory, VICTIM)
+    assert db.sql("SELECT id FROM onagui.app_users") == [(first,)]
+    assert len(audit(db, action="conflict")) == 1
+
+
+def test_look_alikes_are_others(db, boss):
+    for n, email in enumerate(("bоss@example.com", "boss@exаmple.com", "bo\u200bss@example.com", "boss@example.com\u00a0")):
+        user = db.auth.signup(email, {"username": f"other{n}"})
+        assert db.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [user]) == 1
+    untouched(db, boss)
+
+
+def test_an_id_that_is_somebody_elses(db, boss):
+    """An attacker cannot choose the id; even so a row with it stays whose it is."""
+    user = db.auth.signup("mallory@example.com", id=boss)
+    assert db.sql("SELECT email FROM onagui.app_users WHERE id = %s", [user]) == [("mallory@example.com",)]
+    assert [entry["action"] for entry in audit(db)] == ["update_email"]

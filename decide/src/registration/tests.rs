@@ -131,3 +131,95 @@ fn what_an_error_repeats_is_short_and_plain() {
     assert_eq!(shown("a\nb\u{202e}c"), "a\u{fffd}b\u{fffd}c");
     assert_eq!(shown(&"x".repeat(1_000)).chars().count(), SHOWN + 1);
 }
+
+mod fuzz {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// Any JSON, with the keys that matter more often than by chance.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,20}".prop_map(Value::from),
+            Just(json!(ID)),
+            Just(json!("ann@example.com")),
+        ];
+        leaf.prop_recursive(4, 40, 6, |inner| {
+            let key = prop_oneof![
+                Just("userId".to_owned()),
+                Just("email".to_owned()),
+                Just("username".to_owned()),
+                Just("metadata".to_owned()),
+                Just("sub".to_owned()),
+                ".{0,8}",
+            ];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::hash_map(key, inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn check(text: &str) {
+        let _ = subject(text);
+        let Ok(body) = Body::parse(text) else {
+            return;
+        };
+        let _ = body.user_id();
+        let Ok(wanted) = body.wanted() else {
+            return;
+        };
+        // What was let through is what the text says.
+        let value: Value = serde_json::from_str(text).expect("JSON that was taken apart");
+        assert_eq!(value["email"], json!(wanted.email));
+        assert_eq!(
+            value["username"].as_str().filter(|name| !name.is_empty()),
+            wanted.username.as_deref()
+        );
+        if let Some(metadata) = &wanted.metadata {
+            assert!(value["metadata"].is_object());
+            let again: Value = serde_json::from_str(metadata).expect("an object");
+            assert_eq!(again, value["metadata"]);
+        }
+        assert!(shown(&wanted.email).chars().all(|c| !c.is_control()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: std::env::var("ONAGUI_SYNC_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000),
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_json_is_taken_or_refused(value in any_json()) {
+            check(&value.to_string());
+        }
+
+        #[test]
+        fn any_text_is_taken_or_refused(text in ".{0,200}") {
+            check(&text);
+            let _ = parse_uuid(&text);
+            prop_assert!(shown(&text).chars().count() <= SHOWN + 1);
+        }
+
+        #[test]
+        fn a_broken_body_is_no_trouble(value in any_json(), cut in any::<prop::sample::Index>()) {
+            let text = value.to_string();
+            let at = cut.index(text.chars().count().max(1));
+            check(&text.chars().take(at).collect::<String>());
+        }
+
+        #[test]
+        fn a_name_fits_and_keeps_its_digits(name in ".{0,300}", id in any::<[u8; 16]>(), longest in 0usize..300) {
+            for candidate in crate::names::candidates(&name, &id, longest) {
+                prop_assert!(candidate.chars().count() <= longest);
+            }
+        }
+    }
+}

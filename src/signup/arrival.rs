@@ -222,11 +222,16 @@ impl Visit<'_> {
         }
         let failed = do_for_most(&self.rows(&places), &places, &|new, places| {
             let linker = Linker::start(self.target)?;
+            let policy = settings::link_policy();
             let mut entries = Vec::new();
             for (i, place) in places.iter().enumerate() {
                 let (from, to) = (app_users[place], self.arrivals[*place].id);
                 let one = new.part(&[i]);
-                let moved = linker.link(from, to, || {
+                let is_still_so = || {
+                    let now = self.target.facts(&one);
+                    now.iter().all(|a| decide(&a.facts, policy) == Decision::Link(from))
+                };
+                let moved = linker.link(from, to, is_still_so, || {
                     self.target.refresh(&one, true, true);
                 })?;
                 entries.push(Entry {

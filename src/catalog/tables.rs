@@ -1,19 +1,19 @@
 //! The extension's own tables, `auth.users` and `onagui.app_users` as they are now.
 
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Session};
+use crate::pg::{self, Arg, Guarded, Mode, Session};
 use pgrx::pg_sys::Oid;
 
 /// The extension's own tables, and the role that owns them.
 #[derive(Clone, Copy)]
 pub struct House {
-    pub owner: Oid,
+    pub owner: Guarded,
 }
 
 impl House {
     pub fn find() -> Result<Self, Error> {
         let log = pg::table_named(c"onagui", c"sync_audit_log").ok_or(Error::NotWhole)?;
-        Ok(House { owner: pg::owner_of(log).ok_or(Error::NotWhole)? })
+        Ok(House { owner: Guarded(pg::owner_of(log).ok_or(Error::NotWhole)?) })
     }
 }
 
@@ -287,9 +287,20 @@ fn read_deferrable(session: &Session, table: Oid, owner: Oid) -> Vec<(String, bo
                 bool_and(c.condeferred)
                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o
                                  WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred)
-           FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
-          WHERE c.condeferrable AND $1 IN (c.conrelid, c.confrelid)
+           FROM pg_catalog.pg_constraint c
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+           JOIN pg_catalog.pg_class t ON t.oid = c.conrelid
+          WHERE c.condeferrable
+            AND (c.conrelid = $1
+                 OR c.contype = 'f' AND c.confrelid = $1
+                 -- What the table's triggers write elsewhere.
+                 OR c.condeferred AND t.relowner = $2
+                    AND EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = $1 AND NOT g.tgisinternal))
             AND pg_catalog.has_schema_privilege($2, n.oid, 'USAGE')
+            -- Setting a name fires what waits under it: nobody else's trigger may run as this owner.
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class ot ON ot.oid = o.conrelid
+                             WHERE o.connamespace = n.oid AND o.conname = c.conname AND o.contype <> 'f'
+                               AND ot.relowner <> $2)
           GROUP BY n.oid, n.nspname, c.conname
           ORDER BY 1",
         &[Arg::from(table), Arg::from(owner)],

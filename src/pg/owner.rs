@@ -2,6 +2,7 @@
 //! (`ri_PerformCheck` in src/backend/utils/adt/ri_triggers.c): only around a statement, with row security not forced,
 //! with nothing resolved through the caller's search_path, and undone on every path.
 
+use super::planning::{self, Role};
 use pgrx::pg_sys;
 use std::cell::Cell;
 
@@ -15,6 +16,7 @@ struct Restore {
     role: pg_sys::Oid,
     context: i32,
     settings: i32,
+    guarded: bool,
 }
 
 impl Drop for Restore {
@@ -24,21 +26,31 @@ impl Drop for Restore {
             pg_sys::AtEOXact_GUC(false, self.settings);
             pg_sys::SetUserIdAndSecContext(self.role, self.context);
         }
+        planning::guard(self.guarded);
     }
 }
 
 /// Runs `f` as `role`. `SET ROLE` and `SET SESSION AUTHORIZATION` are refused in there, and every setting that is
-/// changed in there (by a trigger of the application, say) is put back afterwards.
-pub fn as_role<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
-    let mut restore = Restore { role: pg_sys::InvalidOid, context: 0, settings: 0 };
+/// changed in there (by a trigger of the application, say) is put back afterwards. Nothing of it may outlive `f` either:
+/// no temporary object that the session would later take for another one, no deferred trigger that COMMIT would fire as
+/// the session's role.
+pub fn as_role<R>(role: impl Into<Role>, f: impl FnOnce() -> R) -> R {
+    let role = role.into();
+    let mut restore = Restore {
+        role: pg_sys::InvalidOid,
+        context: 0,
+        settings: 0,
+        guarded: planning::guard(role.guarded),
+    };
     // SAFETY: saves, then sets backend-local state; `restore` puts it back also when `f` unwinds.
     let _restore = unsafe {
         pg_sys::GetUserIdAndSecContext(&mut restore.role, &mut restore.context);
         restore.settings = pg_sys::NewGUCNestLevel();
         let context = restore.context
             | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
+            | pg_sys::SECURITY_RESTRICTED_OPERATION as i32
             | pg_sys::SECURITY_NOFORCE_RLS as i32;
-        pg_sys::SetUserIdAndSecContext(role, context);
+        pg_sys::SetUserIdAndSecContext(role.oid, context);
         pin_search_path();
         restore
     };

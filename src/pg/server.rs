@@ -36,6 +36,7 @@ pub fn start() {
         pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), pg_sys::Datum::null());
         pg_sys::MarkGUCPrefixReserved(c"onagui_sync".as_ptr());
     }
+    super::planning::start();
 }
 
 /// The oid of a table by schema and name, without a lock.
@@ -124,6 +125,38 @@ pub fn role_name(role: pg_sys::Oid) -> String {
         }
         CStr::from_ptr(name).to_string_lossy().into_owned()
     }
+}
+
+/// The role with this name.
+pub fn role_named(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a look-up in the system cache.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (role != pg_sys::InvalidOid).then_some(role)
+}
+
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the system cache.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether `role` is `other` or inherits its rights. A superuser inherits everything.
+pub fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the system cache.
+    unsafe { pg_sys::has_privs_of_role(role, other) }
+}
+
+/// A setting of the session; None where it has never been set.
+pub fn setting(name: &CStr) -> Option<String> {
+    // SAFETY: answers NULL or a string that holds until the setting changes.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+    }
+}
+
+/// Writes `failure` into the server's log, and nowhere else.
+pub fn log(failure: Failure) {
+    raise(PgLogLevel::LOG_SERVER_ONLY, failure);
 }
 
 /// A table's name as SQL writes it, schema included.

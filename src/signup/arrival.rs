@@ -11,7 +11,7 @@ use crate::statements::facts::Arrival;
 use crate::statements::people::AT_ONCE;
 use crate::statements::signup::{Target, all_written};
 use onagui_decide::failure::must_pass_on;
-use onagui_decide::signup::{Decision, decide};
+use onagui_decide::signup::{Decision, PENDING, decide};
 use pgrx::Uuid;
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
@@ -154,7 +154,7 @@ impl Visit<'_> {
     fn pending(&self, place: usize, app_user: Uuid) -> Entry {
         Entry {
             old_app_user_id: Some(app_user),
-            details: json!({ "reason": "the e-mail is not confirmed yet; its confirmation links the app user" }),
+            details: json!({ "reason": PENDING }),
             ..self.entry(place, "pending", "planned")
         }
     }

@@ -57,6 +57,9 @@ fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
     ]
 }
 
+/// Gives roles of the REST interface their rights where they have been created since CREATE EXTENSION.
+const API_ROLES: &str = include_str!("../../sql/install/95_api_roles.sql");
+
 /// Attaches what is not attached as wanted, and leaves the rest alone: a call that changes nothing takes no lock.
 pub fn enable(call: &Call) -> Result<Reply, Error> {
     let always = call.arg::<bool>(0).unwrap_or_default();
@@ -64,6 +67,7 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
     pg::as_role(house.owner, || {
         connect(|session| {
             let auth = Auth::read(session)?;
+            session.run(API_ROLES, &[], Mode::Fresh);
             let state = if always { "A" } else { "O" };
             let mut changed = 0;
             for trigger in wanted(&auth, always) {

@@ -75,16 +75,16 @@ impl Target {
 
     /// Which of `ids` are, or once were, an auth user's.
     fn known(&self, ids: Vec<Uuid>) -> HashSet<[u8; 16]> {
-        let ask = |role, sql: &str| {
+        let ask = |role: pg::Role, sql: &str| {
             pg::as_role(role, || {
                 connect(|session| {
                     session.run(sql, &[ids.clone().into()], Mode::Fresh).column::<Uuid>()
                 })
             })
         };
-        let now = ask(self.auth.owner, "SELECT id FROM ONLY auth.users WHERE id = ANY ($1)");
+        let now = ask(self.auth.owner.into(), "SELECT id FROM ONLY auth.users WHERE id = ANY ($1)");
         let once = ask(
-            self.house.owner,
+            self.house.owner.into(),
             "SELECT auth_user_id FROM onagui.sync_known_id WHERE auth_user_id = ANY ($1)",
         );
         now.iter().chain(&once).map(|id| *id.as_bytes()).collect()

@@ -310,15 +310,20 @@ impl Target {
         format!("({source})::{kind}")
     }
 
+    /// The condition, over the alias `a`, that an app user has the username `name`, a text; as the unique index on the
+    /// username compares. None where there is no such index.
+    pub fn same_username(&self, name: &str) -> Option<String> {
+        let kind = self.app.column("username").map_or("text", |c| c.kind.as_str());
+        Some(match self.app.username_is_unique.as_ref()? {
+            Fold::Column { operator } => format!("a.username {operator} {name}::{kind}"),
+            Fold::Lower => format!("lower(a.username::text) = lower({name})"),
+        })
+    }
+
     /// Which of `names` another app user has, by the unique index on the username; empty where there is none.
     pub fn taken_usernames(&self, names: &[String]) -> Vec<bool> {
-        let Some(fold) = &self.app.username_is_unique else {
+        let Some(equal) = self.same_username("c.name") else {
             return vec![false; names.len()];
-        };
-        let kind = self.app.column("username").map_or("text", |c| c.kind.as_str());
-        let equal = match fold {
-            Fold::Column { operator } => format!("a.username {operator} c.name::{kind}"),
-            Fold::Lower => "lower(a.username::text) = lower(c.name)".to_owned(),
         };
         let sql = format!(
             "SELECT EXISTS (SELECT FROM {}onagui.app_users a WHERE {equal})

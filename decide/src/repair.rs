@@ -130,37 +130,20 @@ mod tests {
 
     #[test]
     fn only_what_a_fix_changes_is_fixable() {
-        let fixable: Vec<&str> = Status::ALL
-            .into_iter()
-            .filter(|s| s.is_fixable())
-            .map(Status::name)
-            .collect();
-        assert_eq!(
-            fixable,
-            [
-                "EMAIL_MISMATCH",
-                "MISMATCHED",
-                "DUPLICATE",
-                "MISSING_IN_APP_USERS"
-            ]
-        );
+        let fixable: Vec<&str> =
+            Status::ALL.into_iter().filter(|s| s.is_fixable()).map(Status::name).collect();
+        assert_eq!(fixable, ["EMAIL_MISMATCH", "MISMATCHED", "DUPLICATE", "MISSING_IN_APP_USERS"]);
     }
 
     #[test]
     fn a_chain_goes_last_link_first() {
-        assert_eq!(
-            order_of_exchange(&[Some(1), Some(2), None]),
-            (vec![2, 1, 0], vec![])
-        );
+        assert_eq!(order_of_exchange(&[Some(1), Some(2), None]), (vec![2, 1, 0], vec![]));
         assert_eq!(order_of_exchange(&[None, None]), (vec![0, 1], vec![]));
     }
 
     #[test]
     fn a_swap_is_a_ring() {
-        assert_eq!(
-            order_of_exchange(&[Some(1), Some(0)]),
-            (vec![], vec![vec![0, 1]])
-        );
+        assert_eq!(order_of_exchange(&[Some(1), Some(0)]), (vec![], vec![vec![0, 1]]));
     }
 
     #[test]

@@ -110,11 +110,7 @@ impl Shape {
                 generated: rows.get(row, 4),
             });
         }
-        Shape {
-            columns,
-            primary_key,
-            unique: read_unique(session, table, mode),
-        }
+        Shape { columns, primary_key, unique: read_unique(session, table, mode) }
     }
 
     pub fn column(&self, quoted: &str) -> Option<&ShapeColumn> {
@@ -126,9 +122,7 @@ impl Shape {
         self.unique.iter().filter(move |unique| {
             unique.uses.iter().any(|used| {
                 changed.contains(used)
-                    || self
-                        .column(used)
-                        .is_some_and(|column| column.generated.is_some())
+                    || self.column(used).is_some_and(|column| column.generated.is_some())
             })
         })
     }
@@ -143,22 +137,13 @@ impl Shape {
         if self.primary_key.is_empty() {
             return "NULL::jsonb".into();
         }
-        image_of(
-            self.columns
-                .iter()
-                .filter(|c| self.primary_key.contains(&c.quoted)),
-        )
+        image_of(self.columns.iter().filter(|c| self.primary_key.contains(&c.quoted)))
     }
 }
 
 fn image_of<'a>(columns: impl Iterator<Item = &'a ShapeColumn>) -> String {
     let (names, values): (Vec<String>, Vec<String>) = columns
-        .map(|c| {
-            (
-                pgrx::spi::quote_literal(&c.name),
-                format!("t.{}::text", c.quoted),
-            )
-        })
+        .map(|c| (pgrx::spi::quote_literal(&c.name), format!("t.{}::text", c.quoted)))
         .unzip();
     format!(
         "jsonb_object(ARRAY[{}]::text[], ARRAY[{}]::text[])",

@@ -23,9 +23,7 @@ struct Progress {
 pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
     let size = match call.arg::<i32>(0) {
         None => {
-            return Err(Error::NullArgument {
-                name: "p_batch_size",
-            });
+            return Err(Error::NullArgument { name: "p_batch_size" });
         }
         Some(size) if size < 1 => {
             return Err(Error::BadArgument {
@@ -50,10 +48,8 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
                 let repair = Repair::start(House::find()?, true, policy, actor.clone())?;
                 repair.candidates(&Which::Fixable(LIST + tried.len()))
             };
-            let todo: Vec<Candidate> = list
-                .into_iter()
-                .filter(|c| !tried.contains(&c.pair()))
-                .collect();
+            let todo: Vec<Candidate> =
+                list.into_iter().filter(|c| !tried.contains(&c.pair())).collect();
             if todo.is_empty() {
                 report("finished", &progress, 0, started);
                 return Ok(());

@@ -25,28 +25,18 @@ pub fn exchange(repair: &Repair, todo: Vec<Candidate>) -> Result<Vec<Outcome>, E
             row
         })
         .collect();
-    let holders: HashMap<&str, usize> = todo
-        .iter()
-        .enumerate()
-        .filter_map(|(i, c)| Some((c.app_key.as_deref()?, i)))
-        .collect();
+    let holders: HashMap<&str, usize> =
+        todo.iter().enumerate().filter_map(|(i, c)| Some((c.app_key.as_deref()?, i))).collect();
     let wants: Vec<Option<usize>> = todo
         .iter()
         .enumerate()
-        .map(|(i, c)| {
-            holders
-                .get(c.auth_key.as_deref()?)
-                .copied()
-                .filter(|holder| *holder != i)
-        })
+        .map(|(i, c)| holders.get(c.auth_key.as_deref()?).copied().filter(|holder| *holder != i))
         .collect();
     let (order, rings) = order_of_exchange(&wants);
     if !repair.apply {
         let ids: Vec<Uuid> = todo.iter().filter_map(|c| c.app_user_id).collect();
         for candidate in &todo {
-            outcomes.push(pg::connect(|session| {
-                rehearse(repair, session, candidate, &ids)
-            })?);
+            outcomes.push(pg::connect(|session| rehearse(repair, session, candidate, &ids))?);
         }
         return Ok(outcomes);
     }
@@ -71,9 +61,8 @@ fn rehearse(
     let table = &repair.mover.references.tables[0];
     let shape = repair.mover.shape(session, 0, Mode::Read);
     let source = format!("FROM {} t WHERE t.id = $1", table.target());
-    let moved = collisions::moved(shape, &source, |c| {
-        (c.quoted == "email").then(|| "$2".to_owned())
-    });
+    let moved =
+        collisions::moved(shape, &source, |c| (c.quoted == "email").then(|| "$2".to_owned()));
     let mut found = Vec::new();
     for unique in shape.touched_by(&["email".to_owned()]) {
         let sql = format!(
@@ -86,10 +75,7 @@ fn rehearse(
             exchanging.to_vec().into(),
         ];
         let rows = pg::as_role(table.owner, || {
-            session
-                .run(&sql, &args, Mode::Read)
-                .one::<i64>()
-                .unwrap_or_default()
+            session.run(&sql, &args, Mode::Read).one::<i64>().unwrap_or_default()
         });
         if rows > 0 {
             found.push(Collision {
@@ -149,17 +135,11 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
     if users.len() > 1 {
         // Nobody holds an address of the ring any more while its members take theirs.
         for candidate in users {
-            let nobody = repair
-                .target
-                .app
-                .column("email")
-                .is_some_and(|c| !c.not_null);
+            let nobody = repair.target.app.column("email").is_some_and(|c| !c.not_null);
             let parked = (!nobody).then(|| {
                 format!(
                     "exchange-{}",
-                    candidate
-                        .app_user_id
-                        .map_or_else(String::new, |id| id.to_string())
+                    candidate.app_user_id.map_or_else(String::new, |id| id.to_string())
                 )
             });
             set_email(repair, session, candidate, parked)?;
@@ -186,9 +166,7 @@ fn set_email(
 ) -> Result<Vec<Done>, Error> {
     let table = &repair.mover.references.tables[0];
     let shape = repair.mover.shape(session, 0, Mode::Fresh);
-    let id = candidate
-        .app_user_id
-        .ok_or_else(|| Error::AppUserGone { id: "NULL".into() })?;
+    let id = candidate.app_user_id.ok_or_else(|| Error::AppUserGone { id: "NULL".into() })?;
     let mut of_table = TableChanges::new(table, shape);
     of_table.updated.insert(
         vec!["email".into()],
@@ -199,5 +177,5 @@ fn set_email(
             after: vec![email],
         }],
     );
-    changes::apply(session, &[of_table], &repair.mover.references.deferrable())
+    changes::apply(session, &[of_table], &repair.mover.references.deferrable)
 }

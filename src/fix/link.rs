@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::pg::{self, Mode, connect};
 use crate::statements::candidates::{Candidate, Check};
 use crate::statements::changes;
+use crate::statements::merge;
 use crate::statements::rekey::{Mover, Referring};
 use crate::statements::signup::Target;
 use onagui_decide::repair::Status;
@@ -30,27 +31,19 @@ pub fn link(
         mover.lock(session, &[app, auth]);
         let candidate = Candidate::pair_of(Status::Mismatched, app, auth);
         if !Check::default().still_is(session, target, &candidate) {
-            return Err(Error::AppUserGone {
-                id: app.to_string(),
-            });
+            return Err(Error::AppUserGone { id: app.to_string() });
         }
-        let held = mover.held_before(session, auth);
-        let moved = mover.rekey(session, app, auth);
-        let (table, shape) = (
-            &mover.references.tables[0],
-            mover.shape(session, 0, Mode::Fresh),
-        );
+        let done = merge::rekey(session, &mover, app, auth, &[])?;
+        let (table, shape) = (&mover.references.tables[0], mover.shape(session, 0, Mode::Fresh));
         let before = changes::whole_row(session, table, shape, auth);
         refresh();
         let refreshed =
             before.and_then(|row| changes::difference(session, table, shape, auth, &row));
-        let mut undo = vec![
-            json!({ "rekey": { "from": app.to_string(), "to": auth.to_string(), "held": held } }),
-        ];
+        let mut undo = vec![done.step];
         undo.extend(refreshed.map(|done| json!({ "changes": [done] })));
         Ok(Linked {
-            rows: Referring::total(&moved),
-            details: json!({ "references": Referring::to_json(&moved), "undo": undo }),
+            rows: Referring::total(&done.moved),
+            details: json!({ "references": Referring::to_json(&done.moved), "undo": undo }),
         })
     })
 }

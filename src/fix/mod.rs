@@ -31,9 +31,7 @@ fn policy(call: &Call, place: usize) -> Result<OnConflict, Error> {
         Some("error") => Ok(OnConflict::Error),
         Some("keep_auth") => Ok(OnConflict::KeepAuth),
         Some("keep_app") => Ok(OnConflict::KeepApp),
-        None => Err(Error::NullArgument {
-            name: "p_on_conflict",
-        }),
+        None => Err(Error::NullArgument { name: "p_on_conflict" }),
         Some(other) => Err(Error::BadArgument {
             name: "p_on_conflict",
             value: format!("{other:?}"),
@@ -65,9 +63,7 @@ fn put(writer: &RowWriter, outcome: Outcome) {
         Arg::of(outcome.auth_user_id),
         Arg::of(outcome.old_app_user_id),
         Arg::of(outcome.new_app_user_id),
-        Arg::of(Some(
-            i64::try_from(outcome.rows_changed).unwrap_or(i64::MAX),
-        )),
+        Arg::of(Some(i64::try_from(outcome.rows_changed).unwrap_or(i64::MAX))),
         JsonB(outcome.details).into(),
         Arg::of(outcome.audit_id),
     ]);
@@ -76,9 +72,7 @@ fn put(writer: &RowWriter, outcome: Outcome) {
 /// `onagui.fix_user_ids(p_emails, p_apply, p_on_conflict, p_limit)`.
 pub fn fix_user_ids(call: &Call) -> Result<Reply, Error> {
     let emails: Option<Vec<Option<String>>> = call.arg(0);
-    let apply = call
-        .arg::<bool>(1)
-        .ok_or(Error::NullArgument { name: "p_apply" })?;
+    let apply = call.arg::<bool>(1).ok_or(Error::NullArgument { name: "p_apply" })?;
     let policy = policy(call, 2)?;
     let limit = limit(call, 3)?.unwrap_or(usize::MAX);
     let house = House::find()?;
@@ -124,15 +118,9 @@ pub fn fix_user_ids(call: &Call) -> Result<Reply, Error> {
 
 /// `onagui.fix_user_id(p_app_user_id, p_auth_user_id, p_apply, p_on_conflict)`: a person's decision.
 pub fn fix_user_id(call: &Call) -> Result<Reply, Error> {
-    let app: Uuid = call.arg(0).ok_or(Error::NullArgument {
-        name: "p_app_user_id",
-    })?;
-    let auth: Uuid = call.arg(1).ok_or(Error::NullArgument {
-        name: "p_auth_user_id",
-    })?;
-    let apply = call
-        .arg::<bool>(2)
-        .ok_or(Error::NullArgument { name: "p_apply" })?;
+    let app: Uuid = call.arg(0).ok_or(Error::NullArgument { name: "p_app_user_id" })?;
+    let auth: Uuid = call.arg(1).ok_or(Error::NullArgument { name: "p_auth_user_id" })?;
+    let apply = call.arg::<bool>(2).ok_or(Error::NullArgument { name: "p_apply" })?;
     let policy = policy(call, 3)?;
     let writer = call.rows();
     let repair = Repair::start(House::find()?, apply, policy, actor())?;
@@ -146,9 +134,7 @@ pub fn fix_user_id(call: &Call) -> Result<Reply, Error> {
 /// `onagui.fix_user_id_mismatch(p_email, p_use_auth_id)`: one user, one line.
 pub fn fix_user_id_mismatch(call: &Call) -> Result<Reply, Error> {
     let email: String = call.arg(0).ok_or(Error::NullArgument { name: "p_email" })?;
-    let apply = call.arg::<bool>(1).ok_or(Error::NullArgument {
-        name: "p_use_auth_id",
-    })?;
+    let apply = call.arg::<bool>(1).ok_or(Error::NullArgument { name: "p_use_auth_id" })?;
     let repair = Repair::start(House::find()?, apply, OnConflict::Error, actor())?;
     let found = repair.candidates(&Which::Email(email.clone()));
     if found.is_empty() {
@@ -166,30 +152,19 @@ pub fn fix_user_id_mismatch(call: &Call) -> Result<Reply, Error> {
     }
     // What was done says more than that the rest is in order.
     lines.sort_by_key(|line| line.starts_with("OK:"));
-    lines.truncate(
-        lines
-            .iter()
-            .filter(|line| !line.starts_with("OK:"))
-            .count()
-            .max(1),
-    );
+    lines.truncate(lines.iter().filter(|line| !line.starts_with("OK:")).count().max(1));
     Ok(Reply::of(lines.join("; ")))
 }
 
 fn line(outcome: &Outcome) -> String {
     let text = |id: Option<Uuid>| id.map_or("none".into(), |id| id.to_string());
-    let email = outcome
-        .email
-        .clone()
-        .unwrap_or_else(|| text(outcome.auth_user_id));
+    let email = outcome.email.clone().unwrap_or_else(|| text(outcome.auth_user_id));
     let rows = match outcome.rows_changed {
         1 => "1 row".to_owned(),
         n => format!("{n} rows"),
     };
     let (old, new) = (text(outcome.old_app_user_id), text(outcome.auth_user_id));
-    let undo = outcome
-        .audit_id
-        .map_or(String::new(), |id| format!("; audit_id {id}"));
+    let undo = outcome.audit_id.map_or(String::new(), |id| format!("; audit_id {id}"));
     let line = match (outcome.outcome, outcome.action) {
         ("planned", Action::Rekey) => {
             format!("MANUAL: {email}: change app user {old} to {new}, with {rows} that refer to it")
@@ -214,22 +189,16 @@ fn line(outcome: &Outcome) -> String {
         ("done", Action::Create) => format!("CREATED: {email}: app user {new}{undo}"),
         ("done", _) => format!("FIXED: {email}: app user {new} has auth's e-mail{undo}"),
         _ => {
-            let reason = outcome.details["reason"]
-                .as_str()
-                .unwrap_or("both sides agree");
+            let reason = outcome.details["reason"].as_str().unwrap_or("both sides agree");
             format!("OK: {email}: {reason}")
         }
     };
-    line.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 impl Outcome {
     fn unknown(email: &str) -> Self {
-        let failure = Error::UnknownEmail {
-            email: email.to_owned(),
-        };
+        let failure = Error::UnknownEmail { email: email.to_owned() };
         let mut outcome = Outcome::new(Action::Refuse, "refused");
         outcome.email = Some(email.to_owned());
         outcome.details = json!({ "reason": "nobody has this e-mail" });

@@ -8,9 +8,7 @@ use pgrx::pg_sys::Oid;
 /// `onagui.register_reference(p_table regclass, p_column name)`.
 pub fn register_reference(call: &Call) -> Result<Reply, Error> {
     let table: Oid = call.arg(0).ok_or(Error::NullArgument { name: "p_table" })?;
-    let column: String = call
-        .arg_name(1)
-        .ok_or(Error::NullArgument { name: "p_column" })?;
+    let column: String = call.arg_name(1).ok_or(Error::NullArgument { name: "p_column" })?;
     let house = House::find()?;
     let label = pg::table_name(table);
     pg::as_role(house.owner, || {
@@ -48,16 +46,10 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                 }
             };
             if let Some(why) = why {
-                return Err(Error::NotAReference {
-                    table: label.clone(),
-                    column,
-                    why,
-                });
+                return Err(Error::NotAReference { table: label.clone(), column, why });
             }
-            let (schema, name): (String, String) = (
-                rows.get(0, 4).unwrap_or_default(),
-                rows.get(0, 5).unwrap_or_default(),
-            );
+            let (schema, name): (String, String) =
+                (rows.get(0, 4).unwrap_or_default(), rows.get(0, 5).unwrap_or_default());
             let new = session
                 .run(
                     "INSERT INTO onagui.sync_reference (table_schema, table_name, column_name)
@@ -77,17 +69,13 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
 
 /// `onagui.prune_audit(p_older_than interval)`: answers how many entries it removed. Known ids stay.
 pub fn prune_audit(call: &Call) -> Result<Reply, Error> {
-    let age: pgrx::datum::Interval = call.arg(0).ok_or(Error::NullArgument {
-        name: "p_older_than",
-    })?;
+    let age: pgrx::datum::Interval =
+        call.arg(0).ok_or(Error::NullArgument { name: "p_older_than" })?;
     let house = House::find()?;
     pg::as_role(house.owner, || {
         connect(|session| {
-            let rows = session.run(
-                "SELECT $1 < interval '0', $1::text",
-                &[age.into()],
-                Mode::Fresh,
-            );
+            let rows =
+                session.run("SELECT $1 < interval '0', $1::text", &[age.into()], Mode::Fresh);
             if rows.get(0, 1).unwrap_or(false) {
                 return Err(Error::BadArgument {
                     name: "p_older_than",
@@ -95,9 +83,8 @@ pub fn prune_audit(call: &Call) -> Result<Reply, Error> {
                     wanted: "an interval that is not negative, such as '90 days'",
                 });
             }
-            let age: pgrx::datum::Interval = call.arg(0).ok_or(Error::NullArgument {
-                name: "p_older_than",
-            })?;
+            let age: pgrx::datum::Interval =
+                call.arg(0).ok_or(Error::NullArgument { name: "p_older_than" })?;
             let removed = session
                 .run(
                     "DELETE FROM onagui.sync_audit_log WHERE occurred_at < now() - $1",

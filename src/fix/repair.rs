@@ -7,7 +7,7 @@ use crate::pg::{self, Mode, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Check, Which, read};
 use crate::statements::changes;
-use crate::statements::merge::{Merge, OnConflict};
+use crate::statements::merge::{self, Merge, OnConflict};
 use crate::statements::rekey::{Collision, Mover, Referring};
 use crate::statements::signup::Target;
 use onagui_decide::failure::must_pass_on;
@@ -101,14 +101,7 @@ impl Repair {
         let mover = pg::as_role(house.owner, || {
             pg::connect(|session| Mover::read(session, house, &target.app, mode))
         })?;
-        Ok(Repair {
-            target,
-            mover,
-            check: Check::default(),
-            apply,
-            policy,
-            actor,
-        })
+        Ok(Repair { target, mover, check: Check::default(), apply, policy, actor })
     }
 
     pub fn mode(&self) -> Mode {
@@ -121,9 +114,8 @@ impl Repair {
 
     /// Repairs each of `todo`, and records what was done in one statement.
     pub fn run(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
-        let (emails, others): (Vec<_>, Vec<_>) = todo
-            .into_iter()
-            .partition(|c| c.status == Status::EmailMismatch);
+        let (emails, others): (Vec<_>, Vec<_>) =
+            todo.into_iter().partition(|c| c.status == Status::EmailMismatch);
         let mut outcomes = Vec::with_capacity(emails.len() + others.len());
         for candidate in others {
             pg::check_interrupts();
@@ -155,10 +147,7 @@ impl Repair {
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or
     /// where the e-mail that links them is still to be confirmed.
     pub fn decided(&self, app: Uuid, auth: Uuid) -> Result<Candidate, Error> {
-        pg::connect(|session| {
-            self.check
-                .decided(session, &self.target, app, auth, self.mode())
-        })
+        pg::connect(|session| self.check.decided(session, &self.target, app, auth, self.mode()))
     }
 
     /// One user. `checked`: the status must still be the same once the rows are locked.
@@ -177,10 +166,8 @@ impl Repair {
         }
         let done = subtransaction(|| {
             pg::connect(|session| {
-                let users: Vec<Uuid> = [candidate.app_user_id, candidate.auth_user_id]
-                    .into_iter()
-                    .flatten()
-                    .collect();
+                let users: Vec<Uuid> =
+                    [candidate.app_user_id, candidate.auth_user_id].into_iter().flatten().collect();
                 self.mover.lock(session, &users);
                 if checked && !self.check.still_is(session, &self.target, candidate) {
                     return Ok(None);
@@ -214,7 +201,8 @@ impl Repair {
         action: Action,
         failure: Box<Failure>,
     ) -> Result<Outcome, Error> {
-        if !matches!(failure.sqlstate.as_str(), "23505" | "23P01") || action == Action::Create {
+        let may_be_foreseen = matches!(failure.sqlstate.as_str(), "23503" | "23505" | "23P01");
+        if !may_be_foreseen || action == Action::Create {
             return Ok(Outcome::failed(candidate, action, failure));
         }
         let rehearsed =
@@ -226,16 +214,9 @@ impl Repair {
     }
 
     fn leave(candidate: &Candidate, action: Action) -> Outcome {
-        let reason = candidate
-            .detail
-            .clone()
-            .unwrap_or_else(|| "both sides agree".into());
+        let reason = candidate.detail.clone().unwrap_or_else(|| "both sides agree".into());
         let email = candidate.email.clone().unwrap_or_default();
-        let outcome = if action == Action::None {
-            "unchanged"
-        } else {
-            "refused"
-        };
+        let outcome = if action == Action::None { "unchanged" } else { "refused" };
         let mut row = Outcome::of(candidate, action, outcome);
         row.details = json!({ "reason": reason });
         match candidate.status {
@@ -255,22 +236,26 @@ impl Repair {
         row.new_app_user_id = candidate.auth_user_id;
         let pair = || Ok::<_, Error>((candidate.app()?, candidate.auth()?));
         let (referring, collisions, unsettled) = match action {
-            Action::Rekey => {
+            Action::Rekey if self.is_plain(session, candidate)? => {
                 let (app, auth) = pair()?;
                 let collisions = self.mover.collisions(session, app, auth, Mode::Read);
                 let unsettled = !collisions.is_empty();
-                (
-                    self.mover.count(session, app, Mode::Read),
-                    collisions,
-                    unsettled,
-                )
+                let referring = self.mover.count(session, app, Mode::Read);
+                (referring, collisions, unsettled)
             }
-            Action::Merge => {
+            Action::Rekey | Action::Merge => {
                 let (app, auth) = pair()?;
-                match Merge::plan(session, &self.mover, app, auth, self.policy, Mode::Read) {
+                let plan = if action == Action::Merge {
+                    Merge::plan(session, &self.mover, app, auth, self.policy, Mode::Read)
+                } else {
+                    Merge::plan_rekey(session, &self.mover, app, auth, &[], Mode::Read)
+                };
+                match plan {
                     Ok(merge) => (merge.referring(), merge.collisions.clone(), merge.unsettled),
                     Err(error) => {
-                        return Ok(Outcome::failed(candidate, action, Box::new(error.into())));
+                        let mut row = Outcome::failed(candidate, action, Box::new(error.into()));
+                        row.outcome = "refused";
+                        return Ok(row);
                     }
                 }
             }
@@ -291,16 +276,20 @@ impl Repair {
         Ok(row)
     }
 
+    /// Whether a re-key is one statement for each table, and need not be planned row by row.
+    fn is_plain(&self, session: &Session, candidate: &Candidate) -> Result<bool, Error> {
+        let held = self.mover.held(session, candidate.auth()?, Mode::Read);
+        Ok(held.is_empty() && !self.mover.references.by_rows)
+    }
+
     fn rekey(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let (from, to) = (candidate.app()?, candidate.auth()?);
-        let held = self.mover.held_before(session, to);
-        let moved = self.mover.rekey(session, from, to);
+        let done = merge::rekey(session, &self.mover, from, to, &[])?;
         let mut row = Outcome::of(candidate, Action::Rekey, "done");
         row.new_app_user_id = Some(to);
-        row.rows_changed = Referring::total(&moved);
-        row.details = json!({ "references": Referring::to_json(&moved) });
-        row.undo =
-            json!([{ "rekey": { "from": from.to_string(), "to": to.to_string(), "held": held } }]);
+        row.rows_changed = Referring::total(&done.moved);
+        row.details = json!({ "references": Referring::to_json(&done.moved) });
+        row.undo = json!([done.step]);
         Ok(row)
     }
 
@@ -318,12 +307,7 @@ impl Repair {
         if !merge.collisions.is_empty() {
             row.details["conflicts"] = Collision::to_json(&merge.collisions);
         }
-        let done = changes::apply(
-            session,
-            &merge.changes(),
-            &self.mover.references.deferrable(),
-        )?;
-        row.undo = json!([{ "changes": done }]);
+        row.undo = json!(merge.carry_out(from, to)?);
         Ok(row)
     }
 
@@ -332,10 +316,8 @@ impl Repair {
         self.target.create_one(id)?;
         let shape = self.mover.shape(session, 0, Mode::Fresh);
         let table = &self.mover.references.tables[0];
-        let row_image =
-            changes::whole_row(session, table, shape, id).ok_or_else(|| Error::HeldBack {
-                table: table.label.clone(),
-            })?;
+        let row_image = changes::whole_row(session, table, shape, id)
+            .ok_or_else(|| Error::HeldBack { table: table.label.clone() })?;
         let mut row = Outcome::of(candidate, Action::Create, "done");
         row.new_app_user_id = Some(id);
         row.undo = json!([{ "changes": [{ "table": table.label, "added": [row_image] }] }]);
@@ -379,32 +361,15 @@ impl Repair {
 }
 
 fn collides(collisions: &[Collision], merge: bool) -> Error {
-    let what: Vec<String> = collisions
-        .iter()
-        .map(|c| format!("{} in {} ({})", rows(c.rows), c.table, c.constraint))
-        .collect();
-    Error::Collides {
-        what: format!("{}.", what.join(", ")),
-        merge,
-    }
-}
-
-fn rows(count: u64) -> String {
-    if count == 1 {
-        "1 row".into()
-    } else {
-        format!("{count} rows")
-    }
+    Error::Collides { what: Collision::in_words(collisions), merge }
 }
 
 impl Candidate {
     fn app(&self) -> Result<Uuid, Error> {
-        self.app_user_id
-            .ok_or_else(|| Error::AppUserGone { id: "NULL".into() })
+        self.app_user_id.ok_or_else(|| Error::AppUserGone { id: "NULL".into() })
     }
 
     fn auth(&self) -> Result<Uuid, Error> {
-        self.auth_user_id
-            .ok_or_else(|| Error::AuthUserGone { id: "NULL".into() })
+        self.auth_user_id.ok_or_else(|| Error::AuthUserGone { id: "NULL".into() })
     }
 }

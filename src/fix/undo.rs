@@ -6,7 +6,7 @@ use crate::error::{Error, Failure};
 use crate::pg::{self, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::changes::{self, Done};
-use crate::statements::merge::OnConflict;
+use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::Referring;
 use crate::statements::undo;
 use pgrx::{JsonB, Uuid};
@@ -18,6 +18,7 @@ struct Logged {
     auth_user_id: Option<Uuid>,
     old_app_user_id: Option<Uuid>,
     new_app_user_id: Option<Uuid>,
+    rows: u64,
     steps: Vec<Value>,
 }
 
@@ -28,9 +29,7 @@ struct Undone {
 }
 
 pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
-    let audit_id: i64 = call
-        .arg(0)
-        .ok_or(Error::NullArgument { name: "p_audit_id" })?;
+    let audit_id: i64 = call.arg(0).ok_or(Error::NullArgument { name: "p_audit_id" })?;
     let house = House::find()?;
     let logged = read(house, audit_id)?;
     let repair = Repair::start(house, true, OnConflict::Error, super::actor())?;
@@ -46,10 +45,7 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
         details: json!({ "undoes": audit_id, "undo": undone.steps }),
         ..Entry::new("undo", "done", &repair.actor)
     };
-    let by = audit::record(house, &[entry])
-        .first()
-        .copied()
-        .unwrap_or_default();
+    let by = audit::record(house, &[entry]).first().copied().unwrap_or_default();
     pg::as_role(house.owner, || {
         connect(|session| {
             session.run(
@@ -71,12 +67,7 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
 fn refusal(audit_id: i64, failure: Box<Failure>) -> Error {
     if failure.sqlstate.starts_with("23") {
         let mut why = vec![failure.message.clone()];
-        why.extend(
-            failure
-                .detail
-                .clone()
-                .map(|d| d.trim_end_matches('.').to_owned()),
-        );
+        why.extend(failure.detail.clone().map(|d| d.trim_end_matches('.').to_owned()));
         return Error::CannotUndo { audit_id, why };
     }
     Error::Raised(failure)
@@ -88,7 +79,7 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
         connect(|session| {
             let rows = session.run(
                 "SELECT action, outcome, email, auth_user_id, old_app_user_id, new_app_user_id, details -> 'undo',
-                        undone_by
+                        undone_by, coalesce(rows_changed, 0)
                    FROM onagui.sync_audit_log WHERE audit_id = $1 FOR UPDATE",
                 &[audit_id.into()],
                 Mode::Fresh,
@@ -107,6 +98,7 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
                     auth_user_id: rows.get(0, 4),
                     old_app_user_id: rows.get(0, 5),
                     new_app_user_id: rows.get(0, 6),
+                    rows: rows.get::<i64>(0, 9).unwrap_or_default() as u64,
                     steps,
                 }),
                 _ => Err(Error::NothingToUndo {
@@ -125,14 +117,14 @@ fn take_back(
     audit_id: i64,
     logged: &Logged,
 ) -> Result<Undone, Error> {
-    let users: Vec<Uuid> = [logged.old_app_user_id, logged.new_app_user_id]
-        .into_iter()
-        .flatten()
-        .collect();
+    let users: Vec<Uuid> =
+        [logged.old_app_user_id, logged.new_app_user_id].into_iter().flatten().collect();
     repair.mover.lock(session, &users);
+    let is_rekey = logged.steps.iter().any(|step| step.get("rekey").is_some());
     let mut undone = Undone {
         steps: Vec::new(),
-        rows: 0,
+        // More may move back with a re-key than once moved. What else changes with one is the user's own row.
+        rows: if is_rekey { 0 } else { logged.rows },
     };
     for step in logged.steps.iter().rev() {
         if let Some(rekey) = step.get("rekey") {
@@ -166,10 +158,7 @@ fn take_back_rekey(
     undone: &mut Undone,
 ) -> Result<(), Error> {
     let (Some(before), Some(after)) = (id_of(&rekey["from"]), id_of(&rekey["to"])) else {
-        return Err(Error::CannotUndo {
-            audit_id,
-            why: vec!["the entry is not whole".into()],
-        });
+        return Err(Error::CannotUndo { audit_id, why: vec!["the entry is not whole".into()] });
     };
     let mut why = Vec::new();
     if !repair.mover.lock(session, &[after]).contains(&after) {
@@ -179,18 +168,14 @@ fn take_back_rekey(
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }
-    let moved = repair.mover.rekey(session, after, before);
-    undone.rows += Referring::total(&moved);
-    undone.steps.push(json!({
-        "rekey": { "from": after.to_string(), "to": before.to_string(), "held": [] }
-    }));
     let held = rekey["held"].as_array().cloned().unwrap_or_default();
-    repair.mover.give_back(session, &held, before, after).map_err(|table| Error::CannotUndo {
-        audit_id,
-        why: vec![format!(
-            "rows of {table} had the id before and cannot be told apart for want of a primary key"
-        )],
-    })
+    let done = merge::rekey(session, &repair.mover, after, before, &held).map_err(|error| {
+        let failure = Failure::from(error);
+        Error::CannotUndo { audit_id, why: failure.detail.into_iter().collect() }
+    })?;
+    undone.rows += Referring::total(&done.moved);
+    undone.steps.push(done.step);
+    Ok(())
 }
 
 /// Why an app user cannot have the id `id` again.
@@ -218,42 +203,13 @@ fn take_back_changes(
     recorded: &Value,
     undone: &mut Undone,
 ) -> Result<(), Error> {
-    let done: Vec<Done> =
-        serde_json::from_value(recorded.clone()).map_err(|_| Error::CannotUndo {
-            audit_id,
-            why: vec!["the entry is not whole".into()],
-        })?;
+    let done: Vec<Done> = serde_json::from_value(recorded.clone())
+        .map_err(|_| Error::CannotUndo { audit_id, why: vec!["the entry is not whole".into()] })?;
     let app_users = &repair.mover.references.tables[0].label;
     let mut why = Vec::new();
-    for row in done
-        .iter()
-        .filter(|d| d.table == *app_users)
-        .flat_map(|d| &d.removed)
-    {
+    for row in done.iter().filter(|d| d.table == *app_users).flat_map(|d| &d.removed) {
         if let Some(id) = id_of(&row["id"]) {
             why.extend(in_use(repair, session, id, logged.auth_user_id));
-        }
-    }
-    for row in done
-        .iter()
-        .filter(|d| d.table == *app_users)
-        .flat_map(|d| &d.added)
-    {
-        // Deleting a user must not take along what has come to refer to it.
-        if let Some(id) = id_of(&row["id"]) {
-            let referring = repair.mover.count(session, id, Mode::Fresh);
-            // An undone merge made rows of its own again: those are taken back with it.
-            let own = done
-                .iter()
-                .map(|d| d.added.len() + d.moved.iter().map(|m| m.rows.len()).sum::<usize>());
-            if done.len() == 1 && own.sum::<usize>() == 1 {
-                for table in referring.iter().filter(|r| r.rows > 0) {
-                    why.push(format!(
-                        "{} rows of {} refer to app user {id} now",
-                        table.rows, table.table
-                    ));
-                }
-            }
         }
     }
     let tables = undo::resolve(session, repair.target.house, &done, &mut why);
@@ -261,10 +217,12 @@ fn take_back_changes(
         return Err(Error::CannotUndo { audit_id, why });
     }
     let inverse = undo::inverse(session, &done, &tables, &mut why);
+    let references = &repair.mover.references;
+    undo::note_referring(session, references, &inverse, &mut why);
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }
-    let now = changes::apply(session, &inverse, &repair.mover.references.deferrable())?;
+    let now = changes::apply(session, &inverse, &repair.mover.references.deferrable)?;
     // A trigger of the application may have made something else of what was put back.
     for (wanted, got) in done.iter().zip(&now) {
         if wanted.removed.iter().any(|row| !got.added.contains(row)) {
@@ -277,17 +235,6 @@ fn take_back_changes(
             });
         }
     }
-    let users = |d: &Done| {
-        if d.table == *app_users {
-            0
-        } else {
-            d.removed.len() + d.added.len()
-        }
-    };
-    undone.rows += now
-        .iter()
-        .map(|d| users(d) + d.moved.iter().map(|m| m.rows.len()).sum::<usize>())
-        .sum::<usize>() as u64;
     undone.steps.push(json!({ "changes": now }));
     Ok(())
 }

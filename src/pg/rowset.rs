@@ -18,12 +18,7 @@ impl RowSet {
     ) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
-            RowSet {
-                store,
-                table: (*relation).rd_id,
-                descriptor: (*relation).rd_att,
-                owned: false,
-            }
+            RowSet { store, table: (*relation).rd_id, descriptor: (*relation).rd_att, owned: false }
         }
     }
 
@@ -66,12 +61,7 @@ impl RowSet {
     fn empty(table: pg_sys::Oid, descriptor: pg_sys::TupleDesc) -> Self {
         // SAFETY: the store lives in the current memory context and its files end with the resource owner.
         let store = unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) };
-        RowSet {
-            store,
-            table,
-            descriptor,
-            owned: true,
-        }
+        RowSet { store, table, descriptor, owned: true }
     }
 
     pub fn len(&self) -> usize {

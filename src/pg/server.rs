@@ -69,12 +69,7 @@ pub fn warn(failure: Failure) {
 pub fn notice(message: impl Into<String>, hint: Option<String>) {
     raise(
         PgLogLevel::NOTICE,
-        Failure {
-            sqlstate: "00000".into(),
-            message: message.into(),
-            hint,
-            ..Failure::default()
-        },
+        Failure { sqlstate: "00000".into(), message: message.into(), hint, ..Failure::default() },
     );
 }
 

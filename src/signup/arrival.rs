@@ -34,12 +34,7 @@ fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error>
         Ok(arrivals) => arrivals,
         Err(failure) => return super::record_all(target.house, new, &failure, actor),
     };
-    let visit = Visit {
-        target,
-        new,
-        arrivals: &arrivals,
-        actor,
-    };
+    let visit = Visit { target, new, arrivals: &arrivals, actor };
     let (mut create, mut refresh, mut fill, mut link, mut later) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut entries = Vec::new();
@@ -89,12 +84,7 @@ pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &str) -> Re
     if arrival.facts.own.is_none() {
         return super::signed_up(target.house, new, actor);
     }
-    let visit = Visit {
-        target,
-        new,
-        arrivals: &arrivals,
-        actor,
-    };
+    let visit = Visit { target, new, arrivals: &arrivals, actor };
     match decide(&arrival.facts, settings::link_policy()) {
         Decision::Refresh { take_email: true } if change.email_changed || !arrival.same_key => {
             visit.attempt(&[0], |new, _| {
@@ -180,10 +170,7 @@ impl Visit<'_> {
         for &place in places {
             let arrival = &self.arrivals[place];
             if let Some(name) = &arrival.username {
-                wanted.push((
-                    place,
-                    names::candidates(name, arrival.id.as_bytes(), longest),
-                ));
+                wanted.push((place, names::candidates(name, arrival.id.as_bytes(), longest)));
             }
         }
         let all: Vec<String> = wanted.iter().flat_map(|(_, names)| names.clone()).collect();
@@ -193,11 +180,7 @@ impl Visit<'_> {
         for (i, (place, candidates)) in wanted.into_iter().enumerate() {
             let last = candidates.len() - 1;
             for (j, name) in candidates.into_iter().enumerate() {
-                let compared = if folds {
-                    name.to_lowercase()
-                } else {
-                    name.clone()
-                };
+                let compared = if folds { name.to_lowercase() } else { name.clone() };
                 let free = !taken.get(3 * i + j).copied().unwrap_or_default()
                     && !(self.target.app.username_is_unique.is_some() && used.contains(&compared));
                 if free || j == last {
@@ -212,22 +195,14 @@ impl Visit<'_> {
 
     /// Records rows that were made with less than the sign-up brought, and plain ones where those are wanted.
     fn record_created(&self, places: &[usize], names: &[Option<String>]) {
-        let longest = self
-            .target
-            .username()
-            .and_then(|u| u.longest)
-            .unwrap_or(names::LONGEST_NAME);
+        let longest = self.target.username().and_then(|u| u.longest).unwrap_or(names::LONGEST_NAME);
         let entries: Vec<Entry> = places
             .iter()
             .zip(names)
             .filter_map(|(&place, name)| {
                 let arrival = &self.arrivals[place];
                 let mut cut = arrival.cut.clone();
-                if arrival
-                    .username
-                    .as_ref()
-                    .is_some_and(|name| name.chars().count() > longest)
-                {
+                if arrival.username.as_ref().is_some_and(|name| name.chars().count() > longest) {
                     cut.push("username".into());
                 }
                 self.created(place, name.as_deref(), &cut, &[], None)
@@ -283,11 +258,8 @@ impl Visit<'_> {
             }
         }
         if is_about_values(&failure.sqlstate) {
-            let longest = self
-                .target
-                .username()
-                .and_then(|u| u.longest)
-                .unwrap_or(names::LONGEST_NAME);
+            let longest =
+                self.target.username().and_then(|u| u.longest).unwrap_or(names::LONGEST_NAME);
             let candidates = arrival
                 .username
                 .as_ref()
@@ -300,14 +272,11 @@ impl Visit<'_> {
                 .skip(1)
                 .map(|name| (Some(name.clone()), Vec::new()));
             let optional: Vec<&str> = self.target.optional().collect();
-            let one_less = optional
-                .iter()
-                .map(|column| (wanted.clone(), vec![*column]));
+            let one_less = optional.iter().map(|column| (wanted.clone(), vec![*column]));
             let bare = std::iter::once((None, optional.clone()));
             for (name, left_out) in renamed.chain(one_less).chain(bare) {
                 let made = subtransaction(|| {
-                    self.target
-                        .insert_as(&new, std::slice::from_ref(&name), &left_out);
+                    self.target.insert_as(&new, std::slice::from_ref(&name), &left_out);
                     let entry = self.created(
                         place,
                         name.as_deref(),
@@ -329,11 +298,7 @@ impl Visit<'_> {
     }
 
     fn fail(&self, place: usize, failure: &Failure) -> Result<(), Error> {
-        give_up(
-            self.target.house,
-            vec![self.entry(place, "failure", "failed")],
-            failure,
-        )
+        give_up(self.target.house, vec![self.entry(place, "failure", "failed")], failure)
     }
 
     /// Brings the rows that have the ids of `places` up to date.
@@ -410,33 +375,24 @@ impl Visit<'_> {
         places: &[usize],
         act: &dyn Fn(&RowSet, &[usize]) -> Result<(), Error>,
     ) -> Vec<(usize, Box<Failure>)> {
-        let attempt = |places: &[usize], keep: bool| {
-            subtransaction(|| {
-                if places.len() == self.new.len() {
-                    act(self.new, places)?;
-                } else {
-                    act(&self.new.part(places), places)?;
-                }
-                if keep { Ok(()) } else { Err(Error::Rehearsed) }
-            })
-            .or_else(|failure| {
-                if failure.is_rehearsal() {
-                    Ok(())
-                } else {
-                    Err(failure)
-                }
-            })
-        };
+        let attempt =
+            |places: &[usize], keep: bool| {
+                subtransaction(|| {
+                    if places.len() == self.new.len() {
+                        act(self.new, places)?;
+                    } else {
+                        act(&self.new.part(places), places)?;
+                    }
+                    if keep { Ok(()) } else { Err(Error::Rehearsed) }
+                })
+                .or_else(|failure| if failure.is_rehearsal() { Ok(()) } else { Err(failure) })
+            };
         let failure = match attempt(places, true) {
             Ok(()) => return Vec::new(),
             Err(failure) => failure,
         };
-        let everybody = |failure: &Failure| {
-            places
-                .iter()
-                .map(|p| (*p, Box::new(failure.clone())))
-                .collect()
-        };
+        let everybody =
+            |failure: &Failure| places.iter().map(|p| (*p, Box::new(failure.clone()))).collect();
         if places.len() == 1
             || must_pass_on(&failure.sqlstate)
             || meets_every_row(&failure.sqlstate)
@@ -445,11 +401,8 @@ impl Visit<'_> {
         }
         let mut failed = Vec::new();
         find_failing(places, &|part| attempt(part, false).err(), &mut failed);
-        let good: Vec<usize> = places
-            .iter()
-            .copied()
-            .filter(|p| failed.iter().all(|(f, _)| f != p))
-            .collect();
+        let good: Vec<usize> =
+            places.iter().copied().filter(|p| failed.iter().all(|(f, _)| f != p)).collect();
         if !good.is_empty()
             && let Err(failure) = attempt(&good, true)
         {

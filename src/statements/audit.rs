@@ -79,8 +79,5 @@ pub fn record_each(house: House, entries: &[Entry]) -> Vec<Option<i64>> {
     let (again, once): (Vec<Entry>, Vec<Entry>) = entries.iter().cloned().partition(repeats);
     record(house, &again);
     let mut ids = record(house, &once).into_iter();
-    entries
-        .iter()
-        .map(|entry| if repeats(entry) { None } else { ids.next() })
-        .collect()
+    entries.iter().map(|entry| if repeats(entry) { None } else { ids.next() }).collect()
 }

@@ -60,10 +60,9 @@ pub fn read(target: &Target, which: &Which, mode: Mode) -> Vec<Candidate> {
         connect(|session| {
             let survey = Survey::new(session, &target.auth, &target.app);
             let (rows, args): (String, Vec<Arg>) = match which {
-                Which::Email(email) => (
-                    survey.rows_sql(Whose::Emails),
-                    vec![vec![email.clone()].into()],
-                ),
+                Which::Email(email) => {
+                    (survey.rows_sql(Whose::Emails), vec![vec![email.clone()].into()])
+                }
                 Which::Fixable(most) => {
                     let fixable: Vec<&str> = Status::ALL
                         .into_iter()
@@ -74,11 +73,7 @@ pub fn read(target: &Target, which: &Which, mode: Mode) -> Vec<Candidate> {
                     (survey.rows_of(Whose::Apart, &fixable), vec![most.into()])
                 }
             };
-            let limit = if matches!(which, Which::Fixable(_)) {
-                " LIMIT $1"
-            } else {
-                ""
-            };
+            let limit = if matches!(which, Which::Fixable(_)) { " LIMIT $1" } else { "" };
             let sql = format!(
                 "SELECT s.sync_status, s.email, s.auth_user_id, s.app_user_id, s.detail, s.auth_email, s.app_email,
                         nullif({}, ''), nullif({}, '')
@@ -140,9 +135,8 @@ impl Check {
         mode: Mode,
     ) -> Pair {
         pg::as_role(target.house.owner, || {
-            let plan = self
-                .0
-                .get_or_init(|| session.prepare(&pair_sql(target), &[UUIDOID, UUIDOID]));
+            let plan =
+                self.0.get_or_init(|| session.prepare(&pair_sql(target), &[UUIDOID, UUIDOID]));
             let rows = session.execute(plan, &[Arg::of(app), Arg::of(auth)], mode);
             Pair {
                 confirmed: rows.get(0, 1),
@@ -199,19 +193,13 @@ impl Check {
     ) -> Result<Candidate, Error> {
         let now = self.read(session, target, Some(app), Some(auth), mode);
         let Some(confirmed) = now.confirmed else {
-            return Err(Error::AuthUserGone {
-                id: auth.to_string(),
-            });
+            return Err(Error::AuthUserGone { id: auth.to_string() });
         };
         if !now.app_is_there {
-            return Err(Error::AppUserGone {
-                id: app.to_string(),
-            });
+            return Err(Error::AppUserGone { id: app.to_string() });
         }
         if app != auth && now.has_same_email() && !confirmed {
-            return Err(Error::Unconfirmed {
-                email: now.auth_email.unwrap_or_default(),
-            });
+            return Err(Error::Unconfirmed { email: now.auth_email.unwrap_or_default() });
         }
         let status = match (app == auth, now.own) {
             (true, _) if now.auth_key == now.app_key => Status::Synced,

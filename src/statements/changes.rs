@@ -19,10 +19,7 @@ pub type Address = (u32, String);
 
 /// The address in two columns of a row, from `column` on.
 pub fn address(rows: &Rows, row: usize, column: usize) -> Option<Address> {
-    Some((
-        rows.get::<Oid>(row, column)?.to_u32(),
-        rows.get(row, column + 1)?,
-    ))
+    Some((rows.get::<Oid>(row, column)?.to_u32(), rows.get(row, column + 1)?))
 }
 
 /// A value as text; None is NULL.
@@ -80,6 +77,9 @@ pub struct MovedRow {
     pub after: Vec<Text>,
     /// MD5 of the whole row after the change: whether it is still as it was left.
     pub md5: String,
+    /// Where it was before the change.
+    #[serde(skip)]
+    pub was: Option<Address>,
 }
 
 impl<'a> TableChanges<'a> {
@@ -103,17 +103,13 @@ pub fn apply(
 ) -> Result<Vec<Done>, Error> {
     let mut done: Vec<Done> = changes
         .iter()
-        .map(|c| Done {
-            table: c.of.table.label.clone(),
-            ..Done::default()
-        })
+        .map(|c| Done { table: c.of.table.label.clone(), ..Done::default() })
         .collect();
     let mut held_back = None;
     let owners = distinct(changes.iter().map(|c| c.of.table.owner));
     // Each owner has a turn for each step: nothing is changed before everything that gives way is gone.
-    let turns: Vec<(Oid, usize)> = (0..3)
-        .flat_map(|step| owners.iter().map(move |owner| (*owner, step)))
-        .collect();
+    let turns: Vec<(Oid, usize)> =
+        (0..3).flat_map(|step| owners.iter().map(move |owner| (*owner, step))).collect();
     let mut turn = turns.iter();
     pg::with_stable_text(|| {
         as_one_statement(
@@ -122,17 +118,12 @@ pub fn apply(
             session,
             |owner| {
                 let step = turn.next().map_or(0, |(_, step)| *step);
-                for (c, done) in changes
-                    .iter()
-                    .zip(&mut done)
-                    .filter(|(c, _)| c.of.table.owner == owner)
+                for (c, done) in
+                    changes.iter().zip(&mut done).filter(|(c, _)| c.of.table.owner == owner)
                 {
                     let (wanted, written) = match step {
                         0 => (c.deleted.len(), delete(session, c, done)),
-                        1 => (
-                            c.updated.values().map(Vec::len).sum(),
-                            update(session, c, done),
-                        ),
+                        1 => (c.updated.values().map(Vec::len).sum(), update(session, c, done)),
                         _ => (c.inserted.len(), insert(session, c, done)),
                     };
                     if written != wanted {
@@ -149,8 +140,7 @@ pub fn apply(
 }
 
 fn addresses<'r>(rows: impl Iterator<Item = &'r Address>) -> (Vec<Oid>, Vec<String>) {
-    rows.map(|(table, row)| (Oid::from(*table), row.clone()))
-        .unzip()
+    rows.map(|(table, row)| (Oid::from(*table), row.clone())).unzip()
 }
 
 fn delete(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
@@ -165,11 +155,7 @@ fn delete(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
         c.of.shape.image()
     );
     let rows = session.run(&sql, &[tables.into(), rows.into()], Mode::Queued);
-    done.removed = rows
-        .column::<JsonB>()
-        .into_iter()
-        .map(|row| row.0)
-        .collect();
+    done.removed = rows.column::<JsonB>().into_iter().map(|row| row.0).collect();
     rows.len()
 }
 
@@ -180,10 +166,7 @@ fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
             .iter()
             .enumerate()
             .map(|(i, column)| {
-                let kind =
-                    c.of.shape
-                        .column(column)
-                        .map_or("text", |c| c.kind.as_str());
+                let kind = c.of.shape.column(column).map_or("text", |c| c.kind.as_str());
                 format!("{column} = (x.r -> 'v' ->> {i})::{kind}")
             })
             .collect();
@@ -213,13 +196,11 @@ fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
                 before: updates[place].before.clone(),
                 after: updates[place].after.clone(),
                 md5: rows.get(row, 3).unwrap_or_default(),
+                was: Some(updates[place].address.clone()),
             });
         }
         written += rows.len();
-        done.moved.push(Moved {
-            columns: columns.clone(),
-            rows: moved,
-        });
+        done.moved.push(Moved { columns: columns.clone(), rows: moved });
     }
     written
 }
@@ -235,10 +216,7 @@ fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
             .filter(|column| column.generated.is_none())
             .map(|column| {
                 let name = pgrx::spi::quote_literal(&column.name);
-                (
-                    column.quoted.clone(),
-                    format!("(x.r ->> {name})::{}", column.kind),
-                )
+                (column.quoted.clone(), format!("(x.r ->> {name})::{}", column.kind))
             })
             .unzip();
     let sql = format!(
@@ -249,48 +227,27 @@ fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
         values.join(", "),
         c.of.shape.image(),
     );
-    let rows = session.run(
-        &sql,
-        &[JsonB(Value::Array(c.inserted.clone())).into()],
-        Mode::Queued,
-    );
-    done.added = rows
-        .column::<JsonB>()
-        .into_iter()
-        .map(|row| row.0)
-        .collect();
+    let rows = session.run(&sql, &[JsonB(Value::Array(c.inserted.clone())).into()], Mode::Queued);
+    done.added = rows.column::<JsonB>().into_iter().map(|row| row.0).collect();
     rows.len()
 }
 
 /// Where the app user `id` lies.
 pub fn address_of(session: &Session, table: &Table, id: Uuid) -> Option<Address> {
     pg::as_role(table.owner, || {
-        let sql = format!(
-            "SELECT t.tableoid, t.ctid::text FROM {} t WHERE t.id = $1",
-            table.target()
-        );
+        let sql =
+            format!("SELECT t.tableoid, t.ctid::text FROM {} t WHERE t.id = $1", table.target());
         let rows = session.run(&sql, &[id.into()], Mode::Fresh);
-        if rows.is_empty() {
-            None
-        } else {
-            address(&rows, 0, 1)
-        }
+        if rows.is_empty() { None } else { address(&rows, 0, 1) }
     })
 }
 
 /// The app user `id` as a whole row.
 pub fn whole_row(session: &Session, table: &Table, shape: &Shape, id: Uuid) -> Option<Value> {
-    let sql = format!(
-        "SELECT {} FROM {} t WHERE t.id = $1",
-        shape.image(),
-        table.target()
-    );
+    let sql = format!("SELECT {} FROM {} t WHERE t.id = $1", shape.image(), table.target());
     pg::with_stable_text(|| {
         pg::as_role(table.owner, || {
-            session
-                .run(&sql, &[id.into()], Mode::Fresh)
-                .one::<JsonB>()
-                .map(|row| row.0)
+            session.run(&sql, &[id.into()], Mode::Fresh).one::<JsonB>().map(|row| row.0)
         })
     })
 }
@@ -322,10 +279,7 @@ pub fn difference(
     let (key, md5) = pg::with_stable_text(|| {
         pg::as_role(table.owner, || {
             let rows = session.run(&sql, &[id.into()], Mode::Fresh);
-            (
-                rows.get::<JsonB>(0, 1).map(|key| key.0),
-                rows.get(0, 2).unwrap_or_default(),
-            )
+            (rows.get::<JsonB>(0, 1).map(|key| key.0), rows.get(0, 2).unwrap_or_default())
         })
     });
     let row = MovedRow {
@@ -333,6 +287,7 @@ pub fn difference(
         before: changed.iter().map(|c| text(before, &c.name)).collect(),
         after: changed.iter().map(|c| text(&now, &c.name)).collect(),
         md5,
+        was: None,
     };
     Some(Done {
         table: table.label.clone(),

@@ -41,8 +41,7 @@ impl Mapped {
 
     /// Whether the source is longer than the column takes.
     pub fn is_cut(&self) -> Option<String> {
-        self.longest
-            .map(|longest| format!("length({}) > {longest}", self.source))
+        self.longest.map(|longest| format!("length({}) > {longest}", self.source))
     }
 
     /// The source, for the look-up of names.
@@ -80,17 +79,10 @@ pub fn read(session: &Session, auth: &Auth, app: &App) -> Vec<Mapped> {
             key: rows.get(row, 3),
         })
         .collect();
-    let built_in = [
-        "username",
-        "full_name",
-        "metadata",
-        "phone",
-        "created_at",
-        "updated_at",
-    ]
-    .into_iter()
-    .filter(|name| own.iter().all(|o| o.app_column != *name))
-    .filter_map(|name| mapped(app, name, |column| built_in_source(auth, column)));
+    let built_in = ["username", "full_name", "metadata", "phone", "created_at", "updated_at"]
+        .into_iter()
+        .filter(|name| own.iter().all(|o| o.app_column != *name))
+        .filter_map(|name| mapped(app, name, |column| built_in_source(auth, column)));
     let configured = own.iter().filter_map(|o| {
         mapped(app, &o.app_column, |column| {
             configured_source(auth, column, &o.source, o.key.as_deref())
@@ -160,8 +152,7 @@ fn configured_source(
 }
 
 fn from_column(auth: &Auth, column: &Column, name: &str) -> Option<String> {
-    auth.has(name)
-        .then(|| fit(column, format!("n.{}", quote(name))))
+    auth.has(name).then(|| fit(column, format!("n.{}", quote(name))))
 }
 
 /// A string column takes text by assignment, which refuses what is too long; any other type needs a cast.

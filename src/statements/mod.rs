@@ -9,6 +9,7 @@ pub mod changes;
 pub mod collisions;
 pub mod mapping;
 pub mod merge;
+pub mod plan;
 pub mod rekey;
 pub mod signup;
 pub mod status;

@@ -59,9 +59,7 @@ impl Target {
         if let Some(target) = kept {
             return Ok(target);
         }
-        let target = pg::as_role(house.owner, || {
-            connect(|session| Self::read(session, house))
-        })?;
+        let target = pg::as_role(house.owner, || connect(|session| Self::read(session, house)))?;
         let target = Rc::new(target);
         TARGET.replace(Some(target.clone()));
         Ok(target)
@@ -103,10 +101,7 @@ impl Target {
     /// Whether usernames that differ only in case count as the same.
     pub fn folds_usernames(&self) -> bool {
         matches!(self.app.username_is_unique, Some(Fold::Lower))
-            || self
-                .app
-                .column("username")
-                .is_some_and(|c| c.base == "citext")
+            || self.app.column("username").is_some_and(|c| c.base == "citext")
     }
 
     /// The columns that may be left out of a row when their value does not fit.
@@ -118,11 +113,7 @@ impl Target {
     /// Returns how many were made.
     pub fn insert(&self, new: &RowSet) -> u64 {
         let many = new.len() > 1;
-        let plan = if many {
-            &self.insert_many
-        } else {
-            &self.insert_one
-        };
+        let plan = if many { &self.insert_many } else { &self.insert_one };
         self.write(|session| {
             offer_new(session, new);
             let plan = plan.get_or_init(|| session.prepare(&self.insert_sql(many), &[]));
@@ -181,10 +172,7 @@ impl Target {
 
     fn insert_head(&self, columns: &[&str], values: &[String], from: &str) -> String {
         let list = |fixed: &str, rest: &[&str]| {
-            std::iter::once(fixed)
-                .chain(rest.iter().copied())
-                .collect::<Vec<_>>()
-                .join(", ")
+            std::iter::once(fixed).chain(rest.iter().copied()).collect::<Vec<_>>().join(", ")
         };
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
         format!(
@@ -236,11 +224,7 @@ impl Target {
             Ok(_) => return Ok(()),
             Err(failure) => failure,
         };
-        let wanted = self
-            .facts(&new)
-            .into_iter()
-            .next()
-            .and_then(|arrival| arrival.username);
+        let wanted = self.facts(&new).into_iter().next().and_then(|arrival| arrival.username);
         if let (Some(wanted), Some(username), "23505") =
             (wanted, self.username(), failure.sqlstate.as_str())
         {
@@ -261,11 +245,8 @@ impl Target {
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.
     /// Values that are too long are cut.
     pub fn insert_as(&self, new: &RowSet, usernames: &[Option<String>], left_out: &[&str]) {
-        let taken: Vec<&Mapped> = self
-            .mapped
-            .iter()
-            .filter(|m| !left_out.contains(&m.name.as_str()))
-            .collect();
+        let taken: Vec<&Mapped> =
+            self.mapped.iter().filter(|m| !left_out.contains(&m.name.as_str())).collect();
         let columns: Vec<&str> = taken.iter().map(|m| m.column.as_str()).collect();
         let values: Vec<String> = taken
             .iter()
@@ -297,10 +278,8 @@ impl Target {
         }
         for m in self.mapped.iter().filter(|_| fill) {
             let (column, source) = (&m.column, m.source_cut());
-            assignments.push(format!(
-                "{column} = coalesce(a.{column}, {})",
-                self.typed(m, &source)
-            ));
+            assignments
+                .push(format!("{column} = coalesce(a.{column}, {})", self.typed(m, &source)));
             differences.push(format!("a.{column} IS NULL AND {source} IS NOT NULL"));
         }
         if assignments.is_empty() {
@@ -325,11 +304,7 @@ impl Target {
 
     /// What is known of each of `new`, in their order.
     pub fn facts(&self, new: &RowSet) -> Vec<Arrival> {
-        let plan = if new.len() > 1 {
-            &self.facts_many
-        } else {
-            &self.facts_one
-        };
+        let plan = if new.len() > 1 { &self.facts_many } else { &self.facts_one };
         pg::as_role(self.house.owner, || {
             connect(|session| {
                 offer_new(session, new);
@@ -337,10 +312,9 @@ impl Target {
                 let rows = session.execute(plan, &[], Mode::Fresh);
                 let mut arrivals: Vec<Arrival> = Vec::with_capacity(new.len());
                 for row in 0..rows.len() {
-                    let namesake = rows.get::<Uuid>(row, 9).map(|id| Namesake {
-                        id,
-                        known: rows.get(row, 10).unwrap_or_default(),
-                    });
+                    let namesake = rows
+                        .get::<Uuid>(row, 9)
+                        .map(|id| Namesake { id, known: rows.get(row, 10).unwrap_or_default() });
                     let place = rows.get::<i64>(row, 1).unwrap_or_default() as usize;
                     if let Some(last) = arrivals.last_mut().filter(|a| a.place == place) {
                         last.facts.namesakes.extend(namesake);
@@ -380,8 +354,7 @@ impl Target {
             .filter(|m| m.name != "username")
             .filter_map(|m| {
                 let name = pgrx::spi::quote_literal(&m.name);
-                m.is_cut()
-                    .map(|is_cut| format!("CASE WHEN {is_cut} THEN {name} END"))
+                m.is_cut().map(|is_cut| format!("CASE WHEN {is_cut} THEN {name} END"))
             })
             .collect();
         let cut = if cut.is_empty() {
@@ -422,10 +395,7 @@ impl Target {
         let Some(fold) = &self.app.username_is_unique else {
             return vec![false; names.len()];
         };
-        let kind = self
-            .app
-            .column("username")
-            .map_or("text", |c| c.kind.as_str());
+        let kind = self.app.column("username").map_or("text", |c| c.kind.as_str());
         let equal = match fold {
             Fold::Column { operator } => format!("a.username {operator} c.name::{kind}"),
             Fold::Lower => "lower(a.username::text) = lower(c.name)".to_owned(),
@@ -436,11 +406,7 @@ impl Target {
             self.app.only
         );
         pg::as_role(self.house.owner, || {
-            connect(|session| {
-                session
-                    .run(&sql, &[names.to_vec().into()], Mode::Fresh)
-                    .column()
-            })
+            connect(|session| session.run(&sql, &[names.to_vec().into()], Mode::Fresh).column())
         })
     }
 
@@ -480,18 +446,13 @@ pub struct Change {
 /// `from` is `old_users` (offered) or `auth.users`.
 pub fn remember(house: House, from: Gone, actor: &str) {
     let (source, ids) = match from {
-        Gone::Rows(_) => (
-            "SELECT id, email::text AS email FROM old_users".to_owned(),
-            None,
-        ),
-        Gone::Everybody => (
-            "SELECT id, email::text AS email FROM ONLY auth.users".to_owned(),
-            None,
-        ),
-        Gone::One(id, ref email) => (
-            "SELECT $2 AS id, $3 AS email".to_owned(),
-            Some((id, email.clone())),
-        ),
+        Gone::Rows(_) => ("SELECT id, email::text AS email FROM old_users".to_owned(), None),
+        Gone::Everybody => {
+            ("SELECT id, email::text AS email FROM ONLY auth.users".to_owned(), None)
+        }
+        Gone::One(id, ref email) => {
+            ("SELECT $2 AS id, $3 AS email".to_owned(), Some((id, email.clone())))
+        }
     };
     let sql = format!(
         "WITH gone AS ({source}),
@@ -544,9 +505,7 @@ pub fn who(house: House, new: &RowSet) -> Vec<(Uuid, Option<String>)> {
         connect(|session| {
             offer_new(session, new);
             let rows = session.run("SELECT id, email::text FROM new_users", &[], Mode::Fresh);
-            (0..rows.len())
-                .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2))))
-                .collect()
+            (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)))).collect()
         })
     })
 }

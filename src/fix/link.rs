@@ -2,12 +2,10 @@
 
 use crate::error::Error;
 use crate::pg::{self, Mode, connect};
-use crate::statements::candidates::{Candidate, Check};
 use crate::statements::changes;
 use crate::statements::merge;
 use crate::statements::rekey::{Mover, Referring};
 use crate::statements::signup::Target;
-use onagui_decide::repair::Status;
 use pgrx::Uuid;
 use serde_json::{Value, json};
 
@@ -16,34 +14,47 @@ pub struct Linked {
     pub details: Value,
 }
 
-/// Re-keys the app user `app` to the auth user `auth`, then lets `refresh` bring the row up to date. Fails with P0002
-/// where, once locked, the row is not the one with the confirmed e-mail any more.
-pub fn link(
-    target: &Target,
-    app: Uuid,
-    auth: Uuid,
-    refresh: impl FnOnce(),
-) -> Result<Linked, Error> {
-    connect(|session| {
+/// Links the app users of one statement.
+pub struct Linker {
+    mover: Mover,
+}
+
+impl Linker {
+    pub fn start(target: &Target) -> Result<Self, Error> {
         let mover = pg::as_role(target.house.owner, || {
-            Mover::read(session, target.house, &target.app, Mode::Fresh)
+            connect(|session| Mover::read(session, target.house, &target.app, Mode::Fresh))
         })?;
-        mover.lock(session, &[app, auth]);
-        let candidate = Candidate::pair_of(Status::Mismatched, app, auth);
-        if !Check::default().still_is(session, target, &candidate) {
-            return Err(Error::AppUserGone { id: app.to_string() });
-        }
-        let done = merge::rekey(session, &mover, app, auth, &[])?;
-        let (table, shape) = (&mover.references.tables[0], mover.shape(session, 0, Mode::Fresh));
-        let before = changes::whole_row(session, table, shape, auth);
-        refresh();
-        let refreshed =
-            before.and_then(|row| changes::difference(session, table, shape, auth, &row));
-        let mut undo = vec![done.step];
-        undo.extend(refreshed.map(|done| json!({ "changes": [done] })));
-        Ok(Linked {
-            rows: Referring::total(&done.moved),
-            details: json!({ "references": Referring::to_json(&done.moved), "undo": undo }),
+        Ok(Linker { mover })
+    }
+
+    /// Re-keys the app user `app` to the auth user `auth`, then lets `refresh` bring the row up to date. Fails with
+    /// P0002 where, once the row is locked, it is not still so that it is to be linked.
+    pub fn link(
+        &self,
+        app: Uuid,
+        auth: Uuid,
+        is_still_so: impl FnOnce() -> bool,
+        refresh: impl FnOnce(),
+    ) -> Result<Linked, Error> {
+        let mover = &self.mover;
+        connect(|session| {
+            mover.lock(session, &[app, auth]);
+            if !is_still_so() {
+                return Err(Error::AppUserGone { id: app.to_string() });
+            }
+            let done = merge::rekey(session, mover, app, auth, &[])?;
+            let (table, shape) =
+                (&mover.references.tables[0], mover.shape(session, 0, Mode::Fresh));
+            let before = changes::whole_row(session, table, shape, auth);
+            refresh();
+            let refreshed =
+                before.and_then(|row| changes::difference(session, table, shape, auth, &row));
+            let mut undo = vec![done.step];
+            undo.extend(refreshed.map(|done| json!({ "changes": [done] })));
+            Ok(Linked {
+                rows: Referring::total(&done.moved),
+                details: json!({ "references": Referring::to_json(&done.moved), "undo": undo }),
+            })
         })
-    })
+    }
 }

@@ -8,7 +8,7 @@ mod repair;
 mod undo;
 
 pub use batch::fix_all_user_ids;
-pub use link::link;
+pub use link::Linker;
 pub use registry::{prune_audit, register_reference};
 pub use undo::undo_fix;
 

@@ -20,7 +20,7 @@ pub use doors::enter;
 pub use levels::QueryLevel;
 pub use owner::{Lockwait, as_role, current_role, with_stable_text};
 pub use procedure::{connect_nonatomic, restart_statement_timeout};
-pub use rowset::RowSet;
+pub use rowset::{Person, RowSet};
 pub use server::*;
 pub use spi::{Arg, Mode, Plan, Rows, Session, connect};
 pub use subxact::subtransaction;

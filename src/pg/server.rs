@@ -89,6 +89,31 @@ pub fn owner_of(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     }
 }
 
+/// Whether `role` may create tables in a schema.
+pub fn may_create_in(schema: &CStr, role: pg_sys::Oid) -> bool {
+    // SAFETY: look-ups in the system cache.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let create = pg_sys::ACL_CREATE as pg_sys::AclMode;
+        schema != pg_sys::InvalidOid
+            && schema_acl(schema, role, create) == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+unsafe fn schema_acl(
+    schema: pg_sys::Oid,
+    role: pg_sys::Oid,
+    mode: pg_sys::AclMode,
+) -> pg_sys::AclResult::Type {
+    // SAFETY: a look-up in the system cache; 16 has one function for all kinds of objects.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_namespace_aclcheck(schema, role, mode);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, role, mode);
+    }
+}
+
 /// A role's name, for the audit log.
 pub fn role_name(role: pg_sys::Oid) -> String {
     // SAFETY: answers a palloc'd string, or NULL for a role that is gone.

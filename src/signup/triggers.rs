@@ -9,15 +9,18 @@ use pgrx::pg_sys::Oid;
 struct Wanted {
     name: &'static str,
     definition: String,
+    /// The columns that its UPDATEs are followed of.
+    columns: Vec<String>,
 }
 
 /// The triggers on `auth.users`. For rows that arrive through logical replication all of them must be row triggers,
 /// since that fires no others; statement triggers with a transition table are the cheaper ones.
 fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
     let level = if always { "ROW" } else { "STATEMENT" };
-    let followed: Vec<&str> = ["id", "email", "email_confirmed_at", "deleted_at"]
+    let followed: Vec<String> = ["deleted_at", "email", "email_confirmed_at", "id"]
         .into_iter()
         .filter(|column| auth.has(column))
+        .map(str::to_owned)
         .collect();
     let differs: Vec<String> =
         followed.iter().map(|c| format!("OLD.{c} IS DISTINCT FROM NEW.{c}")).collect();
@@ -28,6 +31,7 @@ fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
             definition: format!(
                 "AFTER INSERT ON auth.users REFERENCING NEW TABLE AS new_users FOR EACH {level}"
             ),
+            columns: Vec::new(),
         },
         Wanted {
             name: "trigger_sync_auth_user_changes",
@@ -36,16 +40,19 @@ fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
                 followed.join(", "),
                 differs.join(" OR ")
             ),
+            columns: followed,
         },
         Wanted {
             name: "trigger_sync_auth_user_deletes",
             definition: format!(
                 "AFTER DELETE ON auth.users REFERENCING OLD TABLE AS old_users FOR EACH {level}"
             ),
+            columns: Vec::new(),
         },
         Wanted {
             name: "trigger_sync_auth_user_truncates",
             definition: "BEFORE TRUNCATE ON auth.users FOR EACH STATEMENT".into(),
+            columns: Vec::new(),
         },
     ]
 }
@@ -65,7 +72,10 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
                     if !found.ours {
                         return Err(Error::TriggerNameTaken { name: trigger.name });
                     }
-                    if found.state == state && found.level == level(&trigger.definition) {
+                    if found.state == state
+                        && found.level == level(&trigger.definition)
+                        && found.columns == trigger.columns
+                    {
                         continue;
                     }
                     drop_trigger(session, trigger.name);
@@ -129,11 +139,14 @@ struct Found {
     ours: bool,
     state: String,
     level: &'static str,
+    columns: Vec<String>,
 }
 
 fn find(session: &Session, table: Oid, name: &str) -> Option<Found> {
     let rows = session.run(
-        "SELECT tgfoid = 'onagui.sync_auth_user_to_app_users()'::regprocedure, tgenabled::text, tgtype & 1 = 1
+        "SELECT tgfoid = 'onagui.sync_auth_user_to_app_users()'::regprocedure, tgenabled::text, tgtype & 1 = 1,
+                ARRAY(SELECT attname::text FROM pg_attribute
+                       WHERE attrelid = tgrelid AND attnum = ANY (tgattr::int2[]) ORDER BY attname)
            FROM pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND NOT tgisinternal",
         &[table.into(), name.into()],
         Mode::Fresh,
@@ -142,6 +155,7 @@ fn find(session: &Session, table: Oid, name: &str) -> Option<Found> {
         ours: rows.get(0, 1).unwrap_or_default(),
         state: rows.get(0, 2).unwrap_or_default(),
         level: if rows.get(0, 3).unwrap_or_default() { "ROW" } else { "STATEMENT" },
+        columns: rows.get(0, 4).unwrap_or_default(),
     })
 }
 

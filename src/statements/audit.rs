@@ -1,6 +1,7 @@
 //! Writing `onagui.sync_audit_log`.
 
 use crate::catalog::House;
+use crate::error::Failure;
 use crate::pg::{self, Mode, connect};
 use pgrx::{JsonB, Uuid};
 use serde::Serialize;
@@ -41,10 +42,17 @@ impl Entry {
             actor: actor.to_owned(),
         }
     }
+
+    pub fn failure(failure: &Failure, actor: &str) -> Self {
+        Entry {
+            details: json!({ "error": failure.to_json() }),
+            ..Entry::new("failure", "failed", actor)
+        }
+    }
 }
 
-/// A pending link, a conflict or a failure that is recorded already, for the same user and for the same reason, is not
-/// recorded again: attempts that repeat do not pile up.
+/// A pending link or a conflict that is recorded already, for the same user and for the same reason, is not recorded
+/// again: attempts that repeat do not pile up. Where `$2`, a failure is recorded once a transaction.
 const RECORD: &str = "
     INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, old_app_user_id, new_app_user_id, email,
                                        rows_changed, details, actor)
@@ -53,23 +61,35 @@ const RECORD: &str = "
       FROM jsonb_array_elements($1) WITH ORDINALITY AS x(entry, place)
       CROSS JOIN LATERAL jsonb_to_record(x.entry) AS e(action text, outcome text, auth_user_id uuid,
            old_app_user_id uuid, new_app_user_id uuid, email text, rows_changed bigint, details jsonb, actor text)
-     WHERE e.action NOT IN ('pending', 'conflict')
+     WHERE NOT (e.action IN ('pending', 'conflict') OR e.action = 'failure' AND $2)
         OR NOT EXISTS (SELECT FROM onagui.sync_audit_log l
                         WHERE l.auth_user_id = e.auth_user_id AND l.action = e.action
                           AND l.email IS NOT DISTINCT FROM e.email
                           AND l.old_app_user_id IS NOT DISTINCT FROM e.old_app_user_id
-                          AND l.details = e.details)
+                          AND l.details = e.details
+                          AND (e.action <> 'failure' OR l.occurred_at = now()))
      ORDER BY x.place
     RETURNING audit_id";
 
 /// Writes `entries` and returns the ids of those that were new.
 pub fn record(house: House, entries: &[Entry]) -> Vec<i64> {
+    write(house, entries, false)
+}
+
+/// The same for a sign-up: the Auth server inserts a user and confirms it in one transaction, which may fail twice alike.
+pub fn record_signup(house: House, entries: &[Entry]) {
+    write(house, entries, true);
+}
+
+fn write(house: House, entries: &[Entry], failures_once: bool) -> Vec<i64> {
     if entries.is_empty() {
         return Vec::new();
     }
     let json = JsonB(serde_json::to_value(entries).unwrap_or_default());
     pg::as_role(house.owner, || {
-        connect(|session| session.run(RECORD, &[json.into()], Mode::Fresh).column())
+        connect(|session| {
+            session.run(RECORD, &[json.into(), failures_once.into()], Mode::Fresh).column()
+        })
     })
 }
 

@@ -25,21 +25,6 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// A pair of which nothing is known yet but its ids.
-    pub fn pair_of(status: Status, app: Uuid, auth: Uuid) -> Self {
-        Candidate {
-            status,
-            email: None,
-            auth_user_id: Some(auth),
-            app_user_id: Some(app),
-            detail: None,
-            auth_email: None,
-            app_email: None,
-            auth_key: None,
-            app_key: None,
-        }
-    }
-
     /// The ids on the two sides, auth's first.
     pub fn pair(&self) -> (Option<Uuid>, Option<Uuid>) {
         (self.auth_user_id, self.app_user_id)

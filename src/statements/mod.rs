@@ -7,8 +7,10 @@ pub mod audit;
 pub mod candidates;
 pub mod changes;
 pub mod collisions;
+pub mod facts;
 pub mod mapping;
 pub mod merge;
+pub mod people;
 pub mod plan;
 pub mod rekey;
 pub mod signup;
@@ -19,7 +21,6 @@ use crate::pg::{RowSet, Session};
 
 /// The rows a trigger was called for, as statements name them.
 pub const NEW_USERS: &std::ffi::CStr = c"new_users";
-pub const OLD_USERS: &std::ffi::CStr = c"old_users";
 
 /// Offers `new` to the statements of `session` as `new_users`.
 pub fn offer_new(session: &Session, new: &RowSet) {

@@ -4,9 +4,9 @@ use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
 use crate::catalog::{App, Auth, Fold, House};
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Plan, RowSet, Session, connect};
+use crate::pg::{self, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
 use onagui_decide::names;
-use onagui_decide::signup::{Facts, LinkPolicy, Namesake, OwnRow};
+use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
@@ -17,30 +17,14 @@ pub struct Target {
     pub house: House,
     pub auth: Auth,
     pub app: App,
-    mapped: Vec<Mapped>,
+    pub(super) mapped: Vec<Mapped>,
+    /// Kept for the single sign-up only: how several rows are best joined depends on how many they are.
     insert_one: OnceCell<Plan>,
-    insert_many: OnceCell<Plan>,
-    facts_one: OnceCell<Plan>,
-    facts_many: OnceCell<Plan>,
+    pub(super) facts_one: OnceCell<Plan>,
 }
 
 thread_local! {
     static TARGET: RefCell<Option<Rc<Target>>> = const { RefCell::new(None) };
-}
-
-/// What is known of one arriving auth user.
-pub struct Arrival {
-    pub place: usize,
-    pub id: Uuid,
-    pub email: Option<String>,
-    pub key: Option<String>,
-    /// The name the mapping wants, before anything is cut.
-    pub username: Option<String>,
-    /// Mapped columns, the username aside, that are longer than their column takes.
-    pub cut: Vec<String>,
-    pub facts: Facts<Uuid>,
-    /// Own and auth's e-mail are the same but for case and spaces.
-    pub same_key: bool,
 }
 
 impl Target {
@@ -52,14 +36,20 @@ impl Target {
             target
                 .as_ref()
                 .filter(|t| {
-                    t.version == version && Some(t.auth.table) == auth && Some(t.app.table) == app
+                    t.version == version
+                        && t.house.owner == house.owner
+                        && Some(t.auth.table) == auth
+                        && Some(t.app.table) == app
                 })
                 .cloned()
         });
         if let Some(target) = kept {
             return Ok(target);
         }
-        let target = pg::as_role(house.owner, || connect(|session| Self::read(session, house)))?;
+        // Tables that are being altered at this moment may well make the look at them fail.
+        let target = subtransaction(|| {
+            pg::as_role(house.owner, || connect(|session| Self::read(session, house)))
+        })?;
         let target = Rc::new(target);
         TARGET.replace(Some(target.clone()));
         Ok(target)
@@ -83,9 +73,7 @@ impl Target {
             app,
             mapped,
             insert_one: OnceCell::new(),
-            insert_many: OnceCell::new(),
             facts_one: OnceCell::new(),
-            facts_many: OnceCell::new(),
         })
     }
 
@@ -94,8 +82,14 @@ impl Target {
         self.version != pg::watched_version()
     }
 
+    /// The username, where it is text: only then it can be given another ending.
     pub fn username(&self) -> Option<&Mapped> {
-        self.mapped.iter().find(|m| m.name == "username")
+        self.mapped.iter().find(|m| m.name == "username" && m.is_string)
+    }
+
+    /// How many characters a username may have.
+    pub fn longest_username(&self) -> usize {
+        self.username().and_then(|u| u.longest).unwrap_or(names::LONGEST_NAME)
     }
 
     /// Whether usernames that differ only in case count as the same.
@@ -106,19 +100,30 @@ impl Target {
 
     /// The columns that may be left out of a row when their value does not fit.
     pub fn optional(&self) -> impl Iterator<Item = &str> {
-        self.mapped.iter().map(|m| m.name.as_str())
+        self.mapped.iter().filter(|m| m.is_optional).map(|m| m.name.as_str())
     }
 
     /// Inserts a row for each of `new` that nobody stands in the way of, as the owner of `app_users`.
     /// Returns how many were made.
     pub fn insert(&self, new: &RowSet) -> u64 {
-        let many = new.len() > 1;
-        let plan = if many { &self.insert_many } else { &self.insert_one };
         self.write(|session| {
             offer_new(session, new);
-            let plan = plan.get_or_init(|| session.prepare(&self.insert_sql(many), &[]));
-            session.execute(plan, &[], Mode::Fresh).touched()
+            self.run(session, new, &self.insert_one, |many| self.insert_sql(many)).touched()
         })
+    }
+
+    pub(super) fn run(
+        &self,
+        session: &Session,
+        new: &RowSet,
+        one: &OnceCell<Plan>,
+        sql: impl Fn(bool) -> String,
+    ) -> Rows {
+        if new.len() > 1 {
+            return session.run(&sql(true), &[], Mode::Fresh);
+        }
+        let plan = one.get_or_init(|| session.prepare(&sql(false), &[]));
+        session.execute(plan, &[], Mode::Fresh)
     }
 
     /// Runs `f` as the owner of `app_users`. Whatever may be deferred is checked inside.
@@ -191,7 +196,7 @@ impl Target {
         }
     }
 
-    fn confirmed(&self, alias: &str) -> String {
+    pub(super) fn confirmed(&self, alias: &str) -> String {
         if self.auth.has("email_confirmed_at") {
             format!("{alias}.email_confirmed_at IS NOT NULL")
         } else {
@@ -210,31 +215,28 @@ impl Target {
 
     /// Makes the row of the auth user `id`: as at a sign-up, but an error is raised.
     pub fn create_one(&self, id: Uuid) -> Result<(), Error> {
-        let new = pg::as_role(self.house.owner, || {
-            connect(|session| {
-                let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
-                let rows = session.run(sql, &[id.into()], Mode::Fresh);
-                pg::RowSet::of_rows(&rows, self.auth.table)
-            })
+        // The rows live as long as the connection.
+        connect(|session| self.create_from(session, id))
+    }
+
+    fn create_from(&self, session: &Session, id: Uuid) -> Result<(), Error> {
+        let new = pg::as_role(self.auth.owner, || {
+            let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
+            RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
         });
         if new.len() == 0 {
             return Err(Error::AuthUserGone { id: id.to_string() });
         }
-        let failure = match pg::subtransaction(|| Ok(self.insert(&new))) {
-            Ok(_) => return Ok(()),
+        let failure = match subtransaction(|| all_written(self.insert(&new), &new)) {
+            Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
         let wanted = self.facts(&new).into_iter().next().and_then(|arrival| arrival.username);
-        if let (Some(wanted), Some(username), "23505") =
+        if let (Some(wanted), Some(_), "23505") =
             (wanted, self.username(), failure.sqlstate.as_str())
         {
-            let longest = username.longest.unwrap_or(names::LONGEST_NAME);
-            for name in names::candidates(&wanted, id.as_bytes(), longest) {
-                let made = pg::subtransaction(|| {
-                    self.insert_as(&new, &[Some(name)], &[]);
-                    Ok(())
-                });
-                if made.is_ok() {
+            for name in names::candidates(&wanted, id.as_bytes(), self.longest_username()) {
+                if subtransaction(|| self.insert_as(&new, &[Some(name)], &[])).is_ok() {
                     return Ok(());
                 }
             }
@@ -243,28 +245,37 @@ impl Target {
     }
 
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.
-    /// Values that are too long are cut.
-    pub fn insert_as(&self, new: &RowSet, usernames: &[Option<String>], left_out: &[&str]) {
+    /// Values that are too long are cut. Fails where not every row is made.
+    pub fn insert_as(
+        &self,
+        new: &RowSet,
+        usernames: &[Option<String>],
+        left_out: &[&str],
+    ) -> Result<(), Error> {
+        let username = self.username().map(|m| m.name.as_str());
         let taken: Vec<&Mapped> =
             self.mapped.iter().filter(|m| !left_out.contains(&m.name.as_str())).collect();
         let columns: Vec<&str> = taken.iter().map(|m| m.column.as_str()).collect();
         let values: Vec<String> = taken
             .iter()
-            .map(|m| match m.name.as_str() {
-                "username" => m.or_default("w.username"),
-                _ => m.value_cut(),
+            .map(|m| match Some(m.name.as_str()) == username {
+                true => m.or_default("w.username"),
+                false => m.value_cut(),
             })
             .collect();
         let sql = self.insert_head(
             &columns,
             &values,
-            "(SELECT row_number() OVER () AS place, * FROM new_users) n
-             JOIN unnest($1::text[]) WITH ORDINALITY AS w(username, place) ON w.place = n.place",
+            "new_users n
+             JOIN unnest($1::uuid[], $2::text[]) AS w(id, username) ON w.id = n.id",
         );
-        self.write(|session| {
+        let mut ids = Vec::new();
+        new.people(usize::MAX, |people| ids.extend(people.iter().map(|person| person.id)));
+        let made = self.write(|session| {
             offer_new(session, new);
-            session.run(&sql, &[usernames.to_vec().into()], Mode::Fresh);
+            session.run(&sql, &[ids.into(), usernames.to_vec().into()], Mode::Fresh).touched()
         });
+        all_written(made, new)
     }
 
     /// Gives the rows with the ids of `new` auth's e-mail where `take_email`, and fills their empty columns where
@@ -302,94 +313,6 @@ impl Target {
         format!("({source})::{kind}")
     }
 
-    /// What is known of each of `new`, in their order.
-    pub fn facts(&self, new: &RowSet) -> Vec<Arrival> {
-        let plan = if new.len() > 1 { &self.facts_many } else { &self.facts_one };
-        pg::as_role(self.house.owner, || {
-            connect(|session| {
-                offer_new(session, new);
-                let plan = plan.get_or_init(|| session.prepare(&self.facts_sql(), &[]));
-                let rows = session.execute(plan, &[], Mode::Fresh);
-                let mut arrivals: Vec<Arrival> = Vec::with_capacity(new.len());
-                for row in 0..rows.len() {
-                    let namesake = rows
-                        .get::<Uuid>(row, 9)
-                        .map(|id| Namesake { id, known: rows.get(row, 10).unwrap_or_default() });
-                    let place = rows.get::<i64>(row, 1).unwrap_or_default() as usize;
-                    if let Some(last) = arrivals.last_mut().filter(|a| a.place == place) {
-                        last.facts.namesakes.extend(namesake);
-                        continue;
-                    }
-                    let email: Option<String> = rows.get(row, 3);
-                    let key: Option<String> = rows.get(row, 4);
-                    arrivals.push(Arrival {
-                        place,
-                        id: rows.get(row, 2).expect("auth.users.id is not null"),
-                        username: rows.get(row, 11),
-                        cut: rows.get::<Vec<String>>(row, 12).unwrap_or_default(),
-                        facts: Facts {
-                            deleted: rows.get(row, 6).unwrap_or_default(),
-                            has_email: key.is_some(),
-                            confirmed: rows.get(row, 5).unwrap_or_default(),
-                            own: rows
-                                .get::<bool>(row, 7)
-                                .map(|email_is_equal| OwnRow { email_is_equal }),
-                            namesakes: namesake.into_iter().collect(),
-                        },
-                        same_key: rows.get(row, 8).unwrap_or_default(),
-                        email,
-                        key,
-                    });
-                }
-                arrivals
-            })
-        })
-    }
-
-    fn facts_sql(&self) -> String {
-        let wanted = self.username().map_or("NULL::text", |m| m.source());
-        let cut: Vec<String> = self
-            .mapped
-            .iter()
-            .filter(|m| m.name != "username")
-            .filter_map(|m| {
-                let name = pgrx::spi::quote_literal(&m.name);
-                m.is_cut().map(|is_cut| format!("CASE WHEN {is_cut} THEN {name} END"))
-            })
-            .collect();
-        let cut = if cut.is_empty() {
-            "NULL::text[]".to_owned()
-        } else {
-            format!("array_remove(ARRAY[{}]::text[], NULL)", cut.join(", "))
-        };
-        format!(
-            "WITH n AS MATERIALIZED (
-                 SELECT row_number() OVER () - 1 AS place, n.id, n.email::text AS email,
-                        nullif({key}, '') AS key, {confirmed} AS confirmed, {deleted} AS deleted,
-                        {wanted} AS username, {cut} AS cut
-                   FROM new_users n)
-             SELECT n.place, n.id, n.email, n.key, n.confirmed, n.deleted,
-                    CASE WHEN own.id IS NOT NULL
-                         THEN own.email::text IS NOT DISTINCT FROM n.email
-                              OR n.key IS NULL AND nullif({own_key}, '') IS NULL END,
-                    own.id IS NOT NULL AND nullif({own_key}, '') IS NOT DISTINCT FROM n.key,
-                    m.id,
-                    EXISTS (SELECT FROM ONLY auth.users k WHERE k.id = m.id)
-                    OR EXISTS (SELECT FROM onagui.sync_known_id k WHERE k.auth_user_id = m.id),
-                    n.username, n.cut
-               FROM n
-               LEFT JOIN {only}onagui.app_users own ON own.id = n.id
-               LEFT JOIN {only}onagui.app_users m ON {m_key} = n.key AND m.id <> n.id
-              ORDER BY n.place",
-            key = email_key("n.email"),
-            own_key = email_key("own.email"),
-            m_key = email_key("m.email"),
-            confirmed = self.confirmed("n"),
-            deleted = self.deleted("n"),
-            only = self.app.only,
-        )
-    }
-
     /// Which of `names` another app user has, by the unique index on the username; empty where there is none.
     pub fn taken_usernames(&self, names: &[String]) -> Vec<bool> {
         let Some(fold) = &self.app.username_is_unique else {
@@ -405,107 +328,16 @@ impl Target {
                FROM unnest($1::text[]) WITH ORDINALITY AS c(name, place) ORDER BY c.place",
             self.app.only
         );
-        pg::as_role(self.house.owner, || {
+        pg::as_role(self.app.owner, || {
             connect(|session| session.run(&sql, &[names.to_vec().into()], Mode::Fresh).column())
         })
     }
+}
 
-    /// What an UPDATE of an auth user changed.
-    pub fn change(&self, old: &RowSet, new: &RowSet) -> Change {
-        let sql = format!(
-            "SELECT o.id, {} AND NOT ({}), o.email::text, o.email::text IS DISTINCT FROM n.email::text
-               FROM old_users o CROSS JOIN new_users n",
-            self.deleted("n"),
-            self.deleted("o"),
-        );
-        pg::as_role(self.house.owner, || {
-            connect(|session| {
-                session.offer(super::OLD_USERS, old);
-                offer_new(session, new);
-                let rows = session.run(&sql, &[], Mode::Fresh);
-                Change {
-                    old_id: rows.get(0, 1).expect("auth.users.id is not null"),
-                    soft_deleted: rows.get(0, 2).unwrap_or_default(),
-                    old_email: rows.get(0, 3),
-                    email_changed: rows.get(0, 4).unwrap_or_default(),
-                }
-            })
-        })
+/// Fails where a trigger of the application has kept rows from being written.
+pub fn all_written(written: u64, new: &RowSet) -> Result<(), Error> {
+    if written as usize == new.len() {
+        return Ok(());
     }
-}
-
-/// What an UPDATE of an auth user changed.
-pub struct Change {
-    pub old_id: Uuid,
-    pub soft_deleted: bool,
-    pub old_email: Option<String>,
-    pub email_changed: bool,
-}
-
-/// Remembers ids that auth has given up, with an entry of the audit log for each that is new.
-/// `from` is `old_users` (offered) or `auth.users`.
-pub fn remember(house: House, from: Gone, actor: &str) {
-    let (source, ids) = match from {
-        Gone::Rows(_) => ("SELECT id, email::text AS email FROM old_users".to_owned(), None),
-        Gone::Everybody => {
-            ("SELECT id, email::text AS email FROM ONLY auth.users".to_owned(), None)
-        }
-        Gone::One(id, ref email) => {
-            ("SELECT $2 AS id, $3 AS email".to_owned(), Some((id, email.clone())))
-        }
-    };
-    let sql = format!(
-        "WITH gone AS ({source}),
-              new AS (INSERT INTO onagui.sync_known_id (auth_user_id) SELECT id FROM gone
-                      ON CONFLICT DO NOTHING RETURNING auth_user_id)
-         INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, email, actor)
-         SELECT 'delete', 'done', gone.id, gone.email, $1
-           FROM gone JOIN new ON new.auth_user_id = gone.id"
-    );
-    pg::as_role(house.owner, || {
-        connect(|session| {
-            if let Gone::Rows(old) = from {
-                session.offer(super::OLD_USERS, old);
-            }
-            let mut args: Vec<Arg> = vec![actor.to_owned().into()];
-            if let Some((id, email)) = ids {
-                args.push(id.into());
-                args.push(Arg::of::<String>(email));
-            }
-            session.run(&sql, &args, Mode::Fresh);
-        })
-    })
-}
-
-/// Which auth users are gone.
-pub enum Gone<'a> {
-    Rows(&'a RowSet),
-    One(Uuid, Option<String>),
-    Everybody,
-}
-
-/// Records a plain sign-up of each of `new`, under `onagui_sync.audit = all`.
-pub fn record_signups(house: House, new: &RowSet, actor: &str) {
-    pg::as_role(house.owner, || {
-        connect(|session| {
-            offer_new(session, new);
-            session.run(
-                "INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, new_app_user_id, email, actor)
-                 SELECT 'signup', 'done', n.id, n.id, n.email::text, $1 FROM new_users n",
-                &[actor.to_owned().into()],
-                Mode::Fresh,
-            );
-        })
-    })
-}
-
-/// The id and e-mail of each of `new`, in their order; works whatever the tables look like.
-pub fn who(house: House, new: &RowSet) -> Vec<(Uuid, Option<String>)> {
-    pg::as_role(house.owner, || {
-        connect(|session| {
-            offer_new(session, new);
-            let rows = session.run("SELECT id, email::text FROM new_users", &[], Mode::Fresh);
-            (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)))).collect()
-        })
-    })
+    Err(Error::RowsDiscarded { wanted: new.len() as u64, written })
 }

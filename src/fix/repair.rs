@@ -122,7 +122,10 @@ impl Repair {
             let action = candidate.status.action();
             outcomes.push(self.settle(&candidate, action, true)?);
         }
-        outcomes.extend(emails::exchange(self, emails)?);
+        let merged = |o: &&Outcome| o.action == Action::Merge && o.outcome == "planned";
+        let leaving: Vec<Uuid> =
+            outcomes.iter().filter(merged).filter_map(|o| o.old_app_user_id).collect();
+        outcomes.extend(emails::exchange(self, emails, &leaving)?);
         self.record(&mut outcomes);
         Ok(outcomes)
     }
@@ -132,7 +135,7 @@ impl Repair {
         let action = match candidate.status {
             Status::Synced => Action::None,
             Status::EmailMismatch => {
-                let mut outcomes = emails::exchange(self, vec![candidate])?;
+                let mut outcomes = emails::exchange(self, vec![candidate], &[])?;
                 self.record(&mut outcomes);
                 return Ok(outcomes);
             }

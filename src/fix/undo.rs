@@ -3,7 +3,7 @@
 use super::repair::Repair;
 use crate::catalog::House;
 use crate::error::{Error, Failure};
-use crate::pg::{self, Call, Mode, Reply, Session, connect, subtransaction};
+use crate::pg::{self, Arg, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::changes::{self, Done};
 use crate::statements::merge::{self, OnConflict};
@@ -20,6 +20,8 @@ struct Logged {
     new_app_user_id: Option<Uuid>,
     rows: u64,
     steps: Vec<Value>,
+    /// Users who exchanged their e-mails can only do so together.
+    exchange: Option<String>,
 }
 
 /// What was taken back, for the log: steps that would do it again, last first.
@@ -49,8 +51,9 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     pg::as_role(house.owner, || {
         connect(|session| {
             session.run(
-                "UPDATE onagui.sync_audit_log SET undone_by = $2 WHERE audit_id = $1",
-                &[audit_id.into(), by.into()],
+                "UPDATE onagui.sync_audit_log SET undone_by = $2
+                  WHERE audit_id = $1 OR details ->> 'exchange' = $3 AND undone_by IS NULL",
+                &[audit_id.into(), by.into(), Arg::of(logged.exchange.clone())],
                 Mode::Fresh,
             );
         })
@@ -79,7 +82,7 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
         connect(|session| {
             let rows = session.run(
                 "SELECT action, outcome, email, auth_user_id, old_app_user_id, new_app_user_id, details -> 'undo',
-                        undone_by, coalesce(rows_changed, 0)
+                        undone_by, coalesce(rows_changed, 0), details ->> 'exchange'
                    FROM onagui.sync_audit_log WHERE audit_id = $1 FOR UPDATE",
                 &[audit_id.into()],
                 Mode::Fresh,
@@ -98,6 +101,7 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
                     auth_user_id: rows.get(0, 4),
                     old_app_user_id: rows.get(0, 5),
                     new_app_user_id: rows.get(0, 6),
+                    exchange: rows.get(0, 10),
                     rows: rows.get::<i64>(0, 9).unwrap_or_default() as u64,
                     steps,
                 }),
@@ -183,7 +187,7 @@ fn in_use(repair: &Repair, session: &Session, id: Uuid, by: Option<Uuid>) -> Opt
     if !repair.mover.lock(session, &[id]).is_empty() {
         return Some(format!("another app user has the id {id} now"));
     }
-    let auth = pg::as_role(repair.target.house.owner, || {
+    let auth = pg::as_role(repair.target.auth.owner, || {
         session
             .run(
                 "SELECT EXISTS (SELECT FROM ONLY auth.users WHERE id = $1)",

@@ -22,6 +22,7 @@ pub struct Mover {
     pub app_owner: Oid,
     pub references: References,
     statements: Vec<Statements>,
+    locker: OnceCell<Plan>,
 }
 
 /// The statements for one table; `$1` is the id it is now, `$2` the id it becomes.
@@ -107,7 +108,7 @@ impl Mover {
                 shape: OnceCell::new(),
             })
             .collect();
-        Ok(Mover { house, app_owner: app.owner, references, statements })
+        Ok(Mover { house, app_owner: app.owner, references, statements, locker: OnceCell::new() })
     }
 
     /// The places of the tables that hold ids.
@@ -203,7 +204,9 @@ impl Mover {
             self.references.tables[0].target()
         );
         pg::as_role(self.app_owner, || {
-            session.run(&sql, &[users.to_vec().into()], Mode::Fresh).column()
+            let uuids = [Oid::from(pgrx::pg_sys::BuiltinOid::UUIDARRAYOID)];
+            let plan = self.locker.get_or_init(|| session.prepare(&sql, &uuids));
+            session.execute(plan, &[users.to_vec().into()], Mode::Fresh).column()
         })
     }
 

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::pg::{self, Mode, connect};
 use crate::statements::changes;
+use crate::statements::merge;
 use crate::statements::rekey::{Mover, Referring};
 use crate::statements::signup::Target;
 use pgrx::Uuid;
@@ -41,20 +42,18 @@ impl Linker {
             if !is_still_so() {
                 return Err(Error::AppUserGone { id: app.to_string() });
             }
-            let held = mover.held_before(session, auth);
-            let moved = mover.rekey(session, app, auth);
+            let done = merge::rekey(session, mover, app, auth, &[])?;
             let (table, shape) =
                 (&mover.references.tables[0], mover.shape(session, 0, Mode::Fresh));
             let before = changes::whole_row(session, table, shape, auth);
             refresh();
             let refreshed =
                 before.and_then(|row| changes::difference(session, table, shape, auth, &row));
-            let rekey = json!({ "from": app.to_string(), "to": auth.to_string(), "held": held });
-            let mut undo = vec![json!({ "rekey": rekey })];
+            let mut undo = vec![done.step];
             undo.extend(refreshed.map(|done| json!({ "changes": [done] })));
             Ok(Linked {
-                rows: Referring::total(&moved),
-                details: json!({ "references": Referring::to_json(&moved), "undo": undo }),
+                rows: Referring::total(&done.moved),
+                details: json!({ "references": Referring::to_json(&done.moved), "undo": undo }),
             })
         })
     }

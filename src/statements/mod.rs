@@ -11,6 +11,7 @@ pub mod facts;
 pub mod mapping;
 pub mod merge;
 pub mod people;
+pub mod plan;
 pub mod registration;
 pub mod rekey;
 pub mod signup;

@@ -215,11 +215,14 @@ impl Target {
 
     /// Makes the row of the auth user `id`: as at a sign-up, but an error is raised.
     pub fn create_one(&self, id: Uuid) -> Result<(), Error> {
+        // The rows live as long as the connection.
+        connect(|session| self.create_from(session, id))
+    }
+
+    fn create_from(&self, session: &Session, id: Uuid) -> Result<(), Error> {
         let new = pg::as_role(self.auth.owner, || {
-            connect(|session| {
-                let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
-                RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
-            })
+            let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
+            RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
         });
         if new.len() == 0 {
             return Err(Error::AuthUserGone { id: id.to_string() });

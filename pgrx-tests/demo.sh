@@ -19,7 +19,9 @@ trap 'server stop' EXIT
 quietly=(--quiet --output /dev/null --set ON_ERROR_STOP=1)
 server psql "${quietly[@]}" --command 'CREATE DATABASE demo'
 server psql "${quietly[@]}" --dbname demo --file "$here/fixtures/supabase.sql"
-server psql --quiet --set ON_ERROR_STOP=1 --pset pager=off --dbname demo --username postgres --file "$here/demo/signups.sql"
+# Where in the files a message comes from is of no interest here.
+show() { server psql --quiet --set ON_ERROR_STOP=1 --pset pager=off --dbname demo --username postgres --file "$1" 2>&1 | sed --unbuffered 's/^psql:[^ ]*: //'; }
+show "$here/demo/signups.sql"
 
 cat <<EOT
 

@@ -77,7 +77,7 @@ class Server:
         self.stop()
         log = (self.folder / "server.log").read_text(errors="replace")
         shutil.rmtree(self.folder)
-        return [line for line in log.splitlines() if re.search(r"PANIC:|TRAP:|terminated by signal|\\] XX000 ", line)]
+        return [line for line in log.splitlines() if re.search(r"PANIC:|TRAP:|terminated by signal|\] XX000 .*(ERROR|WARNING|PANIC):", line)]
 
     @property
     def bin(self):

@@ -38,13 +38,36 @@ pub enum Error {
     NotAfter,
     NotForEachRow,
     NoTransitionTable,
-    WrongTable { table: String },
-    TableMissing { table: &'static str },
-    ColumnMissing { table: &'static str, column: &'static str },
-    ColumnUnfit { table: &'static str, column: &'static str, found: String, wanted: &'static str },
-    NotATable { table: &'static str, kind: &'static str },
+    WrongTable {
+        table: String,
+    },
+    TableMissing {
+        table: &'static str,
+    },
+    ColumnMissing {
+        table: &'static str,
+        column: &'static str,
+    },
+    ColumnUnfit {
+        table: &'static str,
+        column: &'static str,
+        found: String,
+        wanted: &'static str,
+    },
+    NotATable {
+        table: &'static str,
+        kind: &'static str,
+    },
     NotWhole,
-    TriggerNameTaken { name: &'static str },
+    TriggerNameTaken {
+        name: &'static str,
+    },
+    UnknownStatus {
+        found: String,
+    },
+    NegativeLimit {
+        limit: i64,
+    },
     /// Ends a subtransaction whose work was only tried.
     Rehearsed,
     /// An error that was caught and is passed on as it came.
@@ -127,6 +150,20 @@ impl From<Error> for Failure {
                 format!("auth.users has a trigger {name} that is not the extension's"),
                 "It calls another function than onagui.sync_auth_user_to_app_users().".into(),
                 format!("ALTER TRIGGER {name} ON auth.users RENAME TO …; then call enable_sync() again."),
+            ),
+            Error::UnknownStatus { found } => (
+                "22023",
+                format!("{found} is not a status"),
+                format!("p_status holds {found}."),
+                "A status is SYNCED, EMAIL_MISMATCH, MISMATCHED, DUPLICATE, MISSING_IN_APP_USERS, MISSING_IN_AUTH, \
+                 PENDING or CONFLICT, for example p_status => ARRAY['MISMATCHED', 'DUPLICATE']."
+                    .into(),
+            ),
+            Error::NegativeLimit { limit } => (
+                "22023",
+                "p_limit must not be negative".into(),
+                format!("p_limit is {limit}."),
+                "Leave p_limit out, or NULL, for all rows.".into(),
             ),
             Error::Rehearsed => (Failure::REHEARSAL, "rehearsed".into(), String::new(), String::new()),
             Error::NotWhole => (

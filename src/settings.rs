@@ -26,7 +26,8 @@ pub enum Audit {
 }
 
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
-static LINK_BY_EMAIL: GucSetting<LinkByEmail> = GucSetting::<LinkByEmail>::new(LinkByEmail::verified);
+static LINK_BY_EMAIL: GucSetting<LinkByEmail> =
+    GucSetting::<LinkByEmail>::new(LinkByEmail::verified);
 static ON_ERROR: GucSetting<OnError> = GucSetting::<OnError>::new(OnError::log);
 static AUDIT: GucSetting<Audit> = GucSetting::<Audit>::new(Audit::changes);
 static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);

@@ -45,5 +45,12 @@ seed() {
 
 cd "$root"
 say "building onagui_sync for PostgreSQL $major ($profile; the first time usually 90 s, for each further major 30 s)"
+# cargo-pgrx tells of its every step, in colour wherever it writes to; what cargo and the compiler say is enough.
+chatter='/^(\x1b\[[0-9;]*m)* *(Using|Building|Running|Installing|Copying|Discovered|Writing)\x1b/d'
+if [[ -t 2 ]]; then
+    export CARGO_TERM_COLOR=always
+else
+    chatter+='; s/\x1b\[[0-9;]*m//g'
+fi
 "$cargo_pgrx" pgrx install --no-default-features --features "pg$(plain_major "$major")" \
-    --pg-config "$target/pg/$major/bin/pg_config" "${options[@]}" >&2 </dev/null
+    --pg-config "$target/pg/$major/bin/pg_config" "${options[@]}" </dev/null 2>&1 | sed --unbuffered --regexp-extended "$chatter" >&2

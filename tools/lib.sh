@@ -6,6 +6,9 @@ cache=${ONAGUI_SYNC_CACHE:-$HOME/.cache/onagui_sync}
 target=$root/target
 cargo_pgrx_version=0.18.1
 
+# Under `make` PostgreSQL's makefiles would take themselves for a part of it, and leave out the headers they generate.
+unset MAKELEVEL MAKEFLAGS MFLAGS MAKEOVERRIDES
+
 say() { printf '%s\n' "$*" >&2; }
 die() {
     say "error: $*"
@@ -29,10 +32,10 @@ long() {
     shift 2
     mkdir -p "$(dirname "$log")"
     say "$what"
-    # The sleeper must not hold our output open after we are gone.
-    (while sleep 30 >/dev/null 2>&1; do say "  ... $((SECONDS - started)) s"; done) &
+    # The sleeper must hold neither our output nor our lock after we are gone.
+    (while sleep 30 >/dev/null 2>&1 9>&-; do say "  ... $((SECONDS - started)) s"; done) &
     beat=$!
-    "$@" >"$log" 2>&1 </dev/null || status=$?
+    ("$@") >"$log" 2>&1 </dev/null || status=$?
     kill "$beat"
     wait "$beat" 2>/dev/null || :
     if ((status != 0)); then

@@ -8,7 +8,10 @@
 pub fn must_pass_on(sqlstate: &str) -> bool {
     sqlstate.starts_with("53")
         || sqlstate.starts_with("57P")
-        || matches!(sqlstate, "57014" | "40001" | "40003" | "25P02" | "25P03" | "25P04")
+        || matches!(
+            sqlstate,
+            "57014" | "40001" | "40003" | "25P02" | "25P03" | "25P04"
+        )
 }
 
 /// Whether an error is about the values of one row, so that other rows, or the row with other values, may well pass.

@@ -73,9 +73,7 @@ SELECT action, outcome, email, auth_user_id, old_app_user_id FROM onagui.sync_au
 \set ECHO none
 \echo '=== Even with onagui.app_users gone, people can sign up; what could not be done is on record'
 \set ECHO queries
-BEGIN;
 ALTER TABLE onagui.app_users RENAME TO app_users_old;
-COMMIT;
 \set ECHO none
 \set email 'emil@example.com'
 \ir sign_up.sql
@@ -83,5 +81,6 @@ COMMIT;
 \set ECHO queries
 ALTER TABLE onagui.app_users_old RENAME TO app_users;
 SELECT count(*) AS "Emil in auth.users" FROM auth.users WHERE email = 'emil@example.com';
-SELECT outcome, email, details FROM onagui.sync_audit_log ORDER BY audit_id DESC LIMIT 1;
+SELECT outcome, email, details #>> '{error,sqlstate}' AS sqlstate, details #>> '{error,message}' AS message
+  FROM onagui.sync_audit_log ORDER BY audit_id DESC LIMIT 1;
 \set ECHO none

@@ -1,5 +1,7 @@
 //! What the database looks like: the two tables, and what refers to the application's users.
 
+pub mod lookup;
 pub mod tables;
 
+pub use lookup::{Way, Ways};
 pub use tables::{App, Auth, Column, Fold, House};

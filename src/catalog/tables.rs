@@ -13,7 +13,9 @@ pub struct House {
 impl House {
     pub fn find() -> Result<Self, Error> {
         let log = pg::table_named(c"onagui", c"sync_audit_log").ok_or(Error::NotWhole)?;
-        Ok(House { owner: pg::owner_of(log).ok_or(Error::NotWhole)? })
+        Ok(House {
+            owner: pg::owner_of(log).ok_or(Error::NotWhole)?,
+        })
     }
 }
 
@@ -98,13 +100,22 @@ impl App {
         let table = Self::find().ok_or(Error::TableMissing { table: APP_USERS })?;
         let owner = pg::owner_of(table).ok_or(Error::TableMissing { table: APP_USERS })?;
         let kind = session
-            .run("SELECT relkind::text FROM pg_class WHERE oid = $1", &[table.into()], Mode::Fresh)
+            .run(
+                "SELECT relkind::text FROM pg_class WHERE oid = $1",
+                &[table.into()],
+                Mode::Fresh,
+            )
             .one::<String>()
             .unwrap_or_default();
         let only = match kind.as_str() {
             "r" => "ONLY ",
             "p" => "",
-            _ => return Err(Error::NotATable { table: APP_USERS, kind: kind_name(&kind) }),
+            _ => {
+                return Err(Error::NotATable {
+                    table: APP_USERS,
+                    kind: kind_name(&kind),
+                });
+            }
         };
         let columns = read_columns(session, table);
         check_columns(APP_USERS, &columns)?;
@@ -182,12 +193,20 @@ fn read_columns(session: &Session, table: Oid) -> Vec<Column> {
 /// create one. A cast from a type of somebody's own could run their code.
 fn check_columns(table: &'static str, columns: &[Column]) -> Result<(), Error> {
     let find = |column: &'static str| {
-        columns.iter().find(|c| c.name == column).ok_or(Error::ColumnMissing { table, column })
+        columns
+            .iter()
+            .find(|c| c.name == column)
+            .ok_or(Error::ColumnMissing { table, column })
     };
     let id = find("id")?;
     if id.base != "uuid" {
         let found = id.kind.clone();
-        return Err(Error::ColumnUnfit { table, column: "id", found, wanted: "uuid" });
+        return Err(Error::ColumnUnfit {
+            table,
+            column: "id",
+            found,
+            wanted: "uuid",
+        });
     }
     let email = find("email")?;
     if !email.is_string {

@@ -1,6 +1,6 @@
 //! A call from SQL: its arguments and its answer.
 
-use super::spi::{Arg, Session};
+use super::spi::{Arg, Plan, Session};
 use pgrx::datum::{FromDatum, IntoDatum};
 use pgrx::pg_sys;
 
@@ -72,7 +72,10 @@ impl Call {
         unsafe {
             pg_sys::InitMaterializedSRF(self.fcinfo, 0);
             let info = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
-            RowWriter { store: (*info).setResult, descriptor: (*info).setDesc }
+            RowWriter {
+                store: (*info).setResult,
+                descriptor: (*info).setDesc,
+            }
         }
     }
 }
@@ -86,12 +89,18 @@ pub struct RowWriter {
 impl RowWriter {
     /// Adds a row; as many values as the function has result columns.
     pub fn put(&self, row: &[Arg]) {
-        let mut values: Vec<_> =
-            row.iter().map(|arg| arg.datum().unwrap_or(pg_sys::Datum::null())).collect();
+        let mut values: Vec<_> = row
+            .iter()
+            .map(|arg| arg.datum().unwrap_or(pg_sys::Datum::null()))
+            .collect();
         let mut nulls: Vec<_> = row.iter().map(|arg| arg.datum().is_none()).collect();
         // SAFETY: the arrays are as long as the descriptor.
         unsafe {
-            assert_eq!(row.len(), (*self.descriptor).natts as usize, "result columns");
+            assert_eq!(
+                row.len(),
+                (*self.descriptor).natts as usize,
+                "result columns"
+            );
             pg_sys::tuplestore_putvalues(
                 self.store,
                 self.descriptor,
@@ -101,8 +110,8 @@ impl RowWriter {
         }
     }
 
-    /// Adds what a query answers, without holding it in memory.
-    pub fn pour(&self, session: &Session, sql: &str, args: &[Arg]) {
-        session.pour(sql, args, self.store);
+    /// Adds what a query answers, without holding it in memory; returns how many rows that was.
+    pub fn pour(&self, session: &Session, plan: &Plan, args: &[Arg]) -> u64 {
+        session.pour(plan, args, self.store)
     }
 }

@@ -29,7 +29,11 @@ impl Drop for Restore {
 /// Runs `f` as `role`. `SET ROLE` and `SET SESSION AUTHORIZATION` are refused in there, and every setting that is
 /// changed in there (by a trigger of the application, say) is put back afterwards.
 pub fn as_role<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
-    let mut restore = Restore { role: pg_sys::InvalidOid, context: 0, settings: 0 };
+    let mut restore = Restore {
+        role: pg_sys::InvalidOid,
+        context: 0,
+        settings: 0,
+    };
     // SAFETY: saves, then sets backend-local state; `restore` puts it back also when `f` unwinds.
     let _restore = unsafe {
         pg_sys::GetUserIdAndSecContext(&mut restore.role, &mut restore.context);

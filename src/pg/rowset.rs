@@ -18,7 +18,12 @@ impl RowSet {
     ) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
-            RowSet { store, table: (*relation).rd_id, descriptor: (*relation).rd_att, owned: false }
+            RowSet {
+                store,
+                table: (*relation).rd_id,
+                descriptor: (*relation).rd_att,
+                owned: false,
+            }
         }
     }
 
@@ -39,7 +44,12 @@ impl RowSet {
     fn empty(table: pg_sys::Oid, descriptor: pg_sys::TupleDesc) -> Self {
         // SAFETY: the store lives in the current memory context and its files end with the resource owner.
         let store = unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) };
-        RowSet { store, table, descriptor, owned: true }
+        RowSet {
+            store,
+            table,
+            descriptor,
+            owned: true,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -53,8 +63,10 @@ impl RowSet {
         let mut wanted = places.iter().copied().peekable();
         // SAFETY: a read pointer of our own, so that nobody else's is moved; the slot is dropped again.
         unsafe {
-            let slot =
-                pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsMinimalTuple);
+            let slot = pg_sys::MakeSingleTupleTableSlot(
+                self.descriptor,
+                &raw const pg_sys::TTSOpsMinimalTuple,
+            );
             let pointer =
                 pg_sys::tuplestore_alloc_read_pointer(self.store, pg_sys::EXEC_FLAG_REWIND as i32);
             pg_sys::tuplestore_select_read_pointer(self.store, pointer);
@@ -98,8 +110,10 @@ impl RowSet {
     pub(super) fn first_id(&self) -> Option<pgrx::Uuid> {
         // SAFETY: as in part().
         unsafe {
-            let slot =
-                pg_sys::MakeSingleTupleTableSlot(self.descriptor, &raw const pg_sys::TTSOpsMinimalTuple);
+            let slot = pg_sys::MakeSingleTupleTableSlot(
+                self.descriptor,
+                &raw const pg_sys::TTSOpsMinimalTuple,
+            );
             let pointer =
                 pg_sys::tuplestore_alloc_read_pointer(self.store, pg_sys::EXEC_FLAG_REWIND as i32);
             pg_sys::tuplestore_select_read_pointer(self.store, pointer);

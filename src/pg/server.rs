@@ -115,6 +115,8 @@ pub fn table_name(table: pg_sys::Oid) -> String {
         if name.is_null() || schema.is_null() {
             return table.to_u32().to_string();
         }
-        CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)).to_string_lossy().into_owned()
+        CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name))
+            .to_string_lossy()
+            .into_owned()
     }
 }

@@ -25,13 +25,19 @@ pub struct Arg {
 
 impl Arg {
     pub fn of<T: IntoDatum>(value: Option<T>) -> Self {
-        Arg { kind: T::type_oid(), value: value.and_then(IntoDatum::into_datum) }
+        Arg {
+            kind: T::type_oid(),
+            value: value.and_then(IntoDatum::into_datum),
+        }
     }
 }
 
 impl<T: IntoDatum> From<T> for Arg {
     fn from(value: T) -> Self {
-        Arg { kind: T::type_oid(), value: value.into_datum() }
+        Arg {
+            kind: T::type_oid(),
+            value: value.into_datum(),
+        }
     }
 }
 
@@ -45,7 +51,9 @@ pub fn connect<R>(f: impl FnOnce(&Session) -> R) -> R {
     // SAFETY: paired with SPI_finish; when `f` unwinds, the subtransaction or transaction that is rolled back closes it.
     unsafe {
         pg_sys::SPI_connect();
-        let result = f(&Session { _not_send: PhantomData });
+        let result = f(&Session {
+            _not_send: PhantomData,
+        });
         pg_sys::SPI_finish();
         result
     }
@@ -79,17 +87,40 @@ fn check(code: i32, sql: &str) {
 impl Session {
     /// Prepares `sql` for arguments of the given types.
     pub fn prepare(&self, sql: &str, kinds: &[pg_sys::Oid]) -> Plan {
+        self.prepare_with(sql, kinds, 0)
+    }
+
+    /// Prepares a query that only reads: it may run in parallel, and with `generic` it is planned once, whatever the
+    /// arguments.
+    pub fn prepare_read(&self, sql: &str, kinds: &[pg_sys::Oid], generic: bool) -> Plan {
+        let generic = if generic {
+            pg_sys::CURSOR_OPT_GENERIC_PLAN
+        } else {
+            0
+        };
+        self.prepare_with(sql, kinds, pg_sys::CURSOR_OPT_PARALLEL_OK | generic)
+    }
+
+    fn prepare_with(&self, sql: &str, kinds: &[pg_sys::Oid], options: u32) -> Plan {
         let text = c_string(sql);
         let mut kinds = kinds.to_vec();
         // SAFETY: all pointers hold for the call; SPI_keepplan moves the plan to long-lived memory.
         unsafe {
-            let plan = pg_sys::SPI_prepare(text.as_ptr(), kinds.len() as i32, kinds.as_mut_ptr());
+            let plan = pg_sys::SPI_prepare_cursor(
+                text.as_ptr(),
+                kinds.len() as i32,
+                kinds.as_mut_ptr(),
+                options as i32,
+            );
             if plan.is_null() {
                 check(pg_sys::SPI_result, sql);
                 panic!("no plan for: {sql}");
             }
             check(pg_sys::SPI_keepplan(plan), sql);
-            Plan { plan, arity: kinds.len() }
+            Plan {
+                plan,
+                arity: kinds.len(),
+            }
         }
     }
 
@@ -136,8 +167,13 @@ impl Session {
         }
     }
 
-    /// Executes `sql` and writes its rows straight into `store`. The columns must fit the store's.
-    pub(super) fn pour(&self, sql: &str, args: &[Arg], store: *mut pg_sys::Tuplestorestate) {
+    /// Executes a query and writes its rows straight into `store`; returns how many. The columns must fit the store's.
+    pub(super) fn pour(
+        &self,
+        plan: &Plan,
+        args: &[Arg],
+        store: *mut pg_sys::Tuplestorestate,
+    ) -> u64 {
         unsafe extern "C-unwind" {
             fn SetTuplestoreDestReceiverParams(
                 receiver: *mut pg_sys::DestReceiver,
@@ -148,8 +184,7 @@ impl Session {
                 map_failure: *const c_char,
             );
         }
-        let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
-        let plan = self.prepare(sql, &kinds);
+        assert_eq!(plan.arity, args.len(), "arguments of a prepared statement");
         // SAFETY: the receiver is set up before use; the parameter list has as many entries as arguments.
         unsafe {
             let receiver = pg_sys::CreateDestReceiver(pg_sys::CommandDest::DestTuplestore);
@@ -176,7 +211,11 @@ impl Session {
                 dest: receiver,
                 ..Default::default()
             };
-            check(pg_sys::SPI_execute_plan_extended(plan.plan, &options), sql);
+            check(
+                pg_sys::SPI_execute_plan_extended(plan.plan, &options),
+                "a prepared statement",
+            );
+            pg_sys::SPI_processed
         }
     }
 }
@@ -202,7 +241,10 @@ impl Rows {
         unsafe {
             let table = pg_sys::SPI_tuptable;
             pg_sys::SPI_tuptable = std::ptr::null_mut();
-            Rows { table, touched: pg_sys::SPI_processed }
+            Rows {
+                table,
+                touched: pg_sys::SPI_processed,
+            }
         }
     }
 
@@ -212,7 +254,11 @@ impl Rows {
     }
 
     pub fn len(&self) -> usize {
-        if self.table.is_null() { 0 } else { self.touched as usize }
+        if self.table.is_null() {
+            0
+        } else {
+            self.touched as usize
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -245,7 +291,11 @@ impl Rows {
 
     /// The value of a single row's column, None where there is no row or it is NULL.
     pub fn one<T: FromDatum + IntoDatum>(&self) -> Option<T> {
-        if self.is_empty() { None } else { self.get(0, 1) }
+        if self.is_empty() {
+            None
+        } else {
+            self.get(0, 1)
+        }
     }
 
     /// Every row's first column, NULLs left out.

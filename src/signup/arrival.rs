@@ -34,7 +34,12 @@ fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error>
         Ok(arrivals) => arrivals,
         Err(failure) => return super::record_all(target.house, new, &failure, actor),
     };
-    let visit = Visit { target, new, arrivals: &arrivals, actor };
+    let visit = Visit {
+        target,
+        new,
+        arrivals: &arrivals,
+        actor,
+    };
     let (mut create, mut refresh, mut fill, mut link, mut later) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut entries = Vec::new();
@@ -43,7 +48,9 @@ fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error>
         match decide(&arrival.facts, settings::link_policy()) {
             Decision::Nothing => {}
             // The second of two with one e-mail finds the first one's row when its turn comes.
-            Decision::Create if arrival.key.iter().any(|key| !keys.insert(key)) => later.push(place),
+            Decision::Create if arrival.key.iter().any(|key| !keys.insert(key)) => {
+                later.push(place)
+            }
             Decision::Create => create.push(place),
             Decision::Refresh { take_email: true } => refresh.push(place),
             Decision::Refresh { take_email: false } => fill.push(place),
@@ -76,11 +83,18 @@ pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &str) -> Re
         Ok(arrivals) => arrivals,
         Err(failure) => return super::record_all(target.house, new, &failure, actor),
     };
-    let Some(arrival) = arrivals.first() else { return Ok(()) };
+    let Some(arrival) = arrivals.first() else {
+        return Ok(());
+    };
     if arrival.facts.own.is_none() {
         return super::signed_up(target.house, new, actor);
     }
-    let visit = Visit { target, new, arrivals: &arrivals, actor };
+    let visit = Visit {
+        target,
+        new,
+        arrivals: &arrivals,
+        actor,
+    };
     match decide(&arrival.facts, settings::link_policy()) {
         Decision::Refresh { take_email: true } if change.email_changed || !arrival.same_key => {
             visit.attempt(&[0], |new, _| {
@@ -158,13 +172,18 @@ impl Visit<'_> {
     /// statement either.
     fn free_usernames(&self, places: &[usize]) -> Vec<Option<String>> {
         let mut names = vec![None; self.arrivals.len()];
-        let Some(username) = self.target.username() else { return names };
+        let Some(username) = self.target.username() else {
+            return names;
+        };
         let longest = username.longest.unwrap_or(names::LONGEST_NAME);
         let mut wanted: Vec<(usize, [String; 3])> = Vec::new();
         for &place in places {
             let arrival = &self.arrivals[place];
             if let Some(name) = &arrival.username {
-                wanted.push((place, names::candidates(name, arrival.id.as_bytes(), longest)));
+                wanted.push((
+                    place,
+                    names::candidates(name, arrival.id.as_bytes(), longest),
+                ));
             }
         }
         let all: Vec<String> = wanted.iter().flat_map(|(_, names)| names.clone()).collect();
@@ -174,7 +193,11 @@ impl Visit<'_> {
         for (i, (place, candidates)) in wanted.into_iter().enumerate() {
             let last = candidates.len() - 1;
             for (j, name) in candidates.into_iter().enumerate() {
-                let compared = if folds { name.to_lowercase() } else { name.clone() };
+                let compared = if folds {
+                    name.to_lowercase()
+                } else {
+                    name.clone()
+                };
                 let free = !taken.get(3 * i + j).copied().unwrap_or_default()
                     && !(self.target.app.username_is_unique.is_some() && used.contains(&compared));
                 if free || j == last {
@@ -189,14 +212,22 @@ impl Visit<'_> {
 
     /// Records rows that were made with less than the sign-up brought, and plain ones where those are wanted.
     fn record_created(&self, places: &[usize], names: &[Option<String>]) {
-        let longest = self.target.username().and_then(|u| u.longest).unwrap_or(names::LONGEST_NAME);
+        let longest = self
+            .target
+            .username()
+            .and_then(|u| u.longest)
+            .unwrap_or(names::LONGEST_NAME);
         let entries: Vec<Entry> = places
             .iter()
             .zip(names)
             .filter_map(|(&place, name)| {
                 let arrival = &self.arrivals[place];
                 let mut cut = arrival.cut.clone();
-                if arrival.username.as_ref().is_some_and(|name| name.chars().count() > longest) {
+                if arrival
+                    .username
+                    .as_ref()
+                    .is_some_and(|name| name.chars().count() > longest)
+                {
                     cut.push("username".into());
                 }
                 self.created(place, name.as_deref(), &cut, &[], None)
@@ -244,15 +275,19 @@ impl Visit<'_> {
                 Ok(arrivals) => arrivals,
                 Err(failure) => return self.fail(place, &failure),
             };
-            if arrivals.iter().any(|a| {
-                !matches!(decide(&a.facts, settings::link_policy()), Decision::Create)
-            }) {
+            if arrivals
+                .iter()
+                .any(|a| !matches!(decide(&a.facts, settings::link_policy()), Decision::Create))
+            {
                 return settle_chunk(self.target, &new, self.actor);
             }
         }
         if is_about_values(&failure.sqlstate) {
-            let longest =
-                self.target.username().and_then(|u| u.longest).unwrap_or(names::LONGEST_NAME);
+            let longest = self
+                .target
+                .username()
+                .and_then(|u| u.longest)
+                .unwrap_or(names::LONGEST_NAME);
             let candidates = arrival
                 .username
                 .as_ref()
@@ -265,11 +300,14 @@ impl Visit<'_> {
                 .skip(1)
                 .map(|name| (Some(name.clone()), Vec::new()));
             let optional: Vec<&str> = self.target.optional().collect();
-            let one_less = optional.iter().map(|column| (wanted.clone(), vec![*column]));
+            let one_less = optional
+                .iter()
+                .map(|column| (wanted.clone(), vec![*column]));
             let bare = std::iter::once((None, optional.clone()));
             for (name, left_out) in renamed.chain(one_less).chain(bare) {
                 let made = subtransaction(|| {
-                    self.target.insert_as(&new, std::slice::from_ref(&name), &left_out);
+                    self.target
+                        .insert_as(&new, std::slice::from_ref(&name), &left_out);
                     let entry = self.created(
                         place,
                         name.as_deref(),
@@ -291,7 +329,11 @@ impl Visit<'_> {
     }
 
     fn fail(&self, place: usize, failure: &Failure) -> Result<(), Error> {
-        give_up(self.target.house, vec![self.entry(place, "failure", "failed")], failure)
+        give_up(
+            self.target.house,
+            vec![self.entry(place, "failure", "failed")],
+            failure,
+        )
     }
 
     /// Brings the rows that have the ids of `places` up to date.
@@ -375,20 +417,37 @@ impl Visit<'_> {
                 }
                 if keep { Ok(()) } else { Err(Error::Rehearsed) }
             })
-            .or_else(|failure| if failure.is_rehearsal() { Ok(()) } else { Err(failure) })
+            .or_else(|failure| {
+                if failure.is_rehearsal() {
+                    Ok(())
+                } else {
+                    Err(failure)
+                }
+            })
         };
         let failure = match attempt(places, true) {
             Ok(()) => return Vec::new(),
             Err(failure) => failure,
         };
-        let everybody = |failure: &Failure| places.iter().map(|p| (*p, Box::new(failure.clone()))).collect();
-        if places.len() == 1 || must_pass_on(&failure.sqlstate) || meets_every_row(&failure.sqlstate) {
+        let everybody = |failure: &Failure| {
+            places
+                .iter()
+                .map(|p| (*p, Box::new(failure.clone())))
+                .collect()
+        };
+        if places.len() == 1
+            || must_pass_on(&failure.sqlstate)
+            || meets_every_row(&failure.sqlstate)
+        {
             return everybody(&failure);
         }
         let mut failed = Vec::new();
         find_failing(places, &|part| attempt(part, false).err(), &mut failed);
-        let good: Vec<usize> =
-            places.iter().copied().filter(|p| failed.iter().all(|(f, _)| f != p)).collect();
+        let good: Vec<usize> = places
+            .iter()
+            .copied()
+            .filter(|p| failed.iter().all(|(f, _)| f != p))
+            .collect();
         if !good.is_empty()
             && let Err(failure) = attempt(&good, true)
         {

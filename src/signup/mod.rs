@@ -20,7 +20,9 @@ use onagui_decide::failure::{meets_every_row, must_pass_on};
 pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
     let trigger = TriggerCall::of(call)?;
     if Auth::find() != Some(trigger.table()) {
-        return Err(Error::WrongTable { table: pg::table_name(trigger.table()) });
+        return Err(Error::WrongTable {
+            table: pg::table_name(trigger.table()),
+        });
     }
     let event = trigger.event()?;
     let house = match House::find() {
@@ -87,9 +89,17 @@ fn changed(house: House, old: &RowSet, new: &RowSet, actor: &str) -> Result<(), 
     };
     let id = statements::who(house, new).first().map(|(id, _)| *id);
     if id != Some(change.old_id) || change.soft_deleted {
-        deleted(house, Gone::One(change.old_id, change.old_email.clone()), actor)?;
+        deleted(
+            house,
+            Gone::One(change.old_id, change.old_email.clone()),
+            actor,
+        )?;
     }
-    if settings::enabled() { arrival::follow(&target, new, &change, actor) } else { Ok(()) }
+    if settings::enabled() {
+        arrival::follow(&target, new, &change, actor)
+    } else {
+        Ok(())
+    }
 }
 
 /// Remembers the ids, also while syncing is off: the rule of identity hangs on it.
@@ -99,7 +109,11 @@ fn deleted(house: House, gone: Gone, actor: &str) -> Result<(), Error> {
         Ok(())
     }) {
         Ok(()) => Ok(()),
-        Err(failure) => give_up(house, vec![Entry::new("failure", "failed", actor)], &failure),
+        Err(failure) => give_up(
+            house,
+            vec![Entry::new("failure", "failed", actor)],
+            &failure,
+        ),
     }
 }
 
@@ -118,11 +132,7 @@ fn record_all(house: House, new: &RowSet, failure: &Failure, actor: &str) -> Res
 
 /// Lets the sign-up go on without its app side: the failure is recorded and raised as a WARNING. Or not, where it must
 /// be passed on, or where the DBA wants it raised.
-fn give_up(
-    house: House,
-    mut entries: Vec<Entry>,
-    failure: &Failure,
-) -> Result<(), Error> {
+fn give_up(house: House, mut entries: Vec<Entry>, failure: &Failure) -> Result<(), Error> {
     if must_pass_on(&failure.sqlstate) || settings::raise_errors() {
         return Err(Error::Raised(Box::new(failure.clone())));
     }
@@ -130,7 +140,10 @@ fn give_up(
         entry.details = serde_json::json!({ "error": failure.to_json() });
     }
     let whom = match entries.as_slice() {
-        [one] => format!("auth user {}", one.auth_user_id.map_or("?".into(), |id| id.to_string())),
+        [one] => format!(
+            "auth user {}",
+            one.auth_user_id.map_or("?".into(), |id| id.to_string())
+        ),
         many => format!("{} auth users", many.len()),
     };
     let unrecorded = subtransaction(|| {
@@ -145,11 +158,17 @@ fn give_up(
     }
     pg::warn(Failure {
         sqlstate: failure.sqlstate.clone(),
-        message: format!("onagui_sync could not write the app user of {whom}: {}", failure.message),
+        message: format!(
+            "onagui_sync could not write the app user of {whom}: {}",
+            failure.message
+        ),
         detail: failure.detail.clone(),
         hint: Some(match unrecorded {
             None => "The sign-up goes on; the failure is recorded in onagui.sync_audit_log.".into(),
-            Some(why) => format!("The sign-up goes on; the failure could not be recorded: {}", why.message),
+            Some(why) => format!(
+                "The sign-up goes on; the failure could not be recorded: {}",
+                why.message
+            ),
         }),
         ..Failure::default()
     });
@@ -186,7 +205,9 @@ const CREATE_APP_USERS: [&str; 10] = [
 /// `onagui.create_app_users()`: with the caller's rights, and the caller owns what comes out.
 pub fn create_app_users(_: &Call) -> Result<Reply, Error> {
     if crate::catalog::App::find().is_some() {
-        return Ok(Reply::of("OK: onagui.app_users exists already, nothing was changed"));
+        return Ok(Reply::of(
+            "OK: onagui.app_users exists already, nothing was changed",
+        ));
     }
     pg::as_role(pg::current_role(), || {
         connect(|session| {

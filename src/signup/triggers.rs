@@ -1,7 +1,7 @@
 //! `onagui.enable_sync()` and `onagui.disable_sync()`.
 
-use crate::catalog::{Auth, House};
 use crate::catalog::tables::AUTH_USERS;
+use crate::catalog::{Auth, House};
 use crate::error::Error;
 use crate::pg::{self, Call, Mode, Reply, Session, connect};
 use pgrx::pg_sys::Oid;
@@ -19,8 +19,10 @@ fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
         .into_iter()
         .filter(|column| auth.has(column))
         .collect();
-    let differs: Vec<String> =
-        followed.iter().map(|c| format!("OLD.{c} IS DISTINCT FROM NEW.{c}")).collect();
+    let differs: Vec<String> = followed
+        .iter()
+        .map(|c| format!("OLD.{c} IS DISTINCT FROM NEW.{c}"))
+        .collect();
     // The column list is looked at before WHEN is so much as parsed: other UPDATEs cost next to nothing.
     vec![
         Wanted {
@@ -85,8 +87,10 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
                     session.run(&sql, &[], Mode::Fresh);
                 }
                 if always {
-                    let sql =
-                        format!("ALTER TABLE auth.users ENABLE ALWAYS TRIGGER {}", trigger.name);
+                    let sql = format!(
+                        "ALTER TABLE auth.users ENABLE ALWAYS TRIGGER {}",
+                        trigger.name
+                    );
                     session.run(&sql, &[], Mode::Fresh);
                 }
             }
@@ -141,15 +145,27 @@ fn find(session: &Session, table: Oid, name: &str) -> Option<Found> {
     (!rows.is_empty()).then(|| Found {
         ours: rows.get(0, 1).unwrap_or_default(),
         state: rows.get(0, 2).unwrap_or_default(),
-        level: if rows.get(0, 3).unwrap_or_default() { "ROW" } else { "STATEMENT" },
+        level: if rows.get(0, 3).unwrap_or_default() {
+            "ROW"
+        } else {
+            "STATEMENT"
+        },
     })
 }
 
 fn level(definition: &str) -> &'static str {
-    if definition.contains("FOR EACH ROW") { "ROW" } else { "STATEMENT" }
+    if definition.contains("FOR EACH ROW") {
+        "ROW"
+    } else {
+        "STATEMENT"
+    }
 }
 
 /// `name` is quoted where it must be.
 fn drop_trigger(session: &Session, name: &str) {
-    session.run(&format!("DROP TRIGGER {name} ON auth.users"), &[], Mode::Fresh);
+    session.run(
+        &format!("DROP TRIGGER {name} ON auth.users"),
+        &[],
+        Mode::Fresh,
+    );
 }

@@ -41,7 +41,8 @@ impl Mapped {
 
     /// Whether the source is longer than the column takes.
     pub fn is_cut(&self) -> Option<String> {
-        self.longest.map(|longest| format!("length({}) > {longest}", self.source))
+        self.longest
+            .map(|longest| format!("length({}) > {longest}", self.source))
     }
 
     /// The source, for the look-up of names.
@@ -79,10 +80,17 @@ pub fn read(session: &Session, auth: &Auth, app: &App) -> Vec<Mapped> {
             key: rows.get(row, 3),
         })
         .collect();
-    let built_in = ["username", "full_name", "metadata", "phone", "created_at", "updated_at"]
-        .into_iter()
-        .filter(|name| own.iter().all(|o| o.app_column != *name))
-        .filter_map(|name| mapped(app, name, |column| built_in_source(auth, column)));
+    let built_in = [
+        "username",
+        "full_name",
+        "metadata",
+        "phone",
+        "created_at",
+        "updated_at",
+    ]
+    .into_iter()
+    .filter(|name| own.iter().all(|o| o.app_column != *name))
+    .filter_map(|name| mapped(app, name, |column| built_in_source(auth, column)));
     let configured = own.iter().filter_map(|o| {
         mapped(app, &o.app_column, |column| {
             configured_source(auth, column, &o.source, o.key.as_deref())
@@ -127,7 +135,12 @@ fn built_in_source(auth: &Auth, column: &Column) -> Option<String> {
     }
 }
 
-fn configured_source(auth: &Auth, column: &Column, source: &str, key: Option<&str>) -> Option<String> {
+fn configured_source(
+    auth: &Auth,
+    column: &Column,
+    source: &str,
+    key: Option<&str>,
+) -> Option<String> {
     let object = match source {
         "column" => return from_column(auth, column, key?),
         "user_meta" => "raw_user_meta_data",
@@ -147,7 +160,8 @@ fn configured_source(auth: &Auth, column: &Column, source: &str, key: Option<&st
 }
 
 fn from_column(auth: &Auth, column: &Column, name: &str) -> Option<String> {
-    auth.has(name).then(|| fit(column, format!("n.{}", quote(name))))
+    auth.has(name)
+        .then(|| fit(column, format!("n.{}", quote(name))))
 }
 
 /// A string column takes text by assignment, which refuses what is too long; any other type needs a cast.

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod mapping;
 pub mod signup;
+pub mod status;
 pub mod sync;
 
 use crate::pg::{RowSet, Session};

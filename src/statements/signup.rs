@@ -58,7 +58,9 @@ impl Target {
         if let Some(target) = kept {
             return Ok(target);
         }
-        let target = pg::as_role(house.owner, || connect(|session| Self::read(session, house)))?;
+        let target = pg::as_role(house.owner, || {
+            connect(|session| Self::read(session, house))
+        })?;
         let target = Rc::new(target);
         TARGET.replace(Some(target.clone()));
         Ok(target)
@@ -100,7 +102,10 @@ impl Target {
     /// Whether usernames that differ only in case count as the same.
     pub fn folds_usernames(&self) -> bool {
         matches!(self.app.username_is_unique, Some(Fold::Lower))
-            || self.app.column("username").is_some_and(|c| c.base == "citext")
+            || self
+                .app
+                .column("username")
+                .is_some_and(|c| c.base == "citext")
     }
 
     /// The columns that may be left out of a row when their value does not fit.
@@ -112,7 +117,11 @@ impl Target {
     /// Returns how many were made.
     pub fn insert(&self, new: &RowSet) -> u64 {
         let many = new.len() > 1;
-        let plan = if many { &self.insert_many } else { &self.insert_one };
+        let plan = if many {
+            &self.insert_many
+        } else {
+            &self.insert_one
+        };
         self.write(|session| {
             offer_new(session, new);
             let plan = plan.get_or_init(|| session.prepare(&self.insert_sql(many), &[]));
@@ -171,7 +180,10 @@ impl Target {
 
     fn insert_head(&self, columns: &[&str], values: &[String], from: &str) -> String {
         let list = |fixed: &str, rest: &[&str]| {
-            std::iter::once(fixed).chain(rest.iter().copied()).collect::<Vec<_>>().join(", ")
+            std::iter::once(fixed)
+                .chain(rest.iter().copied())
+                .collect::<Vec<_>>()
+                .join(", ")
         };
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
         format!(
@@ -200,8 +212,11 @@ impl Target {
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.
     /// Values that are too long are cut.
     pub fn insert_as(&self, new: &RowSet, usernames: &[Option<String>], left_out: &[&str]) {
-        let taken: Vec<&Mapped> =
-            self.mapped.iter().filter(|m| !left_out.contains(&m.name.as_str())).collect();
+        let taken: Vec<&Mapped> = self
+            .mapped
+            .iter()
+            .filter(|m| !left_out.contains(&m.name.as_str()))
+            .collect();
         let columns: Vec<&str> = taken.iter().map(|m| m.column.as_str()).collect();
         let values: Vec<String> = taken
             .iter()
@@ -233,7 +248,10 @@ impl Target {
         }
         for m in self.mapped.iter().filter(|_| fill) {
             let (column, source) = (&m.column, m.source_cut());
-            assignments.push(format!("{column} = coalesce(a.{column}, {})", self.typed(m, &source)));
+            assignments.push(format!(
+                "{column} = coalesce(a.{column}, {})",
+                self.typed(m, &source)
+            ));
             differences.push(format!("a.{column} IS NULL AND {source} IS NOT NULL"));
         }
         if assignments.is_empty() {
@@ -258,7 +276,11 @@ impl Target {
 
     /// What is known of each of `new`, in their order.
     pub fn facts(&self, new: &RowSet) -> Vec<Arrival> {
-        let plan = if new.len() > 1 { &self.facts_many } else { &self.facts_one };
+        let plan = if new.len() > 1 {
+            &self.facts_many
+        } else {
+            &self.facts_one
+        };
         pg::as_role(self.house.owner, || {
             connect(|session| {
                 offer_new(session, new);
@@ -309,7 +331,8 @@ impl Target {
             .filter(|m| m.name != "username")
             .filter_map(|m| {
                 let name = pgrx::spi::quote_literal(&m.name);
-                m.is_cut().map(|is_cut| format!("CASE WHEN {is_cut} THEN {name} END"))
+                m.is_cut()
+                    .map(|is_cut| format!("CASE WHEN {is_cut} THEN {name} END"))
             })
             .collect();
         let cut = if cut.is_empty() {
@@ -350,7 +373,10 @@ impl Target {
         let Some(fold) = &self.app.username_is_unique else {
             return vec![false; names.len()];
         };
-        let kind = self.app.column("username").map_or("text", |c| c.kind.as_str());
+        let kind = self
+            .app
+            .column("username")
+            .map_or("text", |c| c.kind.as_str());
         let equal = match fold {
             Fold::Column { operator } => format!("a.username {operator} c.name::{kind}"),
             Fold::Lower => "lower(a.username::text) = lower(c.name)".to_owned(),
@@ -361,7 +387,11 @@ impl Target {
             self.app.only
         );
         pg::as_role(self.house.owner, || {
-            connect(|session| session.run(&sql, &[names.to_vec().into()], Mode::Fresh).column())
+            connect(|session| {
+                session
+                    .run(&sql, &[names.to_vec().into()], Mode::Fresh)
+                    .column()
+            })
         })
     }
 
@@ -401,8 +431,14 @@ pub struct Change {
 /// `from` is `old_users` (offered) or `auth.users`.
 pub fn remember(house: House, from: Gone, actor: &str) {
     let (source, ids) = match from {
-        Gone::Rows(_) => ("SELECT id, email::text AS email FROM old_users".to_owned(), None),
-        Gone::Everybody => ("SELECT id, email::text AS email FROM ONLY auth.users".to_owned(), None),
+        Gone::Rows(_) => (
+            "SELECT id, email::text AS email FROM old_users".to_owned(),
+            None,
+        ),
+        Gone::Everybody => (
+            "SELECT id, email::text AS email FROM ONLY auth.users".to_owned(),
+            None,
+        ),
         Gone::One(id, ref email) => (
             "SELECT $2 AS id, $3 AS email".to_owned(),
             Some((id, email.clone())),

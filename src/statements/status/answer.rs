@@ -1,0 +1,181 @@
+//! Running the survey: for the view and its function, and for the summary.
+
+use super::{STATUSES, Survey, Which, words};
+use crate::catalog::{App, Auth, House, Ways};
+use crate::error::Error;
+use crate::pg::{self, Arg, Mode, Plan, RowWriter, Session, connect};
+use crate::settings;
+use onagui_decide::signup::LinkPolicy;
+use pgrx::pg_sys::{INT8OID, TEXTARRAYOID};
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+
+/// The tables as they are now, and the kept statement for one e-mail.
+pub struct Kept {
+    version: u64,
+    policy: LinkPolicy,
+    pub house: House,
+    pub auth: Auth,
+    pub app: App,
+    ways: Ways,
+    by_email: OnceCell<Plan>,
+}
+
+thread_local! {
+    static KEPT: RefCell<Option<Rc<Kept>>> = const { RefCell::new(None) };
+}
+
+/// What the caller of `onagui.sync_status()` asks for.
+pub struct Question {
+    /// Of [`STATUSES`], each at most once.
+    pub wanted: Vec<&'static str>,
+    pub email: Option<String>,
+    pub limit: Option<i64>,
+}
+
+const CONTRACT_COLUMNS: &str =
+    "email, auth_user_id, app_user_id, sync_status, auth_created_at, app_created_at, detail";
+
+impl Kept {
+    /// Fails with a hint where a table is missing or does not fit.
+    pub fn get(house: House) -> Result<Rc<Kept>, Error> {
+        let version = pg::watched_version();
+        let (auth, app) = (Auth::find(), App::find());
+        let policy = settings::link_policy();
+        let kept = KEPT.with_borrow(|kept| {
+            kept.as_ref()
+                .filter(|k| {
+                    k.version == version
+                        && k.policy == policy
+                        && Some(k.auth.table) == auth
+                        && Some(k.app.table) == app
+                })
+                .cloned()
+        });
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let none = pgrx::pg_sys::InvalidOid;
+        let mapping = pg::table_named(c"onagui", c"sync_column");
+        pg::watch([
+            auth.unwrap_or(none),
+            app.unwrap_or(none),
+            mapping.unwrap_or(none),
+        ]);
+        let version = pg::watched_version();
+        let kept = pg::as_role(house.owner, || {
+            connect(|session| -> Result<Kept, Error> {
+                let auth = Auth::read(session)?;
+                let app = App::read(session)?;
+                let ways = Ways::read(session, &auth, &app);
+                Ok(Kept {
+                    version,
+                    policy,
+                    house,
+                    auth,
+                    app,
+                    ways,
+                    by_email: OnceCell::new(),
+                })
+            })
+        })?;
+        let kept = Rc::new(kept);
+        KEPT.replace(Some(kept.clone()));
+        Ok(kept)
+    }
+
+    pub fn survey(&self) -> Survey<'_> {
+        Survey {
+            auth: &self.auth,
+            app: &self.app,
+            ways: self.ways,
+        }
+    }
+
+    /// Writes the rows asked for. SYNCED users come first: they are found by a join that can stop early.
+    pub fn answer(&self, question: &Question, rows: &RowWriter) {
+        pg::as_role(self.house.owner, || {
+            connect(|session| match &question.email {
+                Some(email) => self.one(session, email, question, rows),
+                None => self.all(session, question, rows),
+            })
+        });
+    }
+
+    fn one(&self, session: &Session, email: &str, question: &Question, rows: &RowWriter) {
+        let plan = self.by_email.get_or_init(|| {
+            let sql = format!(
+                "SELECT {CONTRACT_COLUMNS} FROM ({}) s WHERE s.sync_status = ANY ($2) LIMIT $3",
+                self.survey().rows_sql(Which::Emails)
+            );
+            session.prepare_read(&sql, &[TEXTARRAYOID, TEXTARRAYOID, INT8OID], true)
+        });
+        let wanted: Vec<String> = question.wanted.iter().map(|s| (*s).to_owned()).collect();
+        let args = [
+            vec![email.to_owned()].into(),
+            wanted.into(),
+            Arg::of(question.limit),
+        ];
+        rows.pour(session, plan, &args);
+    }
+
+    fn all(&self, session: &Session, question: &Question, rows: &RowWriter) {
+        let mut left = question.limit;
+        let survey = self.survey();
+        let mut pour = |sql: String| {
+            if left == Some(0) {
+                return;
+            }
+            let sql = format!("SELECT {CONTRACT_COLUMNS} FROM ({sql}) s LIMIT $1");
+            let plan = session.prepare_read(&sql, &[INT8OID], false);
+            let written = rows.pour(session, &plan, &[Arg::of(left)]);
+            left = left.map(|left| left - written as i64);
+        };
+        if question.wanted.contains(&"SYNCED") {
+            pour(survey.synced_sql());
+        }
+        let others: Vec<&str> = question
+            .wanted
+            .iter()
+            .copied()
+            .filter(|status| *status != "SYNCED")
+            .collect();
+        if !others.is_empty() {
+            pour(survey.rows_of(Which::Apart, &others));
+        }
+    }
+
+    /// How many users have each of [`STATUSES`].
+    pub fn summary(&self) -> Vec<(&'static str, i64)> {
+        let survey = self.survey();
+        let apart = format!(
+            "SELECT s.sync_status, count(*), count(s.auth_user_id) FILTER (WHERE NOT {})
+               FROM ({}) s GROUP BY s.sync_status",
+            words::any_of("s.why", &words::NAMES_ANOTHERS_AUTH_USER),
+            survey.rows_sql(Which::Apart),
+        );
+        pg::as_role(self.house.owner, || {
+            connect(|session| {
+                let read = |sql: &str| {
+                    let plan = session.prepare_read(sql, &[], false);
+                    session.execute(&plan, &[], Mode::Read)
+                };
+                let mut synced = read(&survey.auth_count_sql())
+                    .one::<i64>()
+                    .unwrap_or_default();
+                let rows = read(&apart);
+                let mut counted = STATUSES.map(|status| (status, 0));
+                for row in 0..rows.len() {
+                    let status: String = rows.get(row, 1).unwrap_or_default();
+                    let users: i64 = rows.get(row, 2).unwrap_or_default();
+                    synced -= rows.get::<i64>(row, 3).unwrap_or_default();
+                    if let Some(entry) = counted.iter_mut().find(|(name, _)| *name == status) {
+                        entry.1 = users;
+                    }
+                }
+                counted[0].1 = synced;
+                counted.to_vec()
+            })
+        })
+    }
+}

@@ -59,6 +59,14 @@ pub enum Error {
         kind: &'static str,
     },
     NotWhole,
+    /// A trigger or rule of the application kept rows from being written, without an error.
+    RowsDiscarded {
+        wanted: u64,
+        written: u64,
+    },
+    MayNotCreate {
+        role: String,
+    },
     TriggerNameTaken {
         name: &'static str,
     },
@@ -150,6 +158,18 @@ impl From<Error> for Failure {
                 format!("auth.users has a trigger {name} that is not the extension's"),
                 "It calls another function than onagui.sync_auth_user_to_app_users().".into(),
                 format!("ALTER TRIGGER {name} ON auth.users RENAME TO …; then call enable_sync() again."),
+            ),
+            Error::RowsDiscarded { wanted, written } => (
+                "09000",
+                "a trigger or rule on onagui.app_users discarded the row".into(),
+                format!("{written} of {wanted} rows were written."),
+                "A BEFORE trigger must return the row: RETURN NEW.".into(),
+            ),
+            Error::MayNotCreate { role } => (
+                "42501",
+                "permission denied to create a table in schema onagui".into(),
+                format!("Role {role} lacks CREATE on the schema."),
+                format!("GRANT CREATE ON SCHEMA onagui TO {role}; as the schema's owner."),
             ),
             Error::UnknownStatus { found } => (
                 "22023",

@@ -28,16 +28,8 @@ door! {
 }
 
 pgrx::extension_sql_file!("../sql/install/10_tables.sql", name = "tables");
-pgrx::extension_sql_file!(
-    "../sql/install/20_signup.sql",
-    name = "signup",
-    requires = ["tables"]
-);
-pgrx::extension_sql_file!(
-    "../sql/install/40_status.sql",
-    name = "status",
-    requires = ["tables"]
-);
+pgrx::extension_sql_file!("../sql/install/20_signup.sql", name = "signup", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/install/40_status.sql", name = "status", requires = ["tables"]);
 pgrx::extension_sql_file!(
     "../sql/install/90_grants.sql",
     name = "grants",

@@ -8,10 +8,7 @@
 pub fn must_pass_on(sqlstate: &str) -> bool {
     sqlstate.starts_with("53")
         || sqlstate.starts_with("57P")
-        || matches!(
-            sqlstate,
-            "57014" | "40001" | "40003" | "25P02" | "25P03" | "25P04"
-        )
+        || matches!(sqlstate, "57014" | "40001" | "40003" | "25P02" | "25P03" | "25P04")
 }
 
 /// Whether an error is about the values of one row, so that other rows, or the row with other values, may well pass.
@@ -19,10 +16,13 @@ pub fn is_about_values(sqlstate: &str) -> bool {
     sqlstate.starts_with("22") || sqlstate.starts_with("23") || sqlstate == "54000"
 }
 
-/// Whether an error would meet every row of the statement alike: a table or column that is missing or may not be
-/// touched, a lock that was not to be had.
-pub fn meets_every_row(sqlstate: &str) -> bool {
-    matches!(sqlstate, "55P03" | "40P01" | "25006") || sqlstate.starts_with("42")
+/// A lock that was not to be had within lock_timeout.
+pub const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// Whether another value in the row would not help: a table or column that is missing or may not be touched, a lock that
+/// was not to be had. Among many rows it may still be one row's alone: a trigger can raise anything.
+pub fn not_about_the_row(sqlstate: &str) -> bool {
+    matches!(sqlstate, LOCK_NOT_AVAILABLE | "40P01" | "25006") || sqlstate.starts_with("42")
 }
 
 #[cfg(test)]
@@ -40,10 +40,10 @@ mod tests {
     }
 
     #[test]
-    fn a_deadlock_meets_the_statement_and_a_check_the_row() {
-        assert!(meets_every_row("40P01"));
-        assert!(meets_every_row("42703"));
-        assert!(!meets_every_row("23514"));
+    fn a_deadlock_is_not_about_the_row_and_a_check_is() {
+        assert!(not_about_the_row("40P01"));
+        assert!(not_about_the_row("42703"));
+        assert!(!not_about_the_row("23514"));
         assert!(is_about_values("22001") && is_about_values("23514"));
         assert!(!is_about_values("P0001"));
     }

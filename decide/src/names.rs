@@ -29,28 +29,19 @@ fn fit(wanted: &str, ending: &str, longest: usize) -> String {
 mod tests {
     use super::*;
 
-    const ID: [u8; 16] = [
-        0x0a, 0x1b, 0x2c, 0x3d, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
-    ];
+    const ID: [u8; 16] = [0x0a, 0x1b, 0x2c, 0x3d, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
     #[test]
     fn the_digits_of_the_id_follow_an_underscore() {
         assert_eq!(
             candidates("ann", &ID, 255),
-            [
-                "ann",
-                "ann_0a1b2c3d",
-                "ann_0a1b2c3d0405060708090a0b0c0d0e0f"
-            ]
+            ["ann", "ann_0a1b2c3d", "ann_0a1b2c3d0405060708090a0b0c0d0e0f"]
         );
     }
 
     #[test]
     fn a_short_column_cuts_the_name_and_keeps_the_digits() {
-        assert_eq!(
-            candidates("annabelle", &ID, 12),
-            ["annabelle", "ann_0a1b2c3d", "_0a1b2c3d040"]
-        );
+        assert_eq!(candidates("annabelle", &ID, 12), ["annabelle", "ann_0a1b2c3d", "_0a1b2c3d040"]);
     }
 
     #[test]

@@ -123,10 +123,7 @@ mod tests {
             has_email: true,
             confirmed: false,
             own: None,
-            namesakes: namesakes
-                .iter()
-                .map(|&(id, known)| Namesake { id, known })
-                .collect(),
+            namesakes: namesakes.iter().map(|&(id, known)| Namesake { id, known }).collect(),
         }
     }
 
@@ -138,31 +135,19 @@ mod tests {
 
     #[test]
     fn an_unconfirmed_email_never_links() {
-        assert_eq!(
-            decide(&facts(&[(1, false)]), Verified),
-            Decision::Pending(1)
-        );
+        assert_eq!(decide(&facts(&[(1, false)]), Verified), Decision::Pending(1));
         assert_eq!(decide(&facts(&[(1, false)]), Always), Decision::Link(1));
     }
 
     #[test]
     fn a_confirmed_email_links_one_unknown_row() {
-        let confirmed = |n: &[(u8, bool)]| Facts {
-            confirmed: true,
-            ..facts(n)
-        };
-        assert_eq!(
-            decide(&confirmed(&[(1, false)]), Verified),
-            Decision::Link(1)
-        );
+        let confirmed = |n: &[(u8, bool)]| Facts { confirmed: true, ..facts(n) };
+        assert_eq!(decide(&confirmed(&[(1, false)]), Verified), Decision::Link(1));
         assert_eq!(
             decide(&confirmed(&[(1, true)]), Verified),
             Decision::Conflict(Conflict::KnownId)
         );
-        assert_eq!(
-            decide(&confirmed(&[(1, true)]), Always),
-            Decision::Conflict(Conflict::KnownId)
-        );
+        assert_eq!(decide(&confirmed(&[(1, true)]), Always), Decision::Conflict(Conflict::KnownId));
         assert_eq!(
             decide(&confirmed(&[(1, false), (2, false)]), Verified),
             Decision::Conflict(Conflict::SeveralRows)
@@ -179,10 +164,7 @@ mod tests {
             own: Some(OwnRow { email_is_equal }),
             ..facts(n)
         };
-        assert_eq!(
-            decide(&own(false, &[]), Verified),
-            Decision::Refresh { take_email: true }
-        );
+        assert_eq!(decide(&own(false, &[]), Verified), Decision::Refresh { take_email: true });
         assert_eq!(
             decide(&own(true, &[(1, false)]), Verified),
             Decision::Refresh { take_email: false }
@@ -195,30 +177,13 @@ mod tests {
 
     #[test]
     fn an_email_is_never_wiped() {
-        let gone = Facts {
-            has_email: false,
-            own: Some(OwnRow {
-                email_is_equal: false,
-            }),
-            ..facts(&[])
-        };
-        assert_eq!(
-            decide(&gone, Verified),
-            Decision::Conflict(Conflict::EmailIsGone)
-        );
+        let gone =
+            Facts { has_email: false, own: Some(OwnRow { email_is_equal: false }), ..facts(&[]) };
+        assert_eq!(decide(&gone, Verified), Decision::Conflict(Conflict::EmailIsGone));
     }
 
     #[test]
     fn a_deleted_user_counts_as_absent() {
-        assert_eq!(
-            decide(
-                &Facts {
-                    deleted: true,
-                    ..facts(&[])
-                },
-                Verified
-            ),
-            Decision::Nothing
-        );
+        assert_eq!(decide(&Facts { deleted: true, ..facts(&[]) }, Verified), Decision::Nothing);
     }
 }

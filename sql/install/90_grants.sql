@@ -6,32 +6,62 @@ DECLARE
                          FROM pg_catalog.pg_extension e
                          JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) e.extowner
                         WHERE e.extname OPERATOR(pg_catalog.=) 'onagui_sync');
-    object text;
+    made_here boolean := (SELECT n.xmin::pg_catalog.text
+                                 OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.xid::pg_catalog.text
+                            FROM pg_catalog.pg_namespace n WHERE n.nspname OPERATOR(pg_catalog.=) 'onagui');
+    object record;
+    grantee text;
 BEGIN
     FOR object IN
-        SELECT CASE d.classid
-               WHEN 'pg_catalog.pg_proc'::pg_catalog.regclass
-               THEN pg_catalog.format('EXECUTE ON ROUTINE %s', d.objid::pg_catalog.regprocedure)
-               ELSE pg_catalog.format('SELECT ON %s %s', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
-                                      d.objid::pg_catalog.regclass)
-               END
+        SELECT CASE WHEN p.oid IS NOT NULL THEN 'ROUTINE'
+                    WHEN c.relkind OPERATOR(pg_catalog.=) 'S' THEN 'SEQUENCE'
+                    ELSE 'TABLE' END AS kind,
+               CASE WHEN p.oid IS NOT NULL THEN 'EXECUTE' ELSE 'SELECT' END AS use,
+               coalesce(p.oid::pg_catalog.regprocedure::pg_catalog.text, c.oid::pg_catalog.regclass::pg_catalog.text) AS name,
+               coalesce(p.proacl, c.relacl) AS acl,
+               coalesce(p.proowner, c.relowner) AS owner
           FROM pg_catalog.pg_depend d
           JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
+          LEFT JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) d.objid
+                AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
           LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.objid
                 AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+                AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,v,S}'::pg_catalog."char"[])
          WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
            AND d.deptype OPERATOR(pg_catalog.=) 'e'
            AND e.extname OPERATOR(pg_catalog.=) 'onagui_sync'
-           AND (d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass OR c.relkind IN ('r', 'v', 'S'))
+           AND (p.oid IS NOT NULL OR c.oid IS NOT NULL)
     LOOP
-        EXECUTE pg_catalog.format('GRANT %s TO %s', object, installer);
+        -- What ALTER DEFAULT PRIVILEGES of the superuser has given to others was meant for other objects.
+        FOR grantee IN
+            SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(r.rolname) END
+              FROM pg_catalog.aclexplode(object.acl) a
+              LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) a.grantee
+             WHERE a.grantee OPERATOR(pg_catalog.<>) object.owner
+        LOOP
+            EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s CASCADE', object.kind, object.name, grantee);
+        END LOOP;
+        EXECUTE pg_catalog.format('GRANT %s ON %s %s TO %s', object.use, object.kind, object.name, installer);
     END LOOP;
     EXECUTE pg_catalog.format('GRANT INSERT, UPDATE, DELETE ON onagui.sync_column TO %s', installer);
 
-    -- Where this very transaction made the schema, everybody may look names up in it. In a schema that was there
-    -- before, that is for its owner to decide.
-    IF (SELECT n.xmin::pg_catalog.text OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.xid::pg_catalog.text
-          FROM pg_catalog.pg_namespace n WHERE n.nspname OPERATOR(pg_catalog.=) 'onagui') THEN
+    -- The role behind a server's own calls may look into what happened.
+    IF pg_catalog.to_regrole('service_role') IS NOT NULL THEN
+        GRANT SELECT ON onagui.sync_audit_log TO service_role;
+    END IF;
+
+    -- Where this very transaction made the schema, everybody may look names up in it, and nobody gets more by default
+    -- privileges. In a schema that was there before, that is for its owner to decide.
+    IF made_here THEN
+        FOR grantee IN
+            SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(r.rolname) END
+              FROM pg_catalog.pg_namespace n
+              CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+              LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) a.grantee
+             WHERE n.nspname OPERATOR(pg_catalog.=) 'onagui' AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner
+        LOOP
+            EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA onagui FROM %s CASCADE', grantee);
+        END LOOP;
         GRANT USAGE ON SCHEMA onagui TO PUBLIC;
     END IF;
 END

@@ -54,9 +54,7 @@ fn way(session: &Session, table: Oid, columns: &[Column]) -> Way {
         .find(|c| c.name == "email" && c.base != "citext")
         .and_then(|c| c.longest)
         .filter(|longest| *longest <= LONGEST);
-    let has_instance = columns
-        .iter()
-        .any(|c| c.name == "instance_id" && c.base == "uuid");
+    let has_instance = columns.iter().any(|c| c.name == "instance_id" && c.base == "uuid");
     let mut best = Way::Scan;
     for row in 0..rows.len() {
         let first: String = rows.get(row, 1).unwrap_or_default();

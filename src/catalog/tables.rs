@@ -13,9 +13,7 @@ pub struct House {
 impl House {
     pub fn find() -> Result<Self, Error> {
         let log = pg::table_named(c"onagui", c"sync_audit_log").ok_or(Error::NotWhole)?;
-        Ok(House {
-            owner: pg::owner_of(log).ok_or(Error::NotWhole)?,
-        })
+        Ok(House { owner: pg::owner_of(log).ok_or(Error::NotWhole)? })
     }
 }
 
@@ -25,9 +23,13 @@ pub struct Column {
     pub name: String,
     /// The type as SQL writes it, modifier included.
     pub kind: String,
-    /// The type below any domain: its name, and whether it is a string type of the server's or citext.
+    /// The type below any domain: its name, with the schema where it is neither the server's nor citext, and whether it
+    /// is a string type that only a superuser can have made.
     pub base: String,
+    pub base_oid: Oid,
     pub is_string: bool,
+    /// Nobody but a superuser can have made the type, so no cast from it runs anybody else's code.
+    pub is_trusted: bool,
     /// The most characters a string column takes, where it says so.
     pub longest: Option<usize>,
     pub default: Option<String>,
@@ -45,6 +47,7 @@ impl Column {
 /// `auth.users`.
 pub struct Auth {
     pub table: Oid,
+    pub owner: Oid,
     pub columns: Vec<Column>,
 }
 
@@ -83,11 +86,16 @@ impl Auth {
         let table = Self::find().ok_or(Error::TableMissing { table: AUTH_USERS })?;
         let columns = read_columns(session, table);
         check_columns(AUTH_USERS, &columns)?;
-        Ok(Auth { table, columns })
+        let owner = pg::owner_of(table).ok_or(Error::TableMissing { table: AUTH_USERS })?;
+        Ok(Auth { table, owner, columns })
     }
 
     pub fn has(&self, column: &str) -> bool {
-        self.columns.iter().any(|c| c.name == column)
+        self.column(column).is_some()
+    }
+
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|c| c.name == name)
     }
 }
 
@@ -99,26 +107,7 @@ impl App {
     pub fn read(session: &Session) -> Result<Self, Error> {
         let table = Self::find().ok_or(Error::TableMissing { table: APP_USERS })?;
         let owner = pg::owner_of(table).ok_or(Error::TableMissing { table: APP_USERS })?;
-        let kind = session
-            .run(
-                "SELECT relkind::text FROM pg_class WHERE oid = $1",
-                &[table.into()],
-                Mode::Fresh,
-            )
-            .one::<String>()
-            .unwrap_or_default();
-        let only = match kind.as_str() {
-            "r" => "ONLY ",
-            "p" => "",
-            _ => {
-                return Err(Error::NotATable {
-                    table: APP_USERS,
-                    kind: kind_name(&kind),
-                });
-            }
-        };
-        let columns = read_columns(session, table);
-        check_columns(APP_USERS, &columns)?;
+        let (only, columns) = Self::check(session)?;
         Ok(App {
             table,
             owner,
@@ -126,8 +115,27 @@ impl App {
             email_is_unique: read_email_is_unique(session, table),
             username_is_unique: read_username_index(session, table),
             only,
-            deferrable: read_deferrable(session, table),
+            deferrable: read_deferrable(session, table, owner),
         })
+    }
+
+    /// Fails where `onagui.app_users` is nothing to write users to.
+    pub fn check(session: &Session) -> Result<(&'static str, Vec<Column>), Error> {
+        let table = Self::find().ok_or(Error::TableMissing { table: APP_USERS })?;
+        let kind = session
+            .run("SELECT relkind::text FROM pg_class WHERE oid = $1", &[table.into()], Mode::Fresh)
+            .one::<String>()
+            .unwrap_or_default();
+        let only = match kind.as_str() {
+            "r" => "ONLY ",
+            "p" => "",
+            _ => {
+                return Err(Error::NotATable { table: APP_USERS, kind: kind_name(&kind) });
+            }
+        };
+        let columns = read_columns(session, table);
+        check_columns(APP_USERS, &columns)?;
+        Ok((only, columns))
     }
 
     pub fn column(&self, name: &str) -> Option<&Column> {
@@ -153,21 +161,30 @@ const COLUMNS: &str = "
            base.is_string,
            CASE WHEN base.name IN ('varchar', 'bpchar') AND base.modifier > 4 THEN base.modifier - 4
                 WHEN base.name = 'name' THEN 63 END,
-           CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END,
+           CASE WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), base.value) END,
            a.attnotnull,
-           a.attgenerated = '' AND a.attidentity <> 'a'
+           a.attgenerated = '' AND a.attidentity <> 'a',
+           base.oid,
+           base.is_trusted
       FROM pg_catalog.pg_attribute a
       LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
       CROSS JOIN LATERAL (
-            WITH RECURSIVE below(oid, modifier) AS (
-                SELECT a.atttypid, a.atttypmod
+            WITH RECURSIVE below(oid, modifier, value) AS (
+                SELECT a.atttypid, a.atttypmod, NULL::text COLLATE \"C\"
                 UNION ALL
-                SELECT t.typbasetype, CASE WHEN t.typtypmod <> -1 THEN t.typtypmod ELSE below.modifier END
+                SELECT t.typbasetype, CASE WHEN t.typtypmod <> -1 THEN t.typtypmod ELSE below.modifier END,
+                       coalesce(below.value, pg_catalog.pg_get_expr(t.typdefaultbin, 0) COLLATE \"C\")
                   FROM below JOIN pg_catalog.pg_type t ON t.oid = below.oid
                  WHERE t.typtype = 'd'
             )
-            SELECT t.typname::text AS name, below.modifier,
-                   t.typtype = 'b' AND t.typcategory = 'S' AS is_string
+            SELECT CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
+                             OR t.typname = 'citext' AND t.typtype = 'b' AND t.typcategory = 'S'
+                        THEN t.typname::text
+                        ELSE pg_catalog.format_type(t.oid, NULL) END AS name,
+                   t.oid, below.modifier, below.value,
+                   t.typtype = 'b' AND t.typcategory = 'S' AS is_string,
+                   t.typtype = 'b' AND (t.typelem = 0 OR t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace)
+                   AS is_trusted
               FROM below JOIN pg_catalog.pg_type t ON t.oid = below.oid
              WHERE t.typtype <> 'd') base
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
@@ -185,6 +202,8 @@ fn read_columns(session: &Session, table: Oid) -> Vec<Column> {
             default: rows.get(row, 6),
             not_null: rows.get(row, 7).unwrap_or_default(),
             writable: rows.get(row, 8).unwrap_or_default(),
+            base_oid: rows.get(row, 9).unwrap_or(pgrx::pg_sys::InvalidOid),
+            is_trusted: rows.get(row, 10).unwrap_or_default(),
         })
         .collect()
 }
@@ -193,20 +212,12 @@ fn read_columns(session: &Session, table: Oid) -> Vec<Column> {
 /// create one. A cast from a type of somebody's own could run their code.
 fn check_columns(table: &'static str, columns: &[Column]) -> Result<(), Error> {
     let find = |column: &'static str| {
-        columns
-            .iter()
-            .find(|c| c.name == column)
-            .ok_or(Error::ColumnMissing { table, column })
+        columns.iter().find(|c| c.name == column).ok_or(Error::ColumnMissing { table, column })
     };
     let id = find("id")?;
     if id.base != "uuid" {
         let found = id.kind.clone();
-        return Err(Error::ColumnUnfit {
-            table,
-            column: "id",
-            found,
-            wanted: "uuid",
-        });
+        return Err(Error::ColumnUnfit { table, column: "id", found, wanted: "uuid" });
     }
     let email = find("email")?;
     if !email.is_string {
@@ -265,16 +276,21 @@ fn read_username_index(session: &Session, table: Oid) -> Option<Fold> {
     }
 }
 
-fn read_deferrable(session: &Session, table: Oid) -> Vec<(String, bool)> {
+/// `SET CONSTRAINTS` takes names, which need not be unique in their schema, and looks the schema up with the rights of
+/// the table's owner. It cannot defer a name that another constraint has which is not deferrable.
+fn read_deferrable(session: &Session, table: Oid, owner: Oid) -> Vec<(String, bool)> {
     let rows = session.run(
-        "SELECT DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), c.condeferred
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.conname),
+                bool_and(c.condeferred)
+                AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o
+                                 WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred)
            FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
           WHERE c.condeferrable AND $1 IN (c.conrelid, c.confrelid)
+            AND pg_catalog.has_schema_privilege($2, n.oid, 'USAGE')
+          GROUP BY n.oid, n.nspname, c.conname
           ORDER BY 1",
-        &[Arg::from(table)],
+        &[Arg::from(table), Arg::from(owner)],
         Mode::Fresh,
     );
-    (0..rows.len())
-        .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?)))
-        .collect()
+    (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
 }

@@ -72,10 +72,7 @@ impl Call {
         unsafe {
             pg_sys::InitMaterializedSRF(self.fcinfo, 0);
             let info = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
-            RowWriter {
-                store: (*info).setResult,
-                descriptor: (*info).setDesc,
-            }
+            RowWriter { store: (*info).setResult, descriptor: (*info).setDesc }
         }
     }
 }
@@ -89,18 +86,12 @@ pub struct RowWriter {
 impl RowWriter {
     /// Adds a row; as many values as the function has result columns.
     pub fn put(&self, row: &[Arg]) {
-        let mut values: Vec<_> = row
-            .iter()
-            .map(|arg| arg.datum().unwrap_or(pg_sys::Datum::null()))
-            .collect();
+        let mut values: Vec<_> =
+            row.iter().map(|arg| arg.datum().unwrap_or(pg_sys::Datum::null())).collect();
         let mut nulls: Vec<_> = row.iter().map(|arg| arg.datum().is_none()).collect();
         // SAFETY: the arrays are as long as the descriptor.
         unsafe {
-            assert_eq!(
-                row.len(),
-                (*self.descriptor).natts as usize,
-                "result columns"
-            );
+            assert_eq!(row.len(), (*self.descriptor).natts as usize, "result columns");
             pg_sys::tuplestore_putvalues(
                 self.store,
                 self.descriptor,

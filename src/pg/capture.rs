@@ -81,17 +81,11 @@ unsafe fn text(s: *const c_char) -> Option<String> {
 
 /// The five characters of an SQLSTATE packed as `MAKE_SQLSTATE` does (src/include/utils/elog.h).
 fn sqlstate_text(code: i32) -> String {
-    (0..5)
-        .map(|i| char::from(((code >> (6 * i)) & 0x3F) as u8 + b'0'))
-        .collect()
+    (0..5).map(|i| char::from(((code >> (6 * i)) & 0x3F) as u8 + b'0')).collect()
 }
 
 fn sqlstate_code(text: &str) -> i32 {
-    text.bytes()
-        .take(5)
-        .enumerate()
-        .map(|(i, c)| ((i32::from(c) - 0x30) & 0x3F) << (6 * i))
-        .sum()
+    text.bytes().take(5).enumerate().map(|(i, c)| ((i32::from(c) - 0x30) & 0x3F) << (6 * i)).sum()
 }
 
 /// What a caught panic was: the captured Postgres error in full, an error of our own, or a bug.

@@ -50,9 +50,7 @@ fn guarded(
     let _capture = Capture::start();
     // SAFETY: fcinfo holds for as long as the call.
     let call = unsafe { Call::new(fcinfo) };
-    match catch_unwind(AssertUnwindSafe(|| {
-        body(&call).map(|reply| call.reply(reply))
-    })) {
+    match catch_unwind(AssertUnwindSafe(|| body(&call).map(|reply| call.reply(reply)))) {
         Ok(Ok(datum)) => Ok(datum),
         Ok(Err(error)) => Err(Box::new(error.into())),
         Err(panic) => Err(Box::new(failure_of(panic))),

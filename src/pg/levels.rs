@@ -14,9 +14,7 @@ impl QueryLevel {
     pub fn open() -> Self {
         // SAFETY: paired with close(); after an error the subtransaction's end resets the depth.
         unsafe { pg_sys::AfterTriggerBeginQuery() };
-        QueryLevel {
-            _not_send: std::marker::PhantomData,
-        }
+        QueryLevel { _not_send: std::marker::PhantomData }
     }
 
     /// Fires what the level has queued, as the current role. Levels are closed in reverse order of opening.

@@ -21,7 +21,7 @@ pub use doors::enter;
 pub use levels::QueryLevel;
 pub use owner::{Lockwait, as_role, current_role, with_row_time};
 pub use procedure::{Nonatomic, connect_nonatomic};
-pub use rowset::RowSet;
+pub use rowset::{Person, RowSet};
 pub use server::*;
 pub use spi::{Arg, Mode, Plan, Rows, Session, connect};
 pub use subxact::subtransaction;

@@ -3,6 +3,7 @@
 //! with nothing resolved through the caller's search_path, and undone on every path.
 
 use pgrx::pg_sys;
+use std::cell::Cell;
 
 /// The role whose rights are in force now.
 pub fn current_role() -> pg_sys::Oid {
@@ -29,11 +30,7 @@ impl Drop for Restore {
 /// Runs `f` as `role`. `SET ROLE` and `SET SESSION AUTHORIZATION` are refused in there, and every setting that is
 /// changed in there (by a trigger of the application, say) is put back afterwards.
 pub fn as_role<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
-    let mut restore = Restore {
-        role: pg_sys::InvalidOid,
-        context: 0,
-        settings: 0,
-    };
+    let mut restore = Restore { role: pg_sys::InvalidOid, context: 0, settings: 0 };
     // SAFETY: saves, then sets backend-local state; `restore` puts it back also when `f` unwinds.
     let _restore = unsafe {
         pg_sys::GetUserIdAndSecContext(&mut restore.role, &mut restore.context);
@@ -92,6 +89,14 @@ fn set_locally(name: &std::ffi::CStr, value: &std::ffi::CStr) {
     }
 }
 
+thread_local! {
+    /// When the transaction started in which a wait for a lock was given up.
+    static WAITED_IN: Cell<pg_sys::TimestampTz> = const { Cell::new(0) };
+}
+
+/// How long to wait for a further lock in a transaction that has waited in vain before.
+const ONCE_MORE: i32 = 10;
+
 /// Bounds every wait for a lock while it lives. The setting's variable is written directly: this is on the path of
 /// every sign-up, and the settings machinery costs more than the rest of it.
 pub struct Lockwait {
@@ -104,10 +109,26 @@ impl Lockwait {
         // SAFETY: backend-local variable of the setting lock_timeout, read by ProcSleep only.
         unsafe {
             let before = pg_sys::LockTimeout;
-            if millis > 0 && (before == 0 || millis < before) {
-                pg_sys::LockTimeout = millis;
+            if millis > 0 {
+                let waited = WAITED_IN.get() == pg_sys::GetCurrentTransactionStartTimestamp();
+                let millis = if waited { millis.min(ONCE_MORE) } else { millis };
+                if before == 0 || millis < before {
+                    pg_sys::LockTimeout = millis;
+                }
             }
             Lockwait { before }
+        }
+    }
+
+    /// A lock could not be had: for the rest of the transaction the next one is hardly waited for, so that a sign-up of
+    /// several statements is not held up several times. To be called while a `Lockwait` lives.
+    pub fn in_vain() {
+        // SAFETY: as in at_most.
+        unsafe {
+            WAITED_IN.set(pg_sys::GetCurrentTransactionStartTimestamp());
+            if pg_sys::LockTimeout == 0 || pg_sys::LockTimeout > ONCE_MORE {
+                pg_sys::LockTimeout = ONCE_MORE;
+            }
         }
     }
 }

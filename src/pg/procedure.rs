@@ -14,9 +14,7 @@ pub fn connect_nonatomic<R>(f: impl FnOnce(&Nonatomic) -> Result<R, Error>) -> R
     // SAFETY: paired with SPI_finish; on an error the transaction's end closes the connection.
     unsafe {
         pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as i32);
-        let value = f(&Nonatomic {
-            _not_send: std::marker::PhantomData,
-        })?;
+        let value = f(&Nonatomic { _not_send: std::marker::PhantomData })?;
         pg_sys::SPI_finish();
         Ok(value)
     }

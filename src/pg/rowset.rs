@@ -1,6 +1,13 @@
 //! A set of rows of one table, held in a tuplestore: a transition table, the row of a row trigger, or a part of either.
 
-use pgrx::pg_sys;
+use pgrx::{Uuid, pg_sys};
+use std::ffi::CStr;
+
+/// Who a row of `auth.users` is.
+pub struct Person {
+    pub id: Option<Uuid>,
+    pub email: Option<String>,
+}
 
 pub struct RowSet {
     store: *mut pg_sys::Tuplestorestate,
@@ -18,12 +25,7 @@ impl RowSet {
     ) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
-            RowSet {
-                store,
-                table: (*relation).rd_id,
-                descriptor: (*relation).rd_att,
-                owned: false,
-            }
+            RowSet { store, table: (*relation).rd_id, descriptor: (*relation).rd_att, owned: false }
         }
     }
 
@@ -44,12 +46,7 @@ impl RowSet {
     fn empty(table: pg_sys::Oid, descriptor: pg_sys::TupleDesc) -> Self {
         // SAFETY: the store lives in the current memory context and its files end with the resource owner.
         let store = unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) };
-        RowSet {
-            store,
-            table,
-            descriptor,
-            owned: true,
-        }
+        RowSet { store, table, descriptor, owned: true }
     }
 
     pub fn len(&self) -> usize {
@@ -61,30 +58,93 @@ impl RowSet {
     pub fn part(&self, places: &[usize]) -> RowSet {
         let part = Self::empty(self.table, self.descriptor);
         let mut wanted = places.iter().copied().peekable();
-        // SAFETY: a read pointer of our own, so that nobody else's is moved; the slot is dropped again.
+        let mut place = 0;
+        self.scan(|slot| {
+            if wanted.next_if_eq(&place).is_some() {
+                // SAFETY: both stores hold rows of the same descriptor.
+                unsafe { pg_sys::tuplestore_puttupleslot(part.store, slot) };
+            }
+            place += 1;
+            wanted.peek().is_some()
+        });
+        part
+    }
+
+    /// Calls `f` with each row until it answers false.
+    fn scan(&self, mut f: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool) {
+        // SAFETY: pointer 0 is nobody else's, since statements that read the store make pointers of their own. The slot
+        // is dropped again; on an error its memory context takes care of it.
         unsafe {
             let slot = pg_sys::MakeSingleTupleTableSlot(
                 self.descriptor,
                 &raw const pg_sys::TTSOpsMinimalTuple,
             );
-            let pointer =
-                pg_sys::tuplestore_alloc_read_pointer(self.store, pg_sys::EXEC_FLAG_REWIND as i32);
-            pg_sys::tuplestore_select_read_pointer(self.store, pointer);
+            pg_sys::tuplestore_select_read_pointer(self.store, 0);
             pg_sys::tuplestore_rescan(self.store);
-            let mut place = 0;
-            while let Some(&next) = wanted.peek() {
-                if !pg_sys::tuplestore_gettupleslot(self.store, true, false, slot) {
-                    break;
-                }
-                if place == next {
-                    pg_sys::tuplestore_puttupleslot(part.store, slot);
-                    wanted.next();
-                }
-                place += 1;
-            }
+            while pg_sys::tuplestore_gettupleslot(self.store, true, false, slot) && f(slot) {}
             pg_sys::ExecDropSingleTupleTableSlot(slot);
         }
-        part
+    }
+
+    /// Calls `f` with the id and e-mail of all rows, `at_once` of them a call. Works whatever the columns look like:
+    /// no statement is run, so no cast of somebody's own is.
+    pub fn people(&self, at_once: usize, mut f: impl FnMut(Vec<Person>)) {
+        let mut people = Vec::with_capacity(at_once.min(self.len()));
+        self.scan(|slot| {
+            // SAFETY: the slot holds a row of this set.
+            people.push(unsafe { self.person(slot) });
+            if people.len() == at_once {
+                f(std::mem::take(&mut people));
+            }
+            true
+        });
+        if !people.is_empty() {
+            f(people);
+        }
+    }
+
+    /// The id, the e-mail and whether there is a `deleted_at`, of the first row.
+    pub fn first(&self) -> Option<(Person, bool)> {
+        let mut first = None;
+        self.scan(|slot| {
+            // SAFETY: the slot holds a row of this set.
+            first = Some(unsafe { (self.person(slot), self.field(slot, c"deleted_at").is_some()) });
+            false
+        });
+        first
+    }
+
+    unsafe fn person(&self, slot: *mut pg_sys::TupleTableSlot) -> Person {
+        // SAFETY: a type's output function takes a value of the type.
+        unsafe {
+            let email = self.field(slot, c"email").map(|(value, kind)| {
+                let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
+                pg_sys::getTypeOutputInfo(kind, &mut output, &mut varlena);
+                let text = pg_sys::OidOutputFunctionCall(output, value);
+                let email = CStr::from_ptr(text).to_string_lossy().into_owned();
+                pg_sys::pfree(text.cast());
+                email
+            });
+            Person { id: self.id_of(slot), email }
+        }
+    }
+
+    /// A column's value and type; None where it is NULL or there is no such column.
+    unsafe fn field(
+        &self,
+        slot: *mut pg_sys::TupleTableSlot,
+        name: &CStr,
+    ) -> Option<(pg_sys::Datum, pg_sys::Oid)> {
+        // SAFETY: the attribute number comes from the row's own descriptor.
+        unsafe {
+            let column = pg_sys::SPI_fnumber(self.descriptor, name.as_ptr());
+            if column <= 0 {
+                return None;
+            }
+            let mut is_null = false;
+            let value = pg_sys::slot_getattr(slot, column, &mut is_null);
+            (!is_null).then(|| (value, pg_sys::SPI_gettypeid(self.descriptor, column)))
+        }
     }
 
     pub(super) fn table(&self) -> pg_sys::Oid {
@@ -107,37 +167,26 @@ impl Drop for RowSet {
 
 impl RowSet {
     /// The column `id` of the first row.
-    pub(super) fn first_id(&self) -> Option<pgrx::Uuid> {
-        // SAFETY: as in part().
-        unsafe {
-            let slot = pg_sys::MakeSingleTupleTableSlot(
-                self.descriptor,
-                &raw const pg_sys::TTSOpsMinimalTuple,
-            );
-            let pointer =
-                pg_sys::tuplestore_alloc_read_pointer(self.store, pg_sys::EXEC_FLAG_REWIND as i32);
-            pg_sys::tuplestore_select_read_pointer(self.store, pointer);
-            pg_sys::tuplestore_rescan(self.store);
-            let id = pg_sys::tuplestore_gettupleslot(self.store, true, false, slot)
-                .then(|| self.id_of(slot))
-                .flatten();
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
-            id
-        }
+    pub(super) fn first_id(&self) -> Option<Uuid> {
+        let mut id = None;
+        self.scan(|slot| {
+            // SAFETY: the slot holds a row of this set.
+            id = unsafe { self.id_of(slot) };
+            false
+        });
+        id
     }
 
     /// # Safety
     /// `slot` holds a row of the set's table.
-    pub(super) unsafe fn id_of(&self, slot: *mut pg_sys::TupleTableSlot) -> Option<pgrx::Uuid> {
-        // SAFETY: the attribute number comes from the row's own descriptor.
+    pub(super) unsafe fn id_of(&self, slot: *mut pg_sys::TupleTableSlot) -> Option<Uuid> {
+        // SAFETY: the caller's promise; the type is looked at before the value.
         unsafe {
-            let column = pg_sys::SPI_fnumber(self.descriptor, c"id".as_ptr());
-            if column <= 0 {
+            let (value, kind) = self.field(slot, c"id")?;
+            if pg_sys::getBaseType(kind) != pg_sys::UUIDOID {
                 return None;
             }
-            let mut is_null = false;
-            let datum = pg_sys::slot_getattr(slot, column, &mut is_null);
-            pgrx::FromDatum::from_datum(datum, is_null)
+            pgrx::FromDatum::from_datum(value, false)
         }
     }
 }

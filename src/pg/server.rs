@@ -69,12 +69,7 @@ pub fn warn(failure: Failure) {
 pub fn notice(message: impl Into<String>, hint: Option<String>) {
     raise(
         PgLogLevel::NOTICE,
-        Failure {
-            sqlstate: "00000".into(),
-            message: message.into(),
-            hint,
-            ..Failure::default()
-        },
+        Failure { sqlstate: "00000".into(), message: message.into(), hint, ..Failure::default() },
     );
 }
 
@@ -91,6 +86,31 @@ pub fn owner_of(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
         let owner = (*class).relowner;
         pg_sys::ReleaseSysCache(tuple);
         Some(owner)
+    }
+}
+
+/// Whether `role` may create tables in a schema.
+pub fn may_create_in(schema: &CStr, role: pg_sys::Oid) -> bool {
+    // SAFETY: look-ups in the system cache.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let create = pg_sys::ACL_CREATE as pg_sys::AclMode;
+        schema != pg_sys::InvalidOid
+            && schema_acl(schema, role, create) == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+unsafe fn schema_acl(
+    schema: pg_sys::Oid,
+    role: pg_sys::Oid,
+    mode: pg_sys::AclMode,
+) -> pg_sys::AclResult::Type {
+    // SAFETY: a look-up in the system cache; 16 has one function for all kinds of objects.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_namespace_aclcheck(schema, role, mode);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, role, mode);
     }
 }
 

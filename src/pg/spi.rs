@@ -25,19 +25,13 @@ pub struct Arg {
 
 impl Arg {
     pub fn of<T: IntoDatum>(value: Option<T>) -> Self {
-        Arg {
-            kind: T::type_oid(),
-            value: value.and_then(IntoDatum::into_datum),
-        }
+        Arg { kind: T::type_oid(), value: value.and_then(IntoDatum::into_datum) }
     }
 }
 
 impl<T: IntoDatum> From<T> for Arg {
     fn from(value: T) -> Self {
-        Arg {
-            kind: T::type_oid(),
-            value: value.into_datum(),
-        }
+        Arg { kind: T::type_oid(), value: value.into_datum() }
     }
 }
 
@@ -51,9 +45,7 @@ pub fn connect<R>(f: impl FnOnce(&Session) -> R) -> R {
     // SAFETY: paired with SPI_finish; when `f` unwinds, the subtransaction or transaction that is rolled back closes it.
     unsafe {
         pg_sys::SPI_connect();
-        let result = f(&Session {
-            _not_send: PhantomData,
-        });
+        let result = f(&Session { _not_send: PhantomData });
         pg_sys::SPI_finish();
         result
     }
@@ -93,11 +85,7 @@ impl Session {
     /// Prepares a query that only reads: it may run in parallel, and with `generic` it is planned once, whatever the
     /// arguments.
     pub fn prepare_read(&self, sql: &str, kinds: &[pg_sys::Oid], generic: bool) -> Plan {
-        let generic = if generic {
-            pg_sys::CURSOR_OPT_GENERIC_PLAN
-        } else {
-            0
-        };
+        let generic = if generic { pg_sys::CURSOR_OPT_GENERIC_PLAN } else { 0 };
         self.prepare_with(sql, kinds, pg_sys::CURSOR_OPT_PARALLEL_OK | generic)
     }
 
@@ -117,10 +105,7 @@ impl Session {
                 panic!("no plan for: {sql}");
             }
             check(pg_sys::SPI_keepplan(plan), sql);
-            Plan {
-                plan,
-                arity: kinds.len(),
-            }
+            Plan { plan, arity: kinds.len() }
         }
     }
 
@@ -211,10 +196,7 @@ impl Session {
                 dest: receiver,
                 ..Default::default()
             };
-            check(
-                pg_sys::SPI_execute_plan_extended(plan.plan, &options),
-                "a prepared statement",
-            );
+            check(pg_sys::SPI_execute_plan_extended(plan.plan, &options), "a prepared statement");
             pg_sys::SPI_processed
         }
     }
@@ -241,10 +223,7 @@ impl Rows {
         unsafe {
             let table = pg_sys::SPI_tuptable;
             pg_sys::SPI_tuptable = std::ptr::null_mut();
-            Rows {
-                table,
-                touched: pg_sys::SPI_processed,
-            }
+            Rows { table, touched: pg_sys::SPI_processed }
         }
     }
 
@@ -254,11 +233,7 @@ impl Rows {
     }
 
     pub fn len(&self) -> usize {
-        if self.table.is_null() {
-            0
-        } else {
-            self.touched as usize
-        }
+        if self.table.is_null() { 0 } else { self.touched as usize }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -291,11 +266,7 @@ impl Rows {
 
     /// The value of a single row's column, None where there is no row or it is NULL.
     pub fn one<T: FromDatum + IntoDatum>(&self) -> Option<T> {
-        if self.is_empty() {
-            None
-        } else {
-            self.get(0, 1)
-        }
+        if self.is_empty() { None } else { self.get(0, 1) }
     }
 
     /// Every row's first column, NULLs left out.

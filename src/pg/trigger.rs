@@ -35,9 +35,7 @@ impl TriggerCall {
             if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
                 return Err(Error::NotATrigger);
             }
-            Ok(TriggerCall {
-                data: context.cast(),
-            })
+            Ok(TriggerCall { data: context.cast() })
         }
     }
 
@@ -68,18 +66,18 @@ impl TriggerCall {
                         Ok(TriggerEvent::AlreadySeen)
                     }
                     Some(new) => Ok(TriggerEvent::Insert { new }),
-                    None => Ok(TriggerEvent::Insert {
-                        new: RowSet::of_row(data.tg_trigslot, relation),
-                    }),
+                    None => {
+                        Ok(TriggerEvent::Insert { new: RowSet::of_row(data.tg_trigslot, relation) })
+                    }
                 },
                 pg_sys::TRIGGER_EVENT_DELETE => match Self::set(data.tg_oldtable, data, row)? {
                     Some(old) if row && !Self::is_first(&old, data.tg_trigslot) => {
                         Ok(TriggerEvent::AlreadySeen)
                     }
                     Some(old) => Ok(TriggerEvent::Delete { old }),
-                    None => Ok(TriggerEvent::Delete {
-                        old: RowSet::of_row(data.tg_trigslot, relation),
-                    }),
+                    None => {
+                        Ok(TriggerEvent::Delete { old: RowSet::of_row(data.tg_trigslot, relation) })
+                    }
                 },
                 _ if row => Ok(TriggerEvent::Update {
                     old: RowSet::of_row(data.tg_trigslot, relation),
@@ -97,11 +95,7 @@ impl TriggerCall {
         row: bool,
     ) -> Result<Option<RowSet>, Error> {
         if store.is_null() {
-            return if row {
-                Ok(None)
-            } else {
-                Err(Error::NoTransitionTable)
-            };
+            return if row { Ok(None) } else { Err(Error::NoTransitionTable) };
         }
         // SAFETY: the trigger manager keeps both for the call.
         Ok(Some(unsafe { RowSet::borrowed(store, data.tg_relation) }))
@@ -110,7 +104,6 @@ impl TriggerCall {
     /// Whether a row trigger's row is the first of its statement, by its id.
     unsafe fn is_first(set: &RowSet, slot: *mut pg_sys::TupleTableSlot) -> bool {
         // SAFETY: the slot holds the row the trigger is called for.
-        set.first_id()
-            .is_some_and(|first| unsafe { set.id_of(slot) } == Some(first))
+        set.first_id().is_some_and(|first| unsafe { set.id_of(slot) } == Some(first))
     }
 }

@@ -4,25 +4,27 @@
 //! when that fails is the reason looked for, row by row.
 
 mod arrival;
+mod create;
+mod halving;
 pub mod triggers;
 
-use crate::catalog::{Auth, House};
+use crate::catalog::{App, Auth, House};
 use crate::error::{Error, Failure};
 use crate::pg::{
-    self, Call, Lockwait, Mode, Reply, RowSet, TriggerCall, TriggerEvent, connect, subtransaction,
+    self, Call, Lockwait, Mode, Person, Reply, RowSet, TriggerCall, TriggerEvent, connect,
+    subtransaction,
 };
 use crate::settings;
 use crate::statements::audit::{self, Entry};
-use crate::statements::signup::{self as statements, Gone, Target};
-use onagui_decide::failure::{meets_every_row, must_pass_on};
+use crate::statements::people::{self, AT_ONCE};
+use crate::statements::signup::Target;
+use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on, not_about_the_row};
 
 /// The trigger function `onagui.sync_auth_user_to_app_users()`.
 pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
     let trigger = TriggerCall::of(call)?;
     if Auth::find() != Some(trigger.table()) {
-        return Err(Error::WrongTable {
-            table: pg::table_name(trigger.table()),
-        });
+        return Err(Error::WrongTable { table: pg::table_name(trigger.table()) });
     }
     let event = trigger.event()?;
     let house = match House::find() {
@@ -42,112 +44,122 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
             }
         }
         TriggerEvent::Update { old, new } => changed(house, &old, &new, &actor)?,
-        TriggerEvent::Delete { old } => deleted(house, Gone::Rows(&old), &actor)?,
-        TriggerEvent::Truncate => deleted(house, Gone::Everybody, &actor)?,
+        TriggerEvent::Delete { old } => forget(house, &actor, || {
+            old.people(AT_ONCE, |gone| people::remember(house, gone, &actor));
+            Ok(())
+        })?,
+        TriggerEvent::Truncate => {
+            forget(house, &actor, || people::remember_everybody(house, &actor))?
+        }
         TriggerEvent::AlreadySeen => {}
     }
     Ok(Reply::Done)
 }
 
 fn signed_up(house: House, new: &RowSet, actor: &str) -> Result<(), Error> {
+    if new.len() == 0 {
+        return Ok(());
+    }
     // Tables that were altered between the look at them and the statement are looked at once more.
     for attempt in 0.. {
-        let known = Target::get(house);
-        let target = match known {
+        let target = match Target::get(house) {
             Ok(target) => target,
             Err(error) => return record_all(house, new, &error.into(), actor),
         };
-        return match subtransaction(|| Ok(target.insert(new))) {
-            Ok(made) if made as usize == new.len() => {
-                if settings::audit_signups() {
-                    statements::record_signups(house, new, actor);
-                }
-                Ok(())
+        let all = settings::audit_signups();
+        let outcome = subtransaction(|| {
+            let made = target.insert(new) as usize;
+            if all && made < new.len() {
+                // Each row's entry tells what became of it, which is not known of rows made here.
+                return Err(Error::Rehearsed);
             }
+            if all {
+                people::record_signups(house, new, actor);
+            }
+            Ok(made)
+        });
+        return match outcome {
+            Ok(made) if made == new.len() => Ok(()),
             Ok(_) => arrival::settle(&target, new, actor),
             Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
             Err(_) if target.is_stale() && attempt < 2 => continue,
-            Err(failure) if meets_every_row(&failure.sqlstate) => {
+            Err(failure) if new.len() == 1 && not_about_the_row(&failure.sqlstate) => {
                 record_all(house, new, &failure, actor)
             }
-            Err(_) => arrival::settle(&target, new, actor),
+            Err(failure) => {
+                spent(&failure);
+                arrival::settle(&target, new, actor)
+            }
         };
     }
     Ok(())
 }
 
 fn changed(house: House, old: &RowSet, new: &RowSet, actor: &str) -> Result<(), Error> {
-    let target = match Target::get(house) {
-        Ok(target) => target,
-        Err(error) if settings::enabled() => return record_all(house, new, &error.into(), actor),
-        Err(_) => return Ok(()),
+    let (Some((before, was_deleted)), Some((after, is_deleted))) = (old.first(), new.first())
+    else {
+        return Ok(());
     };
-    let outcome = subtransaction(|| Ok(target.change(old, new)));
-    let change = match outcome {
-        Ok(change) => change,
-        Err(failure) => return record_all(house, new, &failure, actor),
-    };
-    let id = statements::who(house, new).first().map(|(id, _)| *id);
-    if id != Some(change.old_id) || change.soft_deleted {
-        deleted(
-            house,
-            Gone::One(change.old_id, change.old_email.clone()),
-            actor,
-        )?;
+    let change = Change { email_changed: before.email != after.email };
+    if before.id != after.id || is_deleted && !was_deleted {
+        forget(house, actor, || {
+            people::remember(house, vec![before], actor);
+            Ok(())
+        })?;
     }
-    if settings::enabled() {
-        arrival::follow(&target, new, &change, actor)
-    } else {
-        Ok(())
+    if !settings::enabled() || is_deleted {
+        return Ok(());
+    }
+    match Target::get(house) {
+        Ok(target) => arrival::follow(&target, new, &change, actor),
+        Err(error) => record_all(house, new, &error.into(), actor),
     }
 }
 
-/// Remembers the ids, also while syncing is off: the rule of identity hangs on it.
-fn deleted(house: House, gone: Gone, actor: &str) -> Result<(), Error> {
-    match subtransaction(|| {
-        statements::remember(house, gone, actor);
-        Ok(())
-    }) {
+/// What an UPDATE of an auth user changed.
+struct Change {
+    email_changed: bool,
+}
+
+/// Remembers ids that auth gives up, also while syncing is off: the rule of identity hangs on it.
+fn forget(
+    house: House,
+    actor: &str,
+    remember: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    match subtransaction(remember) {
         Ok(()) => Ok(()),
-        Err(failure) => give_up(
-            house,
-            vec![Entry::new("failure", "failed", actor)],
-            &failure,
-        ),
+        Err(failure) => give_up(&failure, "deleted auth users", || {
+            audit::record(house, &[Entry::failure(&failure, actor)]);
+        }),
     }
 }
 
 /// Records that none of `new` could be handled.
 fn record_all(house: House, new: &RowSet, failure: &Failure, actor: &str) -> Result<(), Error> {
-    let entries = statements::who(house, new)
-        .into_iter()
-        .map(|(id, email)| Entry {
-            auth_user_id: Some(id),
-            email,
-            ..Entry::new("failure", "failed", actor)
-        })
-        .collect();
-    give_up(house, entries, failure)
+    let whom = match new.first() {
+        Some((Person { id: Some(id), .. }, _)) if new.len() == 1 => format!("auth user {id}"),
+        _ => format!("{} auth users", new.len()),
+    };
+    give_up(failure, &whom, || people::record_failures(house, new, failure, actor))
+}
+
+/// After a wait for a lock that was in vain.
+fn spent(failure: &Failure) {
+    if failure.sqlstate == LOCK_NOT_AVAILABLE && settings::lock_timeout() > 0 {
+        Lockwait::in_vain();
+    }
 }
 
 /// Lets the sign-up go on without its app side: the failure is recorded and raised as a WARNING. Or not, where it must
 /// be passed on, or where the DBA wants it raised.
-fn give_up(house: House, mut entries: Vec<Entry>, failure: &Failure) -> Result<(), Error> {
+fn give_up(failure: &Failure, whom: &str, record: impl FnOnce()) -> Result<(), Error> {
     if must_pass_on(&failure.sqlstate) || settings::raise_errors() {
         return Err(Error::Raised(Box::new(failure.clone())));
     }
-    for entry in &mut entries {
-        entry.details = serde_json::json!({ "error": failure.to_json() });
-    }
-    let whom = match entries.as_slice() {
-        [one] => format!(
-            "auth user {}",
-            one.auth_user_id.map_or("?".into(), |id| id.to_string())
-        ),
-        many => format!("{} auth users", many.len()),
-    };
+    spent(failure);
     let unrecorded = subtransaction(|| {
-        audit::record(house, &entries);
+        record();
         Ok(())
     })
     .err();
@@ -158,17 +170,13 @@ fn give_up(house: House, mut entries: Vec<Entry>, failure: &Failure) -> Result<(
     }
     pg::warn(Failure {
         sqlstate: failure.sqlstate.clone(),
-        message: format!(
-            "onagui_sync could not write the app user of {whom}: {}",
-            failure.message
-        ),
+        message: format!("onagui_sync could not write the app user of {whom}: {}", failure.message),
         detail: failure.detail.clone(),
         hint: Some(match unrecorded {
             None => "The sign-up goes on; the failure is recorded in onagui.sync_audit_log.".into(),
-            Some(why) => format!(
-                "The sign-up goes on; the failure could not be recorded: {}",
-                why.message
-            ),
+            Some(why) => {
+                format!("The sign-up goes on; the failure could not be recorded: {}", why.message)
+            }
         }),
         ..Failure::default()
     });
@@ -204,12 +212,16 @@ const CREATE_APP_USERS: [&str; 10] = [
 
 /// `onagui.create_app_users()`: with the caller's rights, and the caller owns what comes out.
 pub fn create_app_users(_: &Call) -> Result<Reply, Error> {
-    if crate::catalog::App::find().is_some() {
-        return Ok(Reply::of(
-            "OK: onagui.app_users exists already, nothing was changed",
-        ));
+    if App::find().is_some() {
+        let house = House::find()?;
+        pg::as_role(house.owner, || connect(App::check))?;
+        return Ok(Reply::of("OK: onagui.app_users exists already, nothing was changed"));
     }
-    pg::as_role(pg::current_role(), || {
+    let caller = pg::current_role();
+    if !pg::may_create_in(c"onagui", caller) {
+        return Err(Error::MayNotCreate { role: pg::role_name(caller) });
+    }
+    pg::as_role(caller, || {
         connect(|session| {
             for sql in CREATE_APP_USERS {
                 session.run(sql, &[], Mode::Fresh);

@@ -9,20 +9,21 @@ use pgrx::pg_sys::Oid;
 struct Wanted {
     name: &'static str,
     definition: String,
+    /// The columns that its UPDATEs are followed of.
+    columns: Vec<String>,
 }
 
 /// The triggers on `auth.users`. For rows that arrive through logical replication all of them must be row triggers,
 /// since that fires no others; statement triggers with a transition table are the cheaper ones.
 fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
     let level = if always { "ROW" } else { "STATEMENT" };
-    let followed: Vec<&str> = ["id", "email", "email_confirmed_at", "deleted_at"]
+    let followed: Vec<String> = ["deleted_at", "email", "email_confirmed_at", "id"]
         .into_iter()
         .filter(|column| auth.has(column))
+        .map(str::to_owned)
         .collect();
-    let differs: Vec<String> = followed
-        .iter()
-        .map(|c| format!("OLD.{c} IS DISTINCT FROM NEW.{c}"))
-        .collect();
+    let differs: Vec<String> =
+        followed.iter().map(|c| format!("OLD.{c} IS DISTINCT FROM NEW.{c}")).collect();
     // The column list is looked at before WHEN is so much as parsed: other UPDATEs cost next to nothing.
     vec![
         Wanted {
@@ -30,6 +31,7 @@ fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
             definition: format!(
                 "AFTER INSERT ON auth.users REFERENCING NEW TABLE AS new_users FOR EACH {level}"
             ),
+            columns: Vec::new(),
         },
         Wanted {
             name: "trigger_sync_auth_user_changes",
@@ -38,16 +40,19 @@ fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
                 followed.join(", "),
                 differs.join(" OR ")
             ),
+            columns: followed,
         },
         Wanted {
             name: "trigger_sync_auth_user_deletes",
             definition: format!(
                 "AFTER DELETE ON auth.users REFERENCING OLD TABLE AS old_users FOR EACH {level}"
             ),
+            columns: Vec::new(),
         },
         Wanted {
             name: "trigger_sync_auth_user_truncates",
             definition: "BEFORE TRUNCATE ON auth.users FOR EACH STATEMENT".into(),
+            columns: Vec::new(),
         },
     ]
 }
@@ -67,7 +72,10 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
                     if !found.ours {
                         return Err(Error::TriggerNameTaken { name: trigger.name });
                     }
-                    if found.state == state && found.level == level(&trigger.definition) {
+                    if found.state == state
+                        && found.level == level(&trigger.definition)
+                        && found.columns == trigger.columns
+                    {
                         continue;
                     }
                     drop_trigger(session, trigger.name);
@@ -87,10 +95,8 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
                     session.run(&sql, &[], Mode::Fresh);
                 }
                 if always {
-                    let sql = format!(
-                        "ALTER TABLE auth.users ENABLE ALWAYS TRIGGER {}",
-                        trigger.name
-                    );
+                    let sql =
+                        format!("ALTER TABLE auth.users ENABLE ALWAYS TRIGGER {}", trigger.name);
                     session.run(&sql, &[], Mode::Fresh);
                 }
             }
@@ -133,11 +139,14 @@ struct Found {
     ours: bool,
     state: String,
     level: &'static str,
+    columns: Vec<String>,
 }
 
 fn find(session: &Session, table: Oid, name: &str) -> Option<Found> {
     let rows = session.run(
-        "SELECT tgfoid = 'onagui.sync_auth_user_to_app_users()'::regprocedure, tgenabled::text, tgtype & 1 = 1
+        "SELECT tgfoid = 'onagui.sync_auth_user_to_app_users()'::regprocedure, tgenabled::text, tgtype & 1 = 1,
+                ARRAY(SELECT attname::text FROM pg_attribute
+                       WHERE attrelid = tgrelid AND attnum = ANY (tgattr::int2[]) ORDER BY attname)
            FROM pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND NOT tgisinternal",
         &[table.into(), name.into()],
         Mode::Fresh,
@@ -145,27 +154,16 @@ fn find(session: &Session, table: Oid, name: &str) -> Option<Found> {
     (!rows.is_empty()).then(|| Found {
         ours: rows.get(0, 1).unwrap_or_default(),
         state: rows.get(0, 2).unwrap_or_default(),
-        level: if rows.get(0, 3).unwrap_or_default() {
-            "ROW"
-        } else {
-            "STATEMENT"
-        },
+        level: if rows.get(0, 3).unwrap_or_default() { "ROW" } else { "STATEMENT" },
+        columns: rows.get(0, 4).unwrap_or_default(),
     })
 }
 
 fn level(definition: &str) -> &'static str {
-    if definition.contains("FOR EACH ROW") {
-        "ROW"
-    } else {
-        "STATEMENT"
-    }
+    if definition.contains("FOR EACH ROW") { "ROW" } else { "STATEMENT" }
 }
 
 /// `name` is quoted where it must be.
 fn drop_trigger(session: &Session, name: &str) {
-    session.run(
-        &format!("DROP TRIGGER {name} ON auth.users"),
-        &[],
-        Mode::Fresh,
-    );
+    session.run(&format!("DROP TRIGGER {name} ON auth.users"), &[], Mode::Fresh);
 }

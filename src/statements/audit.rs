@@ -1,6 +1,7 @@
 //! Writing `onagui.sync_audit_log`.
 
 use crate::catalog::House;
+use crate::error::Failure;
 use crate::pg::{self, Mode, connect};
 use pgrx::{JsonB, Uuid};
 use serde::Serialize;
@@ -41,10 +42,18 @@ impl Entry {
             actor: actor.to_owned(),
         }
     }
+
+    pub fn failure(failure: &Failure, actor: &str) -> Self {
+        Entry {
+            details: json!({ "error": failure.to_json() }),
+            ..Entry::new("failure", "failed", actor)
+        }
+    }
 }
 
-/// A pending link, a conflict or a failure that is recorded already, for the same user and for the same reason, is not
-/// recorded again: attempts that repeat do not pile up.
+/// A pending link or a conflict that is recorded already, for the same user and for the same reason, is not recorded
+/// again: attempts that repeat do not pile up. A failure is recorded once a transaction, in which the Auth server inserts
+/// the user and then confirms it.
 const RECORD: &str = "
     INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, old_app_user_id, new_app_user_id, email,
                                        rows_changed, details, actor)
@@ -53,12 +62,13 @@ const RECORD: &str = "
       FROM jsonb_array_elements($1) WITH ORDINALITY AS x(entry, place)
       CROSS JOIN LATERAL jsonb_to_record(x.entry) AS e(action text, outcome text, auth_user_id uuid,
            old_app_user_id uuid, new_app_user_id uuid, email text, rows_changed bigint, details jsonb, actor text)
-     WHERE e.action NOT IN ('pending', 'conflict')
+     WHERE e.action NOT IN ('pending', 'conflict', 'failure')
         OR NOT EXISTS (SELECT FROM onagui.sync_audit_log l
                         WHERE l.auth_user_id = e.auth_user_id AND l.action = e.action
                           AND l.email IS NOT DISTINCT FROM e.email
                           AND l.old_app_user_id IS NOT DISTINCT FROM e.old_app_user_id
-                          AND l.details = e.details)
+                          AND l.details = e.details
+                          AND (e.action <> 'failure' OR l.occurred_at = now()))
      ORDER BY x.place
     RETURNING audit_id";
 

@@ -10,7 +10,7 @@ pub struct Mapped {
     pub column: String,
     /// The source, over the alias `n` of a row of `auth.users`; text where the column is of a string type.
     source: String,
-    is_string: bool,
+    pub is_string: bool,
     kind: String,
     default: Option<String>,
     /// The most characters the column takes.
@@ -41,8 +41,7 @@ impl Mapped {
 
     /// Whether the source is longer than the column takes.
     pub fn is_cut(&self) -> Option<String> {
-        self.longest
-            .map(|longest| format!("length({}) > {longest}", self.source))
+        self.longest.map(|longest| format!("length({}) > {longest}", self.source))
     }
 
     /// The source, for the look-up of names.
@@ -80,21 +79,13 @@ pub fn read(session: &Session, auth: &Auth, app: &App) -> Vec<Mapped> {
             key: rows.get(row, 3),
         })
         .collect();
-    let built_in = [
-        "username",
-        "full_name",
-        "metadata",
-        "phone",
-        "created_at",
-        "updated_at",
-    ]
-    .into_iter()
-    .filter(|name| own.iter().all(|o| o.app_column != *name))
-    .filter_map(|name| mapped(app, name, |column| built_in_source(auth, column)));
+    let sources = Sources { session, auth };
+    let built_in = ["username", "full_name", "metadata", "phone", "created_at", "updated_at"]
+        .into_iter()
+        .filter(|name| own.iter().all(|o| o.app_column != *name))
+        .filter_map(|name| mapped(app, name, |column| sources.built_in(column)));
     let configured = own.iter().filter_map(|o| {
-        mapped(app, &o.app_column, |column| {
-            configured_source(auth, column, &o.source, o.key.as_deref())
-        })
+        mapped(app, &o.app_column, |column| sources.configured(column, &o.source, o.key.as_deref()))
     });
     built_in.chain(configured).collect()
 }
@@ -112,63 +103,104 @@ fn mapped(app: &App, name: &str, source: impl Fn(&Column) -> Option<String>) -> 
     })
 }
 
-fn built_in_source(auth: &Auth, column: &Column) -> Option<String> {
-    let meta = |key: &str| {
-        auth.has("raw_user_meta_data")
-            .then(|| format!("nullif(n.raw_user_meta_data::jsonb ->> '{key}', '')"))
-    };
-    match column.name.as_str() {
-        "username" => {
-            let local_part = "nullif(split_part(n.email::text, '@', 1), '')".to_owned();
-            let text = match meta("username") {
-                Some(username) => format!("coalesce({username}, {local_part})"),
-                None => local_part,
-            };
-            Some(fit(column, text))
+/// Where a column's value comes from, as an expression over the alias `n` of a row of `auth.users`.
+struct Sources<'a> {
+    session: &'a Session,
+    auth: &'a Auth,
+}
+
+impl Sources<'_> {
+    fn built_in(&self, column: &Column) -> Option<String> {
+        let user_meta = self.object("raw_user_meta_data");
+        let meta = |key: &str| user_meta.as_ref().map(|o| format!("nullif({o} ->> '{key}', '')"));
+        match column.name.as_str() {
+            "username" => {
+                let email = self.text("email")?;
+                let local_part = format!("nullif(split_part({email}, '@', 1), '')");
+                let text = match meta("username") {
+                    Some(username) => format!("coalesce({username}, {local_part})"),
+                    None => local_part,
+                };
+                Some(of_text(column, &text))
+            }
+            "full_name" => {
+                let text = format!("coalesce({}, {})", meta("full_name")?, meta("name")?);
+                Some(of_text(column, &text))
+            }
+            "metadata" => self.column(column, "raw_user_meta_data"),
+            name => self.column(column, name),
         }
-        "full_name" => {
-            let text = format!("coalesce({}, {})", meta("full_name")?, meta("name")?);
-            Some(fit(column, text))
+    }
+
+    fn configured(&self, column: &Column, source: &str, key: Option<&str>) -> Option<String> {
+        let name = match source {
+            "column" => return self.column(column, key?),
+            "user_meta" => "raw_user_meta_data",
+            _ => "raw_app_meta_data",
+        };
+        let Some(key) = key else {
+            return self.column(column, name);
+        };
+        let object = self.object(name)?;
+        let key = pgrx::spi::quote_literal(key);
+        if column.is_json() {
+            // What JSON says is null is absent.
+            return Some(format!("(nullif({object} -> {key}, 'null'))::{}", column.kind));
         }
-        "metadata" => from_column(auth, column, "raw_user_meta_data"),
-        name => from_column(auth, column, name),
+        Some(of_text(column, &format!("{object} ->> {key}")))
+    }
+
+    /// A column of `auth.users` as jsonb, where it has a type that can be trusted to be JSON.
+    fn object(&self, name: &str) -> Option<String> {
+        match self.auth.column(name)?.base.as_str() {
+            "jsonb" => Some(format!("n.{name}")),
+            "json" => Some(format!("n.{name}::jsonb")),
+            _ => None,
+        }
+    }
+
+    /// A column of `auth.users` as text. A cast from a type of somebody's own could run their code as another role, the
+    /// type's output function cannot.
+    fn text(&self, name: &str) -> Option<String> {
+        let column = self.auth.column(name)?;
+        let name = quote(name);
+        Some(if column.is_trusted {
+            format!("n.{name}::text")
+        } else {
+            format!("nullif(format('%s', n.{name}), '')")
+        })
+    }
+
+    /// A column of `auth.users` as `column` takes it: by the cast there is, else by way of text.
+    fn column(&self, column: &Column, name: &str) -> Option<String> {
+        let source = self.auth.column(name)?;
+        let direct = source.is_trusted
+            && (source.base_oid == column.base_oid || self.has_cast(source, column));
+        if direct && !column.is_string {
+            return Some(format!("n.{}::{}", quote(name), column.kind));
+        }
+        Some(of_text(column, &self.text(name)?))
+    }
+
+    fn has_cast(&self, from: &Column, to: &Column) -> bool {
+        self.session
+            .run(
+                "SELECT EXISTS (SELECT FROM pg_cast WHERE castsource = $1 AND casttarget = $2)",
+                &[from.base_oid.into(), to.base_oid.into()],
+                Mode::Fresh,
+            )
+            .one()
+            .unwrap_or_default()
     }
 }
 
-fn configured_source(
-    auth: &Auth,
-    column: &Column,
-    source: &str,
-    key: Option<&str>,
-) -> Option<String> {
-    let object = match source {
-        "column" => return from_column(auth, column, key?),
-        "user_meta" => "raw_user_meta_data",
-        _ => "raw_app_meta_data",
-    };
-    let Some(key) = key else {
-        return from_column(auth, column, object);
-    };
-    if !auth.has(object) {
-        return None;
-    }
-    let key = pgrx::spi::quote_literal(key);
-    if column.is_json() {
-        return Some(format!("(n.{object}::jsonb -> {key})::{}", column.kind));
-    }
-    Some(fit(column, format!("n.{object}::jsonb ->> {key}")))
-}
-
-fn from_column(auth: &Auth, column: &Column, name: &str) -> Option<String> {
-    auth.has(name)
-        .then(|| fit(column, format!("n.{}", quote(name))))
-}
-
-/// A string column takes text by assignment, which refuses what is too long; any other type needs a cast.
-fn fit(column: &Column, expression: String) -> String {
+/// A string column takes text by assignment, which refuses what is too long; any other type reads it.
+fn of_text(column: &Column, text: &str) -> String {
     if column.is_string {
-        format!("({expression})::text")
+        format!("({text})::text")
+    } else if column.is_json() {
+        format!("to_{}({text})", column.base)
     } else {
-        format!("({expression})::{}", column.kind)
+        format!("({text})::{}", column.kind)
     }
 }

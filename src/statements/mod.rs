@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod mapping;
+pub mod people;
 pub mod signup;
 pub mod status;
 pub mod sync;

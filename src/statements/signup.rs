@@ -4,10 +4,12 @@ use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
 use crate::catalog::{App, Auth, Fold, House};
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Plan, RowSet, Session, connect};
+use crate::pg::{self, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
+use onagui_decide::names;
 use onagui_decide::signup::{Facts, Namesake, OwnRow};
 use pgrx::Uuid;
 use std::cell::{OnceCell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 /// The two tables and the statements for them.
@@ -17,10 +19,9 @@ pub struct Target {
     pub auth: Auth,
     pub app: App,
     mapped: Vec<Mapped>,
+    /// Kept for the single sign-up only: how several rows are best joined depends on how many they are.
     insert_one: OnceCell<Plan>,
-    insert_many: OnceCell<Plan>,
     facts_one: OnceCell<Plan>,
-    facts_many: OnceCell<Plan>,
 }
 
 thread_local! {
@@ -58,8 +59,9 @@ impl Target {
         if let Some(target) = kept {
             return Ok(target);
         }
-        let target = pg::as_role(house.owner, || {
-            connect(|session| Self::read(session, house))
+        // Tables that are being altered at this moment may well make the look at them fail.
+        let target = subtransaction(|| {
+            pg::as_role(house.owner, || connect(|session| Self::read(session, house)))
         })?;
         let target = Rc::new(target);
         TARGET.replace(Some(target.clone()));
@@ -84,9 +86,7 @@ impl Target {
             app,
             mapped,
             insert_one: OnceCell::new(),
-            insert_many: OnceCell::new(),
             facts_one: OnceCell::new(),
-            facts_many: OnceCell::new(),
         })
     }
 
@@ -95,17 +95,20 @@ impl Target {
         self.version != pg::watched_version()
     }
 
+    /// The username, where it is text: only then it can be given another ending.
     pub fn username(&self) -> Option<&Mapped> {
-        self.mapped.iter().find(|m| m.name == "username")
+        self.mapped.iter().find(|m| m.name == "username" && m.is_string)
+    }
+
+    /// How many characters a username may have.
+    pub fn longest_username(&self) -> usize {
+        self.username().and_then(|u| u.longest).unwrap_or(names::LONGEST_NAME)
     }
 
     /// Whether usernames that differ only in case count as the same.
     pub fn folds_usernames(&self) -> bool {
         matches!(self.app.username_is_unique, Some(Fold::Lower))
-            || self
-                .app
-                .column("username")
-                .is_some_and(|c| c.base == "citext")
+            || self.app.column("username").is_some_and(|c| c.base == "citext")
     }
 
     /// The columns that may be left out of a row when their value does not fit.
@@ -116,17 +119,24 @@ impl Target {
     /// Inserts a row for each of `new` that nobody stands in the way of, as the owner of `app_users`.
     /// Returns how many were made.
     pub fn insert(&self, new: &RowSet) -> u64 {
-        let many = new.len() > 1;
-        let plan = if many {
-            &self.insert_many
-        } else {
-            &self.insert_one
-        };
         self.write(|session| {
             offer_new(session, new);
-            let plan = plan.get_or_init(|| session.prepare(&self.insert_sql(many), &[]));
-            session.execute(plan, &[], Mode::Fresh).touched()
+            self.run(session, new, &self.insert_one, |many| self.insert_sql(many)).touched()
         })
+    }
+
+    fn run(
+        &self,
+        session: &Session,
+        new: &RowSet,
+        one: &OnceCell<Plan>,
+        sql: impl Fn(bool) -> String,
+    ) -> Rows {
+        if new.len() > 1 {
+            return session.run(&sql(true), &[], Mode::Fresh);
+        }
+        let plan = one.get_or_init(|| session.prepare(&sql(false), &[]));
+        session.execute(plan, &[], Mode::Fresh)
     }
 
     /// Runs `f` as the owner of `app_users`. Whatever may be deferred is checked inside.
@@ -180,10 +190,7 @@ impl Target {
 
     fn insert_head(&self, columns: &[&str], values: &[String], from: &str) -> String {
         let list = |fixed: &str, rest: &[&str]| {
-            std::iter::once(fixed)
-                .chain(rest.iter().copied())
-                .collect::<Vec<_>>()
-                .join(", ")
+            std::iter::once(fixed).chain(rest.iter().copied()).collect::<Vec<_>>().join(", ")
         };
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
         format!(
@@ -210,31 +217,37 @@ impl Target {
     }
 
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.
-    /// Values that are too long are cut.
-    pub fn insert_as(&self, new: &RowSet, usernames: &[Option<String>], left_out: &[&str]) {
-        let taken: Vec<&Mapped> = self
-            .mapped
-            .iter()
-            .filter(|m| !left_out.contains(&m.name.as_str()))
-            .collect();
+    /// Values that are too long are cut. Fails where not every row is made.
+    pub fn insert_as(
+        &self,
+        new: &RowSet,
+        usernames: &[Option<String>],
+        left_out: &[&str],
+    ) -> Result<(), Error> {
+        let username = self.username().map(|m| m.name.as_str());
+        let taken: Vec<&Mapped> =
+            self.mapped.iter().filter(|m| !left_out.contains(&m.name.as_str())).collect();
         let columns: Vec<&str> = taken.iter().map(|m| m.column.as_str()).collect();
         let values: Vec<String> = taken
             .iter()
-            .map(|m| match m.name.as_str() {
-                "username" => m.or_default("w.username"),
-                _ => m.value_cut(),
+            .map(|m| match Some(m.name.as_str()) == username {
+                true => m.or_default("w.username"),
+                false => m.value_cut(),
             })
             .collect();
         let sql = self.insert_head(
             &columns,
             &values,
-            "(SELECT row_number() OVER () AS place, * FROM new_users) n
-             JOIN unnest($1::text[]) WITH ORDINALITY AS w(username, place) ON w.place = n.place",
+            "new_users n
+             JOIN unnest($1::uuid[], $2::text[]) AS w(id, username) ON w.id = n.id",
         );
-        self.write(|session| {
+        let mut ids = Vec::new();
+        new.people(usize::MAX, |people| ids.extend(people.iter().map(|person| person.id)));
+        let made = self.write(|session| {
             offer_new(session, new);
-            session.run(&sql, &[usernames.to_vec().into()], Mode::Fresh);
+            session.run(&sql, &[ids.into(), usernames.to_vec().into()], Mode::Fresh).touched()
         });
+        all_written(made, new)
     }
 
     /// Gives the rows with the ids of `new` auth's e-mail where `take_email`, and fills their empty columns where
@@ -248,10 +261,8 @@ impl Target {
         }
         for m in self.mapped.iter().filter(|_| fill) {
             let (column, source) = (&m.column, m.source_cut());
-            assignments.push(format!(
-                "{column} = coalesce(a.{column}, {})",
-                self.typed(m, &source)
-            ));
+            assignments
+                .push(format!("{column} = coalesce(a.{column}, {})", self.typed(m, &source)));
             differences.push(format!("a.{column} IS NULL AND {source} IS NOT NULL"));
         }
         if assignments.is_empty() {
@@ -274,24 +285,16 @@ impl Target {
         format!("({source})::{kind}")
     }
 
-    /// What is known of each of `new`, in their order.
+    /// What is known of each of `new`, in their order. Each side is read with the rights of its owner: the planner alone
+    /// may run functions that an owner has put into an index of theirs.
     pub fn facts(&self, new: &RowSet) -> Vec<Arrival> {
-        let plan = if new.len() > 1 {
-            &self.facts_many
-        } else {
-            &self.facts_one
-        };
-        pg::as_role(self.house.owner, || {
+        let mut arrivals = pg::as_role(self.app.owner, || {
             connect(|session| {
                 offer_new(session, new);
-                let plan = plan.get_or_init(|| session.prepare(&self.facts_sql(), &[]));
-                let rows = session.execute(plan, &[], Mode::Fresh);
+                let rows = self.run(session, new, &self.facts_one, |_| self.facts_sql());
                 let mut arrivals: Vec<Arrival> = Vec::with_capacity(new.len());
                 for row in 0..rows.len() {
-                    let namesake = rows.get::<Uuid>(row, 9).map(|id| Namesake {
-                        id,
-                        known: rows.get(row, 10).unwrap_or_default(),
-                    });
+                    let namesake = rows.get::<Uuid>(row, 9).map(|id| Namesake { id, known: false });
                     let place = rows.get::<i64>(row, 1).unwrap_or_default() as usize;
                     if let Some(last) = arrivals.last_mut().filter(|a| a.place == place) {
                         last.facts.namesakes.extend(namesake);
@@ -302,8 +305,8 @@ impl Target {
                     arrivals.push(Arrival {
                         place,
                         id: rows.get(row, 2).expect("auth.users.id is not null"),
-                        username: rows.get(row, 11),
-                        cut: rows.get::<Vec<String>>(row, 12).unwrap_or_default(),
+                        username: rows.get(row, 10),
+                        cut: rows.get::<Vec<String>>(row, 11).unwrap_or_default(),
                         facts: Facts {
                             deleted: rows.get(row, 6).unwrap_or_default(),
                             has_email: key.is_some(),
@@ -320,7 +323,33 @@ impl Target {
                 }
                 arrivals
             })
-        })
+        });
+        let mut namesakes: Vec<&mut Namesake<Uuid>> =
+            arrivals.iter_mut().flat_map(|a| a.facts.namesakes.iter_mut()).collect();
+        if !namesakes.is_empty() {
+            let known = self.known(namesakes.iter().map(|namesake| namesake.id).collect());
+            for namesake in &mut namesakes {
+                namesake.known = known.contains(namesake.id.as_bytes());
+            }
+        }
+        arrivals
+    }
+
+    /// Which of `ids` are, or once were, an auth user's.
+    fn known(&self, ids: Vec<Uuid>) -> HashSet<[u8; 16]> {
+        let ask = |role, sql: &str| {
+            pg::as_role(role, || {
+                connect(|session| {
+                    session.run(sql, &[ids.clone().into()], Mode::Fresh).column::<Uuid>()
+                })
+            })
+        };
+        let now = ask(self.auth.owner, "SELECT id FROM ONLY auth.users WHERE id = ANY ($1)");
+        let once = ask(
+            self.house.owner,
+            "SELECT auth_user_id FROM onagui.sync_known_id WHERE auth_user_id = ANY ($1)",
+        );
+        now.iter().chain(&once).map(|id| *id.as_bytes()).collect()
     }
 
     fn facts_sql(&self) -> String {
@@ -331,8 +360,7 @@ impl Target {
             .filter(|m| m.name != "username")
             .filter_map(|m| {
                 let name = pgrx::spi::quote_literal(&m.name);
-                m.is_cut()
-                    .map(|is_cut| format!("CASE WHEN {is_cut} THEN {name} END"))
+                m.is_cut().map(|is_cut| format!("CASE WHEN {is_cut} THEN {name} END"))
             })
             .collect();
         let cut = if cut.is_empty() {
@@ -351,10 +379,7 @@ impl Target {
                          THEN own.email::text IS NOT DISTINCT FROM n.email
                               OR n.key IS NULL AND nullif({own_key}, '') IS NULL END,
                     own.id IS NOT NULL AND nullif({own_key}, '') IS NOT DISTINCT FROM n.key,
-                    m.id,
-                    EXISTS (SELECT FROM ONLY auth.users k WHERE k.id = m.id)
-                    OR EXISTS (SELECT FROM onagui.sync_known_id k WHERE k.auth_user_id = m.id),
-                    n.username, n.cut
+                    m.id, n.username, n.cut
                FROM n
                LEFT JOIN {only}onagui.app_users own ON own.id = n.id
                LEFT JOIN {only}onagui.app_users m ON {m_key} = n.key AND m.id <> n.id
@@ -373,10 +398,7 @@ impl Target {
         let Some(fold) = &self.app.username_is_unique else {
             return vec![false; names.len()];
         };
-        let kind = self
-            .app
-            .column("username")
-            .map_or("text", |c| c.kind.as_str());
+        let kind = self.app.column("username").map_or("text", |c| c.kind.as_str());
         let equal = match fold {
             Fold::Column { operator } => format!("a.username {operator} c.name::{kind}"),
             Fold::Lower => "lower(a.username::text) = lower(c.name)".to_owned(),
@@ -386,118 +408,16 @@ impl Target {
                FROM unnest($1::text[]) WITH ORDINALITY AS c(name, place) ORDER BY c.place",
             self.app.only
         );
-        pg::as_role(self.house.owner, || {
-            connect(|session| {
-                session
-                    .run(&sql, &[names.to_vec().into()], Mode::Fresh)
-                    .column()
-            })
-        })
-    }
-
-    /// What an UPDATE of an auth user changed.
-    pub fn change(&self, old: &RowSet, new: &RowSet) -> Change {
-        let sql = format!(
-            "SELECT o.id, {} AND NOT ({}), o.email::text, o.email::text IS DISTINCT FROM n.email::text
-               FROM old_users o CROSS JOIN new_users n",
-            self.deleted("n"),
-            self.deleted("o"),
-        );
-        pg::as_role(self.house.owner, || {
-            connect(|session| {
-                session.offer(super::OLD_USERS, old);
-                offer_new(session, new);
-                let rows = session.run(&sql, &[], Mode::Fresh);
-                Change {
-                    old_id: rows.get(0, 1).expect("auth.users.id is not null"),
-                    soft_deleted: rows.get(0, 2).unwrap_or_default(),
-                    old_email: rows.get(0, 3),
-                    email_changed: rows.get(0, 4).unwrap_or_default(),
-                }
-            })
+        pg::as_role(self.app.owner, || {
+            connect(|session| session.run(&sql, &[names.to_vec().into()], Mode::Fresh).column())
         })
     }
 }
 
-/// What an UPDATE of an auth user changed.
-pub struct Change {
-    pub old_id: Uuid,
-    pub soft_deleted: bool,
-    pub old_email: Option<String>,
-    pub email_changed: bool,
-}
-
-/// Remembers ids that auth has given up, with an entry of the audit log for each that is new.
-/// `from` is `old_users` (offered) or `auth.users`.
-pub fn remember(house: House, from: Gone, actor: &str) {
-    let (source, ids) = match from {
-        Gone::Rows(_) => (
-            "SELECT id, email::text AS email FROM old_users".to_owned(),
-            None,
-        ),
-        Gone::Everybody => (
-            "SELECT id, email::text AS email FROM ONLY auth.users".to_owned(),
-            None,
-        ),
-        Gone::One(id, ref email) => (
-            "SELECT $2 AS id, $3 AS email".to_owned(),
-            Some((id, email.clone())),
-        ),
-    };
-    let sql = format!(
-        "WITH gone AS ({source}),
-              new AS (INSERT INTO onagui.sync_known_id (auth_user_id) SELECT id FROM gone
-                      ON CONFLICT DO NOTHING RETURNING auth_user_id)
-         INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, email, actor)
-         SELECT 'delete', 'done', gone.id, gone.email, $1
-           FROM gone JOIN new ON new.auth_user_id = gone.id"
-    );
-    pg::as_role(house.owner, || {
-        connect(|session| {
-            if let Gone::Rows(old) = from {
-                session.offer(super::OLD_USERS, old);
-            }
-            let mut args: Vec<Arg> = vec![actor.to_owned().into()];
-            if let Some((id, email)) = ids {
-                args.push(id.into());
-                args.push(Arg::of::<String>(email));
-            }
-            session.run(&sql, &args, Mode::Fresh);
-        })
-    })
-}
-
-/// Which auth users are gone.
-pub enum Gone<'a> {
-    Rows(&'a RowSet),
-    One(Uuid, Option<String>),
-    Everybody,
-}
-
-/// Records a plain sign-up of each of `new`, under `onagui_sync.audit = all`.
-pub fn record_signups(house: House, new: &RowSet, actor: &str) {
-    pg::as_role(house.owner, || {
-        connect(|session| {
-            offer_new(session, new);
-            session.run(
-                "INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, new_app_user_id, email, actor)
-                 SELECT 'signup', 'done', n.id, n.id, n.email::text, $1 FROM new_users n",
-                &[actor.to_owned().into()],
-                Mode::Fresh,
-            );
-        })
-    })
-}
-
-/// The id and e-mail of each of `new`, in their order; works whatever the tables look like.
-pub fn who(house: House, new: &RowSet) -> Vec<(Uuid, Option<String>)> {
-    pg::as_role(house.owner, || {
-        connect(|session| {
-            offer_new(session, new);
-            let rows = session.run("SELECT id, email::text FROM new_users", &[], Mode::Fresh);
-            (0..rows.len())
-                .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2))))
-                .collect()
-        })
-    })
+/// Fails where a trigger of the application has kept rows from being written.
+pub fn all_written(written: u64, new: &RowSet) -> Result<(), Error> {
+    if written as usize == new.len() {
+        return Ok(());
+    }
+    Err(Error::RowsDiscarded { wanted: new.len() as u64, written })
 }

@@ -57,26 +57,14 @@ impl Kept {
         }
         let none = pgrx::pg_sys::InvalidOid;
         let mapping = pg::table_named(c"onagui", c"sync_column");
-        pg::watch([
-            auth.unwrap_or(none),
-            app.unwrap_or(none),
-            mapping.unwrap_or(none),
-        ]);
+        pg::watch([auth.unwrap_or(none), app.unwrap_or(none), mapping.unwrap_or(none)]);
         let version = pg::watched_version();
         let kept = pg::as_role(house.owner, || {
             connect(|session| -> Result<Kept, Error> {
                 let auth = Auth::read(session)?;
                 let app = App::read(session)?;
                 let ways = Ways::read(session, &auth, &app);
-                Ok(Kept {
-                    version,
-                    policy,
-                    house,
-                    auth,
-                    app,
-                    ways,
-                    by_email: OnceCell::new(),
-                })
+                Ok(Kept { version, policy, house, auth, app, ways, by_email: OnceCell::new() })
             })
         })?;
         let kept = Rc::new(kept);
@@ -85,11 +73,7 @@ impl Kept {
     }
 
     pub fn survey(&self) -> Survey<'_> {
-        Survey {
-            auth: &self.auth,
-            app: &self.app,
-            ways: self.ways,
-        }
+        Survey { auth: &self.auth, app: &self.app, ways: self.ways }
     }
 
     /// Writes the rows asked for. SYNCED users come first: they are found by a join that can stop early.
@@ -111,11 +95,7 @@ impl Kept {
             session.prepare_read(&sql, &[TEXTARRAYOID, TEXTARRAYOID, INT8OID], true)
         });
         let wanted: Vec<String> = question.wanted.iter().map(|s| (*s).to_owned()).collect();
-        let args = [
-            vec![email.to_owned()].into(),
-            wanted.into(),
-            Arg::of(question.limit),
-        ];
+        let args = [vec![email.to_owned()].into(), wanted.into(), Arg::of(question.limit)];
         rows.pour(session, plan, &args);
     }
 
@@ -134,12 +114,8 @@ impl Kept {
         if question.wanted.contains(&"SYNCED") {
             pour(survey.synced_sql());
         }
-        let others: Vec<&str> = question
-            .wanted
-            .iter()
-            .copied()
-            .filter(|status| *status != "SYNCED")
-            .collect();
+        let others: Vec<&str> =
+            question.wanted.iter().copied().filter(|status| *status != "SYNCED").collect();
         if !others.is_empty() {
             pour(survey.rows_of(Which::Apart, &others));
         }
@@ -160,9 +136,7 @@ impl Kept {
                     let plan = session.prepare_read(sql, &[], false);
                     session.execute(&plan, &[], Mode::Read)
                 };
-                let mut synced = read(&survey.auth_count_sql())
-                    .one::<i64>()
-                    .unwrap_or_default();
+                let mut synced = read(&survey.auth_count_sql()).one::<i64>().unwrap_or_default();
                 let rows = read(&apart);
                 let mut counted = STATUSES.map(|status| (status, 0));
                 for row in 0..rows.len() {

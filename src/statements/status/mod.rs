@@ -55,11 +55,7 @@ const FEW: usize = 10_000;
 
 impl<'a> Survey<'a> {
     pub fn new(session: &Session, auth: &'a Auth, app: &'a App) -> Self {
-        Survey {
-            auth,
-            app,
-            ways: Ways::read(session, auth, app),
-        }
+        Survey { auth, app, ways: Ways::read(session, auth, app) }
     }
 
     /// A SELECT of [`COLUMNS`], one row for each user as the contract counts them, in no order. To be run as the
@@ -77,10 +73,9 @@ impl<'a> Survey<'a> {
         let (common, narrow) = match which {
             Which::Apart => (self.apart(wanted), String::new()),
             Which::Emails => (self.by_email(), String::new()),
-            Which::Ids => (
-                self.by_id(),
-                " AND (r.auth_id = ANY ($1) OR r.app_id = ANY ($2))".to_owned(),
-            ),
+            Which::Ids => {
+                (self.by_id(), " AND (r.auth_id = ANY ($1) OR r.app_id = ANY ($2))".to_owned())
+            }
         };
         let list: Vec<String> = wanted.iter().map(|status| format!("'{status}'")).collect();
         let filter = if STATUSES.iter().all(|status| wants(status)) {
@@ -138,12 +133,7 @@ impl<'a> Survey<'a> {
         if self.auth.has("deleted_at") {
             conditions.push("u.deleted_at IS NULL".into());
         }
-        if self
-            .auth
-            .columns
-            .iter()
-            .any(|c| c.name == "id" && !c.not_null)
-        {
+        if self.auth.columns.iter().any(|c| c.name == "id" && !c.not_null) {
             conditions.push("u.id IS NOT NULL".into());
         }
         format!(
@@ -224,10 +214,7 @@ impl<'a> Survey<'a> {
                 "SELECT k.key, u.* FROM wanted k CROSS JOIN LATERAL (SELECT {columns} FROM ({}) u) u WHERE u.n > 0",
                 look::probe(rows, way)
             ),
-            &format!(
-                "SELECT u.key, {columns} FROM ({}) u GROUP BY u.key",
-                look::sweep(rows)
-            ),
+            &format!("SELECT u.key, {columns} FROM ({}) u GROUP BY u.key", look::sweep(rows)),
         )
     }
 
@@ -392,11 +379,7 @@ impl<'a> Survey<'a> {
 }
 
 fn created_at(alias: &str, columns: &[Column]) -> String {
-    match columns
-        .iter()
-        .find(|c| c.name == "created_at")
-        .map(|c| c.base.as_str())
-    {
+    match columns.iter().find(|c| c.name == "created_at").map(|c| c.base.as_str()) {
         Some("timestamptz" | "timestamp" | "date") => format!("{alias}.created_at::timestamptz"),
         _ => "NULL::timestamptz".into(),
     }

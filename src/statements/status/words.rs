@@ -172,18 +172,13 @@ pub fn detail(r: &str, never: bool) -> String {
 }
 
 pub fn any_of(why: &str, some: &[Why]) -> String {
-    let words: Vec<String> = some
-        .iter()
-        .map(|each| format!("'{}'", each.word()))
-        .collect();
+    let words: Vec<String> = some.iter().map(|each| format!("'{}'", each.word())).collect();
     format!("{why} IN ({})", words.join(", "))
 }
 
 fn choose(why: &str, branch: impl Fn(Why) -> String) -> String {
-    let branches: Vec<String> = ALL
-        .iter()
-        .map(|each| format!("WHEN '{}' THEN {}", each.word(), branch(*each)))
-        .collect();
+    let branches: Vec<String> =
+        ALL.iter().map(|each| format!("WHEN '{}' THEN {}", each.word(), branch(*each))).collect();
     format!("CASE {why} {} END", branches.join(" "))
 }
 

@@ -1,0 +1,287 @@
+"""The table of the sign-up: what is found in app_users, and what is made of it."""
+
+import uuid
+
+import pytest
+
+from support import NULL, audit
+
+A = uuid.UUID("aaaaaaaa-0000-4000-8000-000000000001")
+B = uuid.UUID("bbbbbbbb-0000-4000-8000-000000000002")
+C = uuid.UUID("cccccccc-0000-4000-8000-000000000003")
+
+
+@pytest.fixture
+def app(db):
+    return db.install()
+
+
+def users(db, columns="id, email"):
+    return db.sql(f"SELECT {columns} FROM onagui.app_users ORDER BY id")
+
+
+def log(db):
+    """The audit log without what differs from run to run."""
+    return [
+        (row["action"], row["outcome"], row["auth_user_id"], row["old_app_user_id"], row["new_app_user_id"], row["email"])
+        for row in audit(db)
+    ]
+
+
+def insert(db, id, email):
+    db.sql("INSERT INTO onagui.app_users (id, email) VALUES (%s, %s)", [id, email])
+
+
+def test_nothing_there_makes_a_row(app):
+    id = app.auth.signup("ann@example.com", {"username": "ann", "full_name": "Ann A.", "x": 1})
+    [row] = app.rows("SELECT * FROM onagui.app_users")
+    auth = app.rows("SELECT created_at FROM auth.users")[0]
+    assert (row["id"], row["email"], row["username"], row["full_name"]) == (id, "ann@example.com", "ann", "Ann A.")
+    assert row["metadata"] == {"username": "ann", "full_name": "Ann A.", "x": 1}
+    assert row["created_at"] == auth["created_at"]
+    assert log(app) == []
+    assert app.warnings == []
+
+
+def test_names_fall_back(app):
+    app.auth.signup("bob@example.com", {"username": "", "name": "Bob B."})
+    assert users(app, "username, full_name") == [("bob", "Bob B.")]
+
+
+def test_a_row_with_the_id_takes_the_email_and_keeps_what_the_application_wrote(app):
+    app.sql("INSERT INTO onagui.app_users (id, email, username) VALUES (%s, 'old@example.com', 'mine')", [A])
+    app.auth.signup("new@example.com", {"username": "theirs", "full_name": "Theirs"}, id=A)
+    assert users(app, "id, email, username, full_name, metadata") == [(A, "new@example.com", "mine", "Theirs", {})]
+    assert log(app) == [("update_email", "done", A, A, A, "new@example.com")]
+
+
+def test_a_row_with_the_id_and_the_email_is_only_filled(app):
+    insert(app, A, "a@example.com")
+    app.auth.signup("a@example.com", {"username": "ann"}, id=A)
+    assert users(app, "id, email, username") == [(A, "a@example.com", "ann")]
+    assert log(app) == []
+
+
+@pytest.mark.parametrize("email", ["ann@example.com", "  ANN@Example.com "])
+def test_an_unconfirmed_match_is_pending(app, email):
+    insert(app, B, email)
+    app.auth.signup("ann@example.com", confirmed=False, id=A)
+    assert users(app) == [(B, email)]
+    assert log(app) == [("pending", "planned", A, B, None, "ann@example.com")]
+    assert app.warnings == []
+    # A second look at the same thing is no second event.
+    app.sql("UPDATE auth.users SET email = 'x@example.com' WHERE id = %s", [A], role="supabase_auth_admin")
+    app.sql("UPDATE auth.users SET email = 'ann@example.com' WHERE id = %s", [A], role="supabase_auth_admin")
+    assert [entry[0] for entry in log(app)].count("pending") == 1
+
+
+@pytest.mark.parametrize("in_one_transaction", [True, False])
+def test_a_confirmed_match_is_rekeyed(app, in_one_transaction):
+    app.sql("INSERT INTO onagui.app_users (id, email, username) VALUES (%s, 'Ann@example.com', 'mine')", [B])
+    app.sql("CREATE TABLE public.orders (id int PRIMARY KEY, owner uuid NOT NULL REFERENCES onagui.app_users)")
+    app.sql("INSERT INTO public.orders VALUES (1, %s), (2, %s)", [B, B])
+    app.auth.signup("ann@example.com", {"full_name": "Ann"}, confirmed=in_one_transaction, id=A)
+    if not in_one_transaction:
+        assert users(app) == [(B, "Ann@example.com")]
+        app.auth.confirm(A)
+    assert users(app, "id, email, username, full_name") == [(A, "ann@example.com", "mine", "Ann")]
+    assert app.sql("SELECT DISTINCT owner FROM public.orders") == [(A,)]
+    assert log(app) == [
+        ("pending", "planned", A, B, None, "ann@example.com"),
+        ("link", "done", A, B, A, "ann@example.com"),
+    ]
+    assert audit(app, action="link")[0]["rows_changed"] == 2
+
+
+def test_a_known_id_is_never_linked(app):
+    insert(app, B, "other@example.com")
+    app.auth.signup("b@example.com", id=B)
+    app.auth.delete(B)
+    app.sql("UPDATE onagui.app_users SET email = 'ann@example.com' WHERE id = %s", [B])
+    app.auth.signup("ann@example.com", id=A)
+    assert users(app) == [(B, "ann@example.com")]
+    assert log(app)[-1] == ("conflict", "refused", A, None, None, "ann@example.com")
+    assert audit(app, action="conflict")[0]["details"] == {
+        "reason": "an app user with this e-mail has an id that belongs, or once belonged, to another auth user",
+        "app_users": [str(B)],
+    }
+
+
+def test_a_soft_deleted_id_is_known(app):
+    app.auth.signup("ann@example.com", id=B)
+    app.auth.soft_delete(B)
+    assert users(app) == [(B, "ann@example.com")]
+    app.auth.signup("ann@example.com", id=A)
+    assert users(app) == [(B, "ann@example.com")]
+    assert log(app) == [
+        ("delete", "done", B, None, None, "ann@example.com"),
+        ("conflict", "refused", A, None, None, "ann@example.com"),
+    ]
+
+
+def test_two_sso_users_with_one_email(app):
+    app.auth.signup("same@example.com", sso=True, id=A)
+    app.auth.signup("same@example.com", sso=True, id=C)
+    assert users(app) == [(A, "same@example.com")]
+    assert log(app) == [("conflict", "refused", C, None, None, "same@example.com")]
+
+
+def test_several_rows_with_the_email(app):
+    app.sql("DROP INDEX onagui.app_users_email_key")
+    insert(app, B, "ann@example.com")
+    insert(app, C, "ANN@example.com")
+    app.auth.signup("ann@example.com", id=A)
+    assert users(app) == [(B, "ann@example.com"), (C, "ANN@example.com")]
+    assert log(app) == [("conflict", "refused", A, None, None, "ann@example.com")]
+    details = audit(app)[0]["details"]
+    assert details["reason"] == "several app users have this e-mail"
+    assert sorted(details["app_users"]) == [str(B), str(C)]
+
+
+@pytest.mark.parametrize("unique", [True, False])
+def test_without_the_unique_index_no_second_row_either(app, unique):
+    if not unique:
+        app.sql("DROP INDEX onagui.app_users_email_key")
+    insert(app, B, "ann@example.com")
+    app.auth.signup("ann@example.com", confirmed=False, id=A)
+    assert users(app) == [(B, "ann@example.com")]
+    assert log(app) == [("pending", "planned", A, B, None, "ann@example.com")]
+
+
+def test_an_empty_email_matches_nothing(app):
+    app.sql("DROP INDEX onagui.app_users_email_key")
+    insert(app, B, "")
+    insert(app, C, " ")
+    app.sql("INSERT INTO auth.users (id, email) VALUES (%s, ' ')", [A], role="supabase_auth_admin")
+    assert [row[0] for row in users(app)] == [A, B, C]
+
+
+def test_the_username_is_taken(app):
+    insert(app, B, "b@example.com")
+    app.sql("UPDATE onagui.app_users SET username = 'ann'")
+    first = uuid.UUID("01934567-0000-7000-8000-000000000001")
+    second = uuid.UUID("01934567-0000-7000-8000-000000000002")
+    app.auth.signup("ann@example.com", {"username": "ann"}, id=first)
+    app.auth.signup("anna@example.com", {"username": "ann"}, id=second)
+    assert app.sql("SELECT username FROM onagui.app_users WHERE id = %s", [first]) == [("ann_01934567",)]
+    assert app.sql("SELECT username FROM onagui.app_users WHERE id = %s", [second]) == [("ann_" + second.hex,)]
+    assert log(app) == []
+
+
+def test_no_email(app):
+    phone = app.auth.signup(phone="4912345")
+    guest = app.auth.signup(anonymous=True)
+    assert app.sql("SELECT id, email, username FROM onagui.app_users ORDER BY created_at") == [(phone, None, None), (guest, None, None)]
+    # The guest becomes permanent.
+    app.auth.change_email(guest, "guest@example.com")
+    assert app.sql("SELECT email FROM onagui.app_users WHERE id = %s", [guest]) == [("guest@example.com",)]
+    assert log(app) == [("update_email", "done", guest, guest, guest, "guest@example.com")]
+
+
+def test_no_email_where_the_column_wants_one(app):
+    app.sql("ALTER TABLE onagui.app_users ALTER COLUMN email SET NOT NULL")
+    guest = app.auth.signup(anonymous=True)
+    assert users(app) == []
+    [entry] = audit(app)
+    assert (entry["action"], entry["outcome"], entry["auth_user_id"], entry["email"]) == ("failure", "failed", guest, None)
+    assert entry["details"]["error"]["sqlstate"] == "23502"
+    assert [w.sqlstate for w in app.warnings] == ["23502"]
+    # With an address the row can be made.
+    app.auth.change_email(guest, "guest@example.com")
+    assert users(app) == [(guest, "guest@example.com")]
+
+
+def test_the_email_follows(app):
+    id = app.auth.signup("ann@example.com")
+    app.auth.change_email(id, "ann@example.org")
+    assert users(app) == [(id, "ann@example.org")]
+    app.auth.unlink_identity(id, "ann@example.net")
+    assert users(app) == [(id, "ann@example.net")]
+    assert [entry[0] for entry in log(app)] == ["update_email", "update_email"]
+
+
+def test_an_email_that_another_row_holds_stays_with_it(app):
+    id = app.auth.signup("ann@example.com", id=A)
+    insert(app, B, "new@example.com")
+    app.auth.change_email(id, "new@example.com")
+    assert users(app) == [(A, "ann@example.com"), (B, "new@example.com")]
+    assert log(app) == [("conflict", "refused", A, None, None, "new@example.com")]
+    assert audit(app)[0]["details"] == {"reason": "another app user holds the new e-mail", "app_users": [str(B)]}
+
+
+def test_an_email_that_goes_is_not_wiped(app):
+    id = app.auth.signup("ann@example.com", id=A)
+    app.sql("UPDATE auth.users SET email = NULL WHERE id = %s", [id], role="supabase_auth_admin")
+    assert users(app) == [(A, "ann@example.com")]
+    assert log(app) == [("conflict", "refused", A, None, None, None)]
+
+
+def test_a_changed_email_without_a_row_is_a_signup(app):
+    app.sql("SET onagui_sync.enabled = off", role="supabase_admin")
+    with app.connect("supabase_admin") as off:
+        off.execute("SET onagui_sync.enabled = off")
+        off.execute("INSERT INTO auth.users (id, email) VALUES (%s, 'ann@example.com')", [A])
+    assert users(app) == []
+    app.auth.change_email(A, "anna@example.com")
+    assert users(app) == [(A, "anna@example.com")]
+
+
+def test_soft_delete_undelete_and_delete(app):
+    id = app.auth.signup("ann@example.com", {"username": "ann"}, id=A)
+    app.auth.soft_delete(id)
+    assert users(app) == [(A, "ann@example.com")]
+    app.sql("UPDATE auth.users SET email = 'x@example.com' WHERE id = %s", [id], role="supabase_auth_admin")
+    assert users(app) == [(A, "ann@example.com")]
+    app.sql("UPDATE auth.users SET deleted_at = NULL, email = 'back@example.com' WHERE id = %s", [id], role="supabase_auth_admin")
+    assert users(app) == [(A, "back@example.com")]
+    app.auth.delete(id)
+    assert users(app) == [(A, "back@example.com")]
+    assert [entry[0] for entry in log(app)] == ["delete", "update_email"]
+    assert app.sql("SELECT auth_user_id FROM onagui.sync_known_id", role="supabase_admin") == [(A,)]
+
+
+def test_a_user_inserted_as_deleted_is_absent(app):
+    app.sql("INSERT INTO auth.users (id, email, deleted_at) VALUES (%s, 'ann@example.com', now())", [A], role="supabase_auth_admin")
+    assert users(app) == []
+    assert log(app) == []
+
+
+def test_truncate_remembers_everybody(app):
+    app.auth.signup("ann@example.com", id=A)
+    app.auth.signup("bob@example.com", id=B)
+    app.sql("TRUNCATE auth.users CASCADE", role="supabase_auth_admin")
+    assert app.sql("SELECT auth_user_id FROM onagui.sync_known_id ORDER BY 1", role="supabase_admin") == [(A,), (B,)]
+    assert [(e[0], e[2], e[5]) for e in log(app)] == [("delete", A, "ann@example.com"), ("delete", B, "bob@example.com")]
+    assert len(users(app)) == 2
+
+
+def test_a_changed_id_leaves_the_old_one_known(app):
+    app.sql("INSERT INTO auth.users (id, email, email_confirmed_at) VALUES (%s, 'ann@example.com', now())", [A], role="supabase_auth_admin")
+    app.sql("UPDATE auth.users SET id = %s", [B], role="supabase_auth_admin")
+    assert users(app) == [(A, "ann@example.com")]
+    assert [(e[0], e[2]) for e in log(app)] == [("delete", A), ("conflict", B)]
+
+
+def test_a_sign_in_writes_nothing(app):
+    id = app.auth.signup("ann@example.com")
+    with app.session("supabase_auth_admin").transaction():
+        session = app.session("supabase_auth_admin")
+        before = session.one("SELECT pg_catalog.sum(n_tup_ins + n_tup_upd) FROM pg_catalog.pg_stat_xact_user_tables WHERE schemaname = 'onagui'")
+        session.execute("UPDATE users SET last_sign_in_at = now(), updated_at = now(), raw_user_meta_data = '{}' WHERE id = %s", [id])
+        session.execute("UPDATE users SET email = email, email_confirmed_at = email_confirmed_at WHERE id = %s", [id])
+        after = session.one("SELECT pg_catalog.sum(n_tup_ins + n_tup_upd) FROM pg_catalog.pg_stat_xact_user_tables WHERE schemaname = 'onagui'")
+    assert before == after
+
+
+def test_metadata_of_other_writers(app):
+    app.auth.signup("nothing@example.com", NULL)
+    app.auth.signup("array@example.com", ["a"])
+    app.auth.signup("text@example.com", "a string")
+    app.auth.signup("number@example.com", {"username": 5, "full_name": None})
+    assert app.sql("SELECT email, username, full_name, metadata FROM onagui.app_users ORDER BY created_at") == [
+        ("nothing@example.com", "nothing", None, {}),
+        ("array@example.com", "array", None, ["a"]),
+        ("text@example.com", "text", None, "a string"),
+        ("number@example.com", "5", None, {"username": 5, "full_name": None}),
+    ]
+    assert app.warnings == []

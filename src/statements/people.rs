@@ -1,0 +1,87 @@
+//! Statements about auth users as such, whatever the tables look like: remembering ids, recording.
+
+use super::audit;
+use crate::catalog::tables::AUTH_USERS;
+use crate::catalog::{Auth, House};
+use crate::error::{Error, Failure};
+use crate::pg::{self, Arg, Mode, Person, RowSet, connect};
+use pgrx::Uuid;
+
+/// How many people are handed to a statement at once: bounds the memory it takes.
+pub const AT_ONCE: usize = 10_000;
+
+/// Calls `f` with the ids and e-mails of `people`, for a statement's arguments.
+fn as_args(people: Vec<Person>) -> [Arg; 2] {
+    let (ids, emails): (Vec<_>, Vec<_>) =
+        people.into_iter().filter_map(|p| Some((p.id?, p.email))).unzip();
+    [ids.into(), emails.into()]
+}
+
+/// Remembers ids that auth has given up, with an entry of the audit log for each that is new.
+pub fn remember(house: House, gone: Vec<Person>, actor: &str) {
+    const REMEMBER: &str = "
+        WITH gone AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::text[]) AS gone(id, email)),
+             new AS (INSERT INTO onagui.sync_known_id (auth_user_id) SELECT id FROM gone
+                     ON CONFLICT DO NOTHING RETURNING auth_user_id)
+        INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, email, actor)
+        SELECT 'delete', 'done', gone.id, gone.email, $3
+          FROM gone JOIN new ON new.auth_user_id = gone.id";
+    let [ids, emails] = as_args(gone);
+    pg::as_role(house.owner, || {
+        connect(|session| session.run(REMEMBER, &[ids, emails, actor.into()], Mode::Fresh));
+    })
+}
+
+/// Remembers the ids of all auth users.
+pub fn remember_everybody(house: House, actor: &str) -> Result<(), Error> {
+    let table = Auth::find().ok_or(Error::TableMissing { table: AUTH_USERS })?;
+    let owner = pg::owner_of(table).ok_or(Error::TableMissing { table: AUTH_USERS })?;
+    let sql = format!(
+        "SELECT id, email::text FROM ONLY auth.users
+          WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT {AT_ONCE}"
+    );
+    let mut last = None;
+    loop {
+        let people: Vec<Person> = pg::as_role(owner, || {
+            connect(|session| {
+                let rows = session.run(&sql, &[Arg::of::<Uuid>(last)], Mode::Fresh);
+                (0..rows.len())
+                    .map(|row| Person { id: rows.get(row, 1), email: rows.get(row, 2) })
+                    .collect()
+            })
+        });
+        last = people.last().and_then(|person| person.id);
+        if last.is_none() {
+            return Ok(());
+        }
+        remember(house, people, actor);
+    }
+}
+
+/// Records a plain sign-up of each of `new`, under `onagui_sync.audit = all`.
+pub fn record_signups(house: House, new: &RowSet, actor: &str) {
+    const RECORD: &str = "
+        INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, new_app_user_id, email, actor)
+        SELECT 'signup', 'done', n.id, n.id, n.email, $3 FROM unnest($1::uuid[], $2::text[]) AS n(id, email)";
+    new.people(AT_ONCE, |people| {
+        let [ids, emails] = as_args(people);
+        pg::as_role(house.owner, || {
+            connect(|session| session.run(RECORD, &[ids, emails, actor.into()], Mode::Fresh));
+        })
+    });
+}
+
+/// Records for each of `new` that it could not be handled.
+pub fn record_failures(house: House, new: &RowSet, failure: &Failure, actor: &str) {
+    new.people(AT_ONCE, |people| {
+        let entries: Vec<_> = people
+            .into_iter()
+            .map(|person| audit::Entry {
+                auth_user_id: person.id,
+                email: person.email,
+                ..audit::Entry::failure(failure, actor)
+            })
+            .collect();
+        audit::record(house, &entries);
+    });
+}

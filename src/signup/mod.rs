@@ -110,9 +110,15 @@ fn changed(house: House, old: &RowSet, new: &RowSet, actor: &str) -> Result<(), 
     if !settings::enabled() || is_deleted {
         return Ok(());
     }
-    match Target::get(house) {
-        Ok(target) => arrival::follow(&target, new, &change, actor),
-        Err(error) => record_all(house, new, &error.into(), actor),
+    let target = match Target::get(house) {
+        Ok(target) => target,
+        Err(error) => return record_all(house, new, &error.into(), actor),
+    };
+    // Nearly always: a confirmation of somebody whose row was made when they signed up.
+    match subtransaction(|| Ok(target.is_in_step(&after))) {
+        Ok(true) => Ok(()),
+        Ok(false) => arrival::follow(&target, new, &change, actor),
+        Err(failure) => record_all(house, new, &failure, actor),
     }
 }
 

@@ -4,10 +4,11 @@ use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
 use crate::catalog::{App, Auth, Fold, House};
 use crate::error::Error;
-use crate::pg::{self, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
+use crate::pg::{self, Arg, Mode, Person, Plan, RowSet, Rows, Session, connect, subtransaction};
 use onagui_decide::names;
 use onagui_decide::signup::{Facts, Namesake, OwnRow};
 use pgrx::Uuid;
+use pgrx::pg_sys::{TEXTOID, UUIDOID};
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -22,6 +23,7 @@ pub struct Target {
     /// Kept for the single sign-up only: how several rows are best joined depends on how many they are.
     insert_one: OnceCell<Plan>,
     facts_one: OnceCell<Plan>,
+    in_step: OnceCell<Plan>,
 }
 
 thread_local! {
@@ -87,6 +89,7 @@ impl Target {
             mapped,
             insert_one: OnceCell::new(),
             facts_one: OnceCell::new(),
+            in_step: OnceCell::new(),
         })
     }
 
@@ -283,6 +286,24 @@ impl Target {
     fn typed(&self, m: &Mapped, source: &str) -> String {
         let kind = self.app.column(&m.name).map_or("text", |c| c.kind.as_str());
         format!("({source})::{kind}")
+    }
+
+    /// Whether there is a row with this id and, to the letter, this e-mail.
+    pub fn is_in_step(&self, person: &Person) -> bool {
+        pg::as_role(self.app.owner, || {
+            connect(|session| {
+                let args = [Arg::of(person.id), Arg::of(person.email.as_deref())];
+                let plan = self.in_step.get_or_init(|| {
+                    let sql = format!(
+                        "SELECT FROM {}onagui.app_users
+                          WHERE id = $1 AND email::text IS NOT DISTINCT FROM $2",
+                        self.app.only
+                    );
+                    session.prepare(&sql, &[UUIDOID, TEXTOID])
+                });
+                !session.execute(plan, &args, Mode::Fresh).is_empty()
+            })
+        })
     }
 
     /// What is known of each of `new`, in their order. Each side is read with the rights of its owner: the planner alone

@@ -6,7 +6,7 @@
 PG_CONFIG ?= pg_config
 
 help:
-	@echo "make demo                   a private PostgreSQL 15, sign-ups on both sides, a conflict; the first run builds everything"
+	@echo "make demo                   a private PostgreSQL 15: sign-ups, a conflict, repair and undo; the first run builds everything"
 	@echo "make test [PG=15]           everything, on PostgreSQL 15, 16, 17 and 18, or on the one named"
 	@echo "make unit                   what needs no server: unit tests, format, lints"
 	@echo "make install [PG_CONFIG=p]  release build into the PostgreSQL of that pg_config (default: the one in PATH)"

@@ -10,10 +10,7 @@ server() { "$here/private_server.sh" "$1" "$dir" "${@:2}"; }
 
 "$root/tools/build.sh" 15 release
 
-if [[ -f $dir/server.env ]]; then server stop; fi
-rm -rf "$dir"
-mkdir -p "$dir"
-chmod 0700 "$dir"
+if [[ -f $dir/server.env ]]; then server remove; fi
 server start 15
 trap 'server stop' EXIT
 quietly=(--quiet --output /dev/null --set ON_ERROR_STOP=1)
@@ -22,6 +19,9 @@ server psql "${quietly[@]}" --dbname demo --file "$here/fixtures/supabase.sql"
 # Where in the files a message comes from is of no interest here.
 show() { server psql --quiet --set ON_ERROR_STOP=1 --pset pager=off --dbname demo --username postgres --file "$1" 2>&1 | sed --unbuffered 's/^psql:[^ ]*: //'; }
 show "$here/demo/signups.sql"
+show "$here/demo/repair.sql"
+server stop
+trap - EXIT
 
 cat <<EOT
 

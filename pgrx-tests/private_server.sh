@@ -3,8 +3,10 @@
 #
 #   private_server.sh start DIR MAJOR [--durable] [--tcp PORT] [-c NAME=VALUE]...
 #   private_server.sh stop DIR [fast|immediate]
+#   private_server.sh remove DIR              stops it and deletes DIR
 #   private_server.sh psql DIR [PSQL-ARGUMENT]...
-#   private_server.sh env DIR            PGHOST=... and so on, to be read by `eval` or by a program
+#   private_server.sh run DIR PROGRAM [ARGUMENT]...   one of PostgreSQL's programs, as the user the server runs as
+#   private_server.sh env DIR                 PGHOST=... and so on, to be read by `eval` or by a program
 #
 # The bootstrap superuser is supabase_admin; whoever may enter DIR may connect as any role. Nothing is listened to but the
 # socket, unless --tcp opens a port on 127.0.0.1. Without --durable a crash of the machine loses the data, which tests do
@@ -14,27 +16,46 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=tools/lib.sh
 source "$here/../tools/lib.sh"
 
-# The server refuses to run as root. In a user namespace root looks like somebody else to it, and keeps its files; where
-# such namespaces are not allowed, it really is somebody else.
+# The server refuses to run as root. In a user namespace root looks like somebody else to it, and keeps its files; where such
+# namespaces are not allowed (containers), the server runs as the system's user postgres.
+user=postgres
+if ((EUID != 0)); then
+    as=self
+elif ! id "$user" >/dev/null 2>&1; then
+    die "running as root needs a system user '$user' for the server"
+elif unshare --user --map-user="$user" true 2>/dev/null; then
+    as=namespace
+else
+    as=other
+fi
+
 as_server() {
-    if ((EUID != 0)); then
-        "$@"
-    elif unshare --user --map-user="$server_user" true 2>/dev/null; then
-        USER=$server_user LOGNAME=$server_user unshare --user --map-user="$server_user" --map-group="$server_user" -- "$@"
-    else
-        runuser -u "$server_user" -- "$@"
-    fi
+    case $as in
+        self) "$@" ;;
+        namespace) USER=$user LOGNAME=$user unshare --user --map-user="$user" --map-group="$user" -- "$@" ;;
+        # It may not be allowed into the folder we are in.
+        other) USER=$user LOGNAME=$user env --chdir=/ setpriv --reuid="$user" --regid="$user" --init-groups -- "$@" ;;
+    esac
 }
 
-prepare_server_user() {
-    server_user=postgres
-    if ((EUID != 0)); then return; fi
-    id "$server_user" >/dev/null 2>&1 || die "running as root needs a system user 'postgres' for the server"
-    if ! unshare --user --map-user="$server_user" true 2>/dev/null; then
-        chown "$server_user" "$dir"
-        runuser -u "$server_user" -- test -x "$bin/postgres" ||
-            die "user '$server_user' cannot reach $bin: put the checkout where other users may read it, or do not run as root"
+# Data and programs are where the server's user can get at them; mostly that is DIR and target/pg. Sets home and bin.
+find_home() {
+    home=$dir
+    bin=$target/pg/$1/bin
+    [[ $as == other ]] || return 0
+    chown "$user" "$dir"
+    if as_server test -x "$bin/postgres" && as_server test -w "$dir"; then return; fi
+    if [[ -L $dir/data ]]; then
+        home=$(dirname "$(readlink "$dir/data")")
+    else
+        home=$(mktemp -d "${TMPDIR:-/tmp}/onagui.XXXXXX")
+        chown "$user" "$home"
+        ln -s "$home/data" "$home/server.log" "$dir/"
     fi
+    # Anew each time: the extension may have been built again.
+    rm -rf "$home/pg"
+    cp -a "$target/pg/$1" "$home/pg"
+    bin=$home/pg/bin
 }
 
 read_env() {
@@ -42,9 +63,19 @@ read_env() {
     # shellcheck source=/dev/null
     source "$dir/server.env"
     bin=$ONAGUI_BIN
+    home=$ONAGUI_HOME
 }
 
-running() { [[ -f $dir/data/postmaster.pid ]] && as_server "$bin/pg_ctl" status --pgdata "$dir/data" >/dev/null 2>&1; }
+running() { [[ -f $home/data/postmaster.pid ]] && as_server "$bin/pg_ctl" status --pgdata "$home/data" >/dev/null 2>&1; }
+
+make_cluster() {
+    as_server "$bin/initdb" --pgdata "$home/data" --username supabase_admin --auth trust --encoding UTF8 --locale C.UTF-8 \
+        --no-sync >"$dir/initdb.log" 2>&1 || {
+        cat "$dir/initdb.log" >&2
+        die "initdb failed"
+    }
+    echo "include_if_exists = 'private.conf'" | as_server tee -a "$home/data/postgresql.conf" >/dev/null
+}
 
 start() {
     local major=$1 durable=false port='' settings=() socket setting
@@ -65,28 +96,22 @@ start() {
         shift
     done
     known_major "$major"
-    bin=$target/pg/$major/bin
-    [[ -x $bin/postgres ]] || die "there is no PostgreSQL $major yet: tools/toolchain.sh pg $major"
-    prepare_server_user
-    if [[ -f $dir/server.env ]] && running; then
-        say "the server in $dir runs already"
-        return
+    [[ -x $target/pg/$major/bin/postgres ]] || die "there is no PostgreSQL $major yet: tools/toolchain.sh pg $major"
+    if [[ -f $dir/server.env ]]; then
+        read_env
+        if running; then
+            say "the server in $dir runs already"
+            return
+        fi
     fi
-
-    if [[ ! -f $dir/data/PG_VERSION ]]; then
-        as_server "$bin/initdb" --pgdata "$dir/data" --username supabase_admin --auth trust --encoding UTF8 --locale C.UTF-8 \
-            --no-sync >"$dir/initdb.log" 2>&1 || {
-            cat "$dir/initdb.log" >&2
-            die "initdb failed"
-        }
-        echo "include_if_exists = 'private.conf'" | as_server tee -a "$dir/data/postgresql.conf" >/dev/null
-    fi
+    find_home "$major"
+    [[ -f $home/data/PG_VERSION ]] || make_cluster
 
     # A socket's address has room for 107 bytes.
-    socket=$dir
-    if ((${#dir} > 80)); then
+    socket=$home
+    if ((${#socket} > 80)); then
         socket=$(mktemp -d "${TMPDIR:-/tmp}/onagui.XXXXXX")
-        if ((EUID == 0)); then chown --reference="$dir" "$socket"; fi
+        [[ $as != other ]] || chown "$user" "$socket"
     fi
     {
         echo "unix_socket_directories = '$socket'"
@@ -101,25 +126,22 @@ start() {
         for setting in "${settings[@]}"; do
             printf "%s = '%s'\n" "${setting%%=*}" "${setting#*=}"
         done
-    } | as_server tee "$dir/data/private.conf" >/dev/null
-    printf '%s=%q\n' PGHOST "$socket" PGPORT "${port:-5432}" PGUSER supabase_admin PGDATABASE postgres ONAGUI_BIN "$bin" \
-        >"$dir/server.env"
+    } | as_server tee "$home/data/private.conf" >/dev/null
+    printf '%s=%q\n' PGHOST "$socket" PGPORT "${port:-5432}" PGUSER supabase_admin PGDATABASE postgres \
+        ONAGUI_BIN "$bin" ONAGUI_HOME "$home" >"$dir/server.env"
 
-    as_server "$bin/pg_ctl" start --pgdata "$dir/data" --log "$dir/server.log" --wait --timeout 60 --silent >/dev/null 2>&1 </dev/null || {
-        tail -n 20 "$dir/server.log" >&2
+    as_server "$bin/pg_ctl" start --pgdata "$home/data" --log "$home/server.log" --wait --timeout 60 --silent >/dev/null 2>&1 </dev/null || {
+        tail -n 20 "$home/server.log" >&2
         die "the server in $dir did not start"
     }
 }
 
 stop() {
-    local mode=${1:-fast}
-    read_env
-    prepare_server_user
     if running; then
-        as_server "$bin/pg_ctl" stop --pgdata "$dir/data" --mode "$mode" --wait --timeout 60 --silent >/dev/null
+        as_server "$bin/pg_ctl" stop --pgdata "$home/data" --mode "${1:-fast}" --wait --timeout 60 --silent >/dev/null
     fi
     # Only a folder that `start` has made for the socket.
-    if [[ $PGHOST != "$dir" ]]; then rm -rf "$PGHOST"; fi
+    if [[ $PGHOST != "$home" ]]; then rm -rf "$PGHOST"; fi
 }
 
 (($# >= 2)) || {
@@ -134,16 +156,21 @@ case $command in
     start)
         (($#)) || die "which PostgreSQL? For example: private_server.sh start $dir 15"
         start "$@"
+        exit
         ;;
+    stop | remove | psql | run | env) read_env ;;
+    *) die "no command '$command': start, stop, remove, psql, run, env" ;;
+esac
+export PGHOST PGPORT PGUSER PGDATABASE
+case $command in
     stop) stop "$@" ;;
-    psql)
-        read_env
-        export PGHOST PGPORT PGUSER PGDATABASE
-        exec "$bin/psql" --no-psqlrc "$@"
+    remove)
+        stop immediate
+        rm -rf "$dir"
+        # Again only what `start` has made.
+        if [[ $home != "$dir" ]]; then rm -rf "$home"; fi
         ;;
-    env)
-        read_env
-        cat "$dir/server.env"
-        ;;
-    *) die "no command '$command': start, stop, psql, env" ;;
+    psql) exec "$bin/psql" --no-psqlrc "$@" ;;
+    run) as_server "$bin/$1" "${@:2}" ;;
+    env) cat "$dir/server.env" ;;
 esac

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -76,7 +75,7 @@ class Server:
         """Stops it, throws it away, and gives back what a reader of its log would be worried about."""
         self.stop()
         log = (self.folder / "server.log").read_text(errors="replace")
-        shutil.rmtree(self.folder)
+        self._script("remove")
         return [line for line in log.splitlines() if re.search(r"PANIC:|TRAP:|terminated by signal|\] XX000 .*(ERROR|WARNING|PANIC):", line)]
 
     @property
@@ -88,6 +87,10 @@ class Server:
         environment = {**os.environ, **{k: v for k, v in self.environment.items() if k.startswith("PG")}}
         options = {"check": True, "stdout": subprocess.PIPE, "text": True, "timeout": 4 * PATIENCE, "env": environment, **options}
         return subprocess.run([self.bin / name, *map(str, arguments)], **options)
+
+    def run(self, name, *arguments):
+        """One of PostgreSQL's programs that touches a data directory (pg_basebackup, pg_ctl, ...), as the server's user."""
+        self._script("run", name, *map(str, arguments), timeout=4 * PATIENCE)
 
     def connect(self, dbname="postgres", role="supabase_admin", **options):
         return Connection.connect(

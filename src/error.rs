@@ -76,6 +76,76 @@ pub enum Error {
     NegativeLimit {
         limit: i64,
     },
+    /// A trigger of the application held a row back.
+    HeldBack {
+        table: String,
+    },
+    AppUserGone {
+        id: String,
+    },
+    AuthUserGone {
+        id: String,
+    },
+    /// A row that was looked at is not there, or not the same, any more.
+    ChangedMeanwhile {
+        table: String,
+    },
+    /// Rows refer to a key of the leaving user that the staying one does not have.
+    NoKeyToReferTo {
+        table: String,
+        columns: Vec<String>,
+    },
+    /// Rows that would collide, in words.
+    Collides {
+        what: String,
+        merge: bool,
+    },
+    EmailTaken {
+        email: String,
+    },
+    UnknownEmail {
+        email: String,
+    },
+    OnlyAnAppUser {
+        email: String,
+    },
+    Conflict {
+        email: String,
+        reason: String,
+    },
+    Unconfirmed {
+        email: String,
+    },
+    BadArgument {
+        name: &'static str,
+        value: String,
+        wanted: &'static str,
+    },
+    NullArgument {
+        name: &'static str,
+    },
+    InTransaction,
+    NoSuchAudit {
+        audit_id: i64,
+    },
+    UndoneAlready {
+        audit_id: i64,
+        by: i64,
+    },
+    NothingToUndo {
+        audit_id: i64,
+        action: String,
+        outcome: String,
+    },
+    CannotUndo {
+        audit_id: i64,
+        why: Vec<String>,
+    },
+    NotAReference {
+        table: String,
+        column: String,
+        why: String,
+    },
     /// Ends a subtransaction whose work was only tried.
     Rehearsed,
     /// An error that was caught and is passed on as it came.
@@ -184,6 +254,128 @@ impl From<Error> for Failure {
                 "p_limit must not be negative".into(),
                 format!("p_limit is {limit}."),
                 "Leave p_limit out, or NULL, for all rows.".into(),
+            ),
+            Error::HeldBack { table } => (
+                "55000",
+                format!("rows of {table} could not be changed"),
+                "A trigger of the application held at least one of them back; nothing was changed.".into(),
+                format!("See the BEFORE triggers of {table}: \\d {table}"),
+            ),
+            Error::AppUserGone { id } => (
+                "P0002",
+                "there is no such app user".into(),
+                format!("onagui.app_users has no row with the id {id}."),
+                "SELECT * FROM onagui.user_sync_status; shows the ids of both sides.".into(),
+            ),
+            Error::AuthUserGone { id } => (
+                "P0002",
+                "there is no such auth user".into(),
+                format!("auth.users has no user with the id {id} that is not deleted."),
+                "SELECT * FROM onagui.user_sync_status; shows the ids of both sides.".into(),
+            ),
+            Error::ChangedMeanwhile { table } => (
+                "40001",
+                "somebody else changed the user meanwhile".into(),
+                format!("A row of {table} is not as it was a moment ago; nothing was changed."),
+                "Try again.".into(),
+            ),
+            Error::NoKeyToReferTo { table, columns } => (
+                "23505",
+                "the users cannot be merged: rows refer to a key that the auth user's row does not have".into(),
+                format!("Rows of {table} refer by ({}) to a key that is NULL there.", columns.join(", ")),
+                "Give the auth user's row of onagui.app_users that key, or move those rows, then try again.".into(),
+            ),
+            Error::Collides { what, merge } => (
+                "23505",
+                if merge {
+                    "the users cannot be merged: both have rows of which only one may exist".into()
+                } else {
+                    "the user cannot be re-keyed: rows with the new id exist already".into()
+                },
+                what,
+                if merge {
+                    "Choose who stays: p_on_conflict => 'keep_auth' or 'keep_app'. What gives way is kept in the audit log and undo_fix() brings it back.".into()
+                } else {
+                    "Look at those rows, remove or change what should not be there, then try again.".into()
+                },
+            ),
+            Error::EmailTaken { email } => (
+                "23505",
+                "another app user holds this e-mail".into(),
+                format!("{email} is in onagui.app_users under another id."),
+                "SELECT * FROM onagui.sync_status(p_email => '…'); shows both; change the other one's e-mail, or merge the two.".into(),
+            ),
+            Error::UnknownEmail { email } => (
+                "P0002",
+                "nobody has this e-mail".into(),
+                format!("Neither auth.users nor onagui.app_users has {email:?}."),
+                "Case and outer spaces do not matter; look for it with SELECT * FROM onagui.sync_status(p_email => '…');".into(),
+            ),
+            Error::OnlyAnAppUser { email } => (
+                "P0002",
+                "no auth user has this e-mail".into(),
+                format!("Only onagui.app_users has {email:?}, so there is no id to take over."),
+                "The person must sign up first; a confirmed sign-up with this e-mail links the app user by itself.".into(),
+            ),
+            Error::Conflict { email, reason } => (
+                "21000",
+                "a person must decide who is who".into(),
+                format!("{email}: {reason}."),
+                "See SELECT * FROM onagui.sync_status(p_email => '…'); then decide with onagui.fix_user_id(p_app_user_id => …, p_auth_user_id => …, p_apply => true).".into(),
+            ),
+            Error::Unconfirmed { email } => (
+                "55000",
+                "the e-mail is not confirmed yet".into(),
+                format!("The auth user with {email} has not confirmed it: anybody could have signed up with it."),
+                "Wait: the confirmation links the app user by itself.".into(),
+            ),
+            Error::BadArgument { name, value, wanted } => (
+                "22023",
+                format!("{name} has a value that does not fit"),
+                format!("It is {value}."),
+                format!("It must be {wanted}."),
+            ),
+            Error::NullArgument { name } => (
+                "22004",
+                format!("{name} must not be NULL"),
+                "The function cannot guess what was meant.".into(),
+                format!("Give {name} a value."),
+            ),
+            Error::InTransaction => (
+                "25001",
+                "fix_all_user_ids() cannot run inside a transaction block".into(),
+                "It commits after each batch.".into(),
+                "CALL it on its own, outside BEGIN … COMMIT, or use SELECT * FROM onagui.fix_user_ids(p_apply => true);".into(),
+            ),
+            Error::NoSuchAudit { audit_id } => (
+                "P0002",
+                "there is no such entry in the audit log".into(),
+                format!("onagui.sync_audit_log has no audit_id {audit_id}."),
+                "SELECT audit_id, occurred_at, action, email FROM onagui.sync_audit_log ORDER BY audit_id DESC;".into(),
+            ),
+            Error::UndoneAlready { audit_id, by } => (
+                "55000",
+                "this has been undone already".into(),
+                format!("audit_id {audit_id} was undone by audit_id {by}."),
+                format!("To do it again, undo the undo: SELECT onagui.undo_fix({by});"),
+            ),
+            Error::NothingToUndo { audit_id, action, outcome } => (
+                "55000",
+                "this entry of the audit log changed nothing that could be undone".into(),
+                format!("audit_id {audit_id} is a {action} ({outcome})."),
+                "rekey, link, merge, create, update_email and undo can be undone.".into(),
+            ),
+            Error::CannotUndo { audit_id, why } => (
+                "55000",
+                "this cannot be undone any more: what it changed has changed since".into(),
+                format!("audit_id {audit_id}: {}.", why.join("; ")),
+                "Nothing was changed. Put those rows in order by hand, then try again.".into(),
+            ),
+            Error::NotAReference { table, column, why } => (
+                "22023",
+                format!("{column} of {table} cannot be registered as a reference"),
+                why,
+                "A reference is a uuid, text or varchar column of an ordinary or partitioned table.".into(),
             ),
             Error::Rehearsed => (Failure::REHEARSAL, "rehearsed".into(), String::new(), String::new()),
             Error::NotWhole => (

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod error;
+mod fix;
 mod pg;
 mod settings;
 mod signup;
@@ -23,17 +24,25 @@ door! {
     enable_sync => signup::triggers::enable;
     disable_sync => signup::triggers::disable;
     create_app_users => signup::create_app_users;
+    fix_user_id_mismatch => fix::fix_user_id_mismatch;
+    fix_user_ids => fix::fix_user_ids;
+    fix_user_id => fix::fix_user_id;
+    fix_all_user_ids => fix::fix_all_user_ids;
+    undo_fix => fix::undo_fix;
+    register_reference => fix::register_reference;
+    prune_audit => fix::prune_audit;
     sync_status => status::status;
     sync_summary => status::summary;
 }
 
 pgrx::extension_sql_file!("../sql/install/10_tables.sql", name = "tables");
 pgrx::extension_sql_file!("../sql/install/20_signup.sql", name = "signup", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/install/30_repair.sql", name = "repair", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/install/40_status.sql", name = "status", requires = ["tables"]);
 pgrx::extension_sql_file!(
     "../sql/install/90_grants.sql",
     name = "grants",
-    requires = ["signup", "status"]
+    requires = ["signup", "repair", "status"]
 );
 pgrx::extension_sql_file!(
     "../sql/install/99_attach.sql",

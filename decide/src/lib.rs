@@ -2,4 +2,5 @@
 
 pub mod failure;
 pub mod names;
+pub mod repair;
 pub mod signup;

@@ -1,6 +1,5 @@
 -- Break and repair: a mismatched user with roles, the rehearsal, the fix, the undo. Runs after signups.sql.
 \set ECHO none
-\echo
 \echo '=== Break: while sync is off, Fay signs up, and the application makes a row for her with an id of its own'
 \connect - supabase_admin
 ALTER DATABASE demo SET onagui_sync.enabled = off;

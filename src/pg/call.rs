@@ -43,6 +43,20 @@ impl Call {
         }
     }
 
+    /// The argument at `place`, of type name.
+    pub fn arg_name(&self, place: usize) -> Option<String> {
+        // SAFETY: as in arg(); a name is a NUL-terminated array.
+        unsafe {
+            assert!(place < (*self.fcinfo).nargs as usize, "argument {place}");
+            let arg = &*(*self.fcinfo).args.as_ptr().add(place);
+            (!arg.isnull).then(|| {
+                let name = arg.value.cast_mut_ptr::<pg_sys::NameData>();
+                let name = std::ffi::CStr::from_ptr((*name).data.as_ptr());
+                name.to_string_lossy().into_owned()
+            })
+        }
+    }
+
     /// Whether the function was called by a CALL that may commit.
     pub fn may_commit(&self) -> bool {
         // SAFETY: context is NULL or a node; a CALL passes a CallContext.

@@ -17,12 +17,11 @@ mod subxact;
 mod trigger;
 
 pub use call::{Call, Reply, RowWriter};
-pub use capture::raise;
 pub use doors::enter;
 pub use levels::QueryLevel;
 pub use loader::Loader;
-pub use owner::{Lockwait, as_role, current_role, with_row_time};
-pub use procedure::{Nonatomic, connect_nonatomic};
+pub use owner::{Lockwait, as_role, current_role, with_stable_text};
+pub use procedure::{connect_nonatomic, restart_statement_timeout};
 pub use rowset::{Person, RowSet};
 pub use server::*;
 pub use spi::{Arg, Mode, Plan, Rows, Session, connect};

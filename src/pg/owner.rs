@@ -50,7 +50,7 @@ fn pin_search_path() {
 }
 
 /// Runs `f` with the settings under which a value's text form is the same in every session.
-pub fn with_row_time<R>(f: impl FnOnce() -> R) -> R {
+pub fn with_stable_text<R>(f: impl FnOnce() -> R) -> R {
     struct Settings(i32);
     impl Drop for Settings {
         fn drop(&mut self) {

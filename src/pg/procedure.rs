@@ -27,3 +27,22 @@ impl Nonatomic {
         unsafe { pg_sys::SPI_commit() };
     }
 }
+
+unsafe extern "C-unwind" {
+    fn disable_timeout(id: i32, keep_indicator: bool);
+    fn enable_timeout_after(id: i32, delay_ms: i32);
+}
+
+/// `STATEMENT_TIMEOUT` of `enum TimeoutId` (src/include/utils/timeout.h), the same in PostgreSQL 15 to 18.
+const STATEMENT_TIMEOUT: i32 = 3;
+
+/// Gives the next transaction of a CALL the whole of statement_timeout: the server counts from the start of the CALL.
+pub fn restart_statement_timeout() {
+    // SAFETY: as start_xact_command() arms it (src/backend/tcop/postgres.c).
+    unsafe {
+        if pg_sys::StatementTimeout > 0 {
+            disable_timeout(STATEMENT_TIMEOUT, false);
+            enable_timeout_after(STATEMENT_TIMEOUT, pg_sys::StatementTimeout);
+        }
+    }
+}

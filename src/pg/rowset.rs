@@ -43,6 +43,28 @@ impl RowSet {
         }
     }
 
+    /// The rows of `table` that a query answered whole (`SELECT t FROM table t`).
+    pub fn of_rows(rows: &super::Rows, table: pg_sys::Oid) -> Self {
+        // SAFETY: the row type's descriptor is copied, so it lives as long as the current memory context; a composite
+        // value is a tuple of that type, dropped columns included.
+        unsafe {
+            let kind = pg_sys::get_rel_type_id(table);
+            let set = Self::empty(table, pg_sys::lookup_rowtype_tupdesc_copy(kind, -1));
+            for row in 0..rows.len() {
+                let datum = rows.datum(row, 1).expect("a whole row is not NULL");
+                let header = pg_sys::pg_detoast_datum(datum.cast_mut_ptr())
+                    .cast::<pg_sys::HeapTupleHeaderData>();
+                let mut tuple = pg_sys::HeapTupleData {
+                    t_len: pgrx::varsize_any(header.cast()) as u32,
+                    t_data: header,
+                    ..Default::default()
+                };
+                pg_sys::tuplestore_puttuple(set.store, &mut tuple);
+            }
+            set
+        }
+    }
+
     fn empty(table: pg_sys::Oid, descriptor: pg_sys::TupleDesc) -> Self {
         // SAFETY: the store lives in the current memory context and its files end with the resource owner.
         let store = unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) };

@@ -276,6 +276,17 @@ impl Rows {
         }
     }
 
+    pub(super) fn datum(&self, row: usize, column: usize) -> Option<pg_sys::Datum> {
+        assert!(row < self.len(), "row {row} of {}", self.len());
+        let mut is_null = false;
+        // SAFETY: row is in range; SPI_getbinval answers NULL for a column out of range.
+        let datum = unsafe {
+            let table = &*self.table;
+            pg_sys::SPI_getbinval(*table.vals.add(row), table.tupdesc, column as i32, &mut is_null)
+        };
+        (!is_null).then_some(datum)
+    }
+
     /// The value of a single row's column, None where there is no row or it is NULL.
     pub fn one<T: FromDatum + IntoDatum>(&self) -> Option<T> {
         if self.is_empty() { None } else { self.get(0, 1) }

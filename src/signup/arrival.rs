@@ -3,12 +3,12 @@
 use super::halving::{Act, Failed, do_for_most};
 use super::{Change, give_up};
 use crate::error::{Error, Failure};
+use crate::fix::Linker;
 use crate::pg::{RowSet, subtransaction};
 use crate::settings;
 use crate::statements::audit::{self, Entry};
 use crate::statements::people::AT_ONCE;
 use crate::statements::signup::{Arrival, Target, all_written};
-use crate::statements::sync;
 use onagui_decide::failure::must_pass_on;
 use onagui_decide::signup::{Decision, decide};
 use pgrx::Uuid;
@@ -214,10 +214,14 @@ impl Visit<'_> {
     fn link(&self, app_users: &BTreeMap<usize, Uuid>) -> Result<(), Error> {
         let places: Vec<usize> = app_users.keys().copied().collect();
         self.attempt(&places, &|new, places| {
+            let linker = Linker::start(self.target)?;
             let mut entries = Vec::new();
-            for place in places {
+            for (i, place) in places.iter().enumerate() {
                 let (from, to) = (app_users[place], self.arrivals[*place].id);
-                let moved = sync::rekey(self.target, from, to)?;
+                let one = new.part(&[i]);
+                let moved = linker.link(from, to, || {
+                    self.target.refresh(&one, true, true);
+                })?;
                 entries.push(Entry {
                     old_app_user_id: Some(from),
                     new_app_user_id: Some(to),
@@ -226,7 +230,6 @@ impl Visit<'_> {
                     ..self.entry(*place, "link", "done")
                 });
             }
-            self.target.refresh(new, true, true);
             audit::record(self.target.house, &entries);
             Ok(())
         })

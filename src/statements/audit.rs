@@ -82,3 +82,12 @@ pub fn record(house: House, entries: &[Entry]) -> Vec<i64> {
         connect(|session| session.run(RECORD, &[json.into()], Mode::Fresh).column())
     })
 }
+
+/// Writes `entries` and answers the number of each; None where it was there already.
+pub fn record_each(house: House, entries: &[Entry]) -> Vec<Option<i64>> {
+    let repeats = |entry: &Entry| matches!(entry.action, "pending" | "conflict");
+    let (again, once): (Vec<Entry>, Vec<Entry>) = entries.iter().cloned().partition(repeats);
+    record(house, &again);
+    let mut ids = record(house, &once).into_iter();
+    entries.iter().map(|entry| if repeats(entry) { None } else { ids.next() }).collect()
+}

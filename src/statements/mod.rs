@@ -4,17 +4,21 @@
 //! and operators are never looked up in pg_temp, so an unqualified one is the server's own.
 
 pub mod audit;
+pub mod candidates;
+pub mod changes;
+pub mod collisions;
 pub mod mapping;
+pub mod merge;
 pub mod people;
+pub mod rekey;
 pub mod signup;
 pub mod status;
-pub mod sync;
+pub mod undo;
 
 use crate::pg::{RowSet, Session};
 
 /// The rows a trigger was called for, as statements name them.
 pub const NEW_USERS: &std::ffi::CStr = c"new_users";
-pub const OLD_USERS: &std::ffi::CStr = c"old_users";
 
 /// Offers `new` to the statements of `session` as `new_users`.
 pub fn offer_new(session: &Session, new: &RowSet) {

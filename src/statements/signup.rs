@@ -8,7 +8,7 @@ use crate::pg::{
     self, Arg, Loader, Mode, Person, Plan, RowSet, Rows, Session, connect, subtransaction,
 };
 use onagui_decide::names;
-use onagui_decide::signup::{Facts, Namesake, OwnRow};
+use onagui_decide::signup::{Facts, LinkPolicy, Namesake, OwnRow};
 use pgrx::Uuid;
 use pgrx::pg_sys::{TEXTOID, UUIDOID};
 use std::cell::{OnceCell, RefCell};
@@ -225,7 +225,8 @@ impl Target {
         )
     }
 
-    fn deleted(&self, alias: &str) -> String {
+    /// Whether the row `alias` of `auth.users` counts as absent.
+    pub fn deleted(&self, alias: &str) -> String {
         if self.auth.has("deleted_at") {
             format!("{alias}.deleted_at IS NOT NULL")
         } else {
@@ -239,6 +240,41 @@ impl Target {
         } else {
             "true".into()
         }
+    }
+
+    /// Whether the e-mail of the row `alias` counts as confirmed, as the settings are now.
+    pub fn confirmed_now(&self, alias: &str) -> String {
+        if crate::settings::link_policy() == LinkPolicy::Always {
+            "true".into()
+        } else {
+            self.confirmed(alias)
+        }
+    }
+
+    /// Makes the row of the auth user `id`: as at a sign-up, but an error is raised.
+    pub fn create_one(&self, id: Uuid) -> Result<(), Error> {
+        let new = pg::as_role(self.auth.owner, || {
+            connect(|session| {
+                let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
+                RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
+            })
+        });
+        if new.len() == 0 {
+            return Err(Error::AuthUserGone { id: id.to_string() });
+        }
+        let failure = match subtransaction(|| all_written(self.insert(&new), &new)) {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        let wanted = self.facts(&new).into_iter().next().and_then(|arrival| arrival.username);
+        if let (Some(wanted), "23505") = (wanted, failure.sqlstate.as_str()) {
+            for name in names::candidates(&wanted, id.as_bytes(), self.longest_username()) {
+                if subtransaction(|| self.insert_as(&new, &[Some(name)], &[])).is_ok() {
+                    return Ok(());
+                }
+            }
+        }
+        Err(failure.into())
     }
 
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.

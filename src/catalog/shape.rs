@@ -1,0 +1,180 @@
+//! A table's columns, and every unique index and exclusion constraint on it.
+
+use crate::pg::{Mode, Session};
+use pgrx::pg_sys::Oid;
+
+#[derive(Debug)]
+pub struct ShapeColumn {
+    pub name: String,
+    pub quoted: String,
+    pub kind: String,
+    /// The expression of a generated column, over the table's column names.
+    pub generated: Option<String>,
+}
+
+/// A part of an index key, over the table's column names.
+#[derive(Debug)]
+pub struct KeyPart {
+    pub expression: String,
+    /// What makes two values collide, `OPERATOR(…)`.
+    pub operator: String,
+    /// ` COLLATE …`, or nothing.
+    pub collation: String,
+}
+
+/// A unique index or an exclusion constraint.
+#[derive(Debug)]
+pub struct Uniqueness {
+    /// The constraint's name, the index's where there is no constraint.
+    pub name: String,
+    pub parts: Vec<KeyPart>,
+    pub predicate: Option<String>,
+    pub nulls_collide: bool,
+    /// The quoted columns that keys and predicate are made of.
+    uses: Vec<String>,
+    /// Where it stands on a partition alone: only rows in there.
+    pub partition: Option<u32>,
+}
+
+#[derive(Debug)]
+pub struct Shape {
+    pub columns: Vec<ShapeColumn>,
+    /// Quoted columns of the primary key; empty where there is none.
+    pub primary_key: Vec<String>,
+    pub unique: Vec<Uniqueness>,
+}
+
+const COLUMNS: &str = "
+    SELECT a.attname::text, quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
+           CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
+           a.attnum = ANY (pk.indkey)
+      FROM pg_attribute a
+      LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+      LEFT JOIN pg_index pk ON pk.indrelid = a.attrelid AND pk.indisprimary
+     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+     ORDER BY a.attnum";
+
+/// Indexes of the table, and those of its partitions that are no part of one of the table's.
+const UNIQUE: &str = "
+    SELECT coalesce(con.conname, ic.relname)::text,
+           parts.expressions, parts.operators, parts.collations,
+           pg_get_expr(i.indpred, i.indrelid),
+           i.indnullsnotdistinct,
+           uses.columns,
+           CASE WHEN i.indrelid <> $1 THEN i.indrelid END
+      FROM pg_index i
+      JOIN pg_class ic ON ic.oid = i.indexrelid
+      LEFT JOIN pg_constraint con ON con.conindid = i.indexrelid AND con.contype IN ('p', 'u', 'x')
+      CROSS JOIN LATERAL (
+            SELECT array_agg(pg_get_indexdef(i.indexrelid, k, false) ORDER BY k) AS expressions,
+                   array_agg(format('OPERATOR(%I.%s)', o.nspname, p.oprname) ORDER BY k) AS operators,
+                   array_agg(coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(col.collname), '') ORDER BY k) AS collations
+              FROM generate_series(1, i.indnkeyatts) AS k
+              JOIN pg_opclass oc ON oc.oid = i.indclass[k - 1]
+              LEFT JOIN pg_amop am ON am.amopfamily = oc.opcfamily AND am.amopstrategy = 3
+                   AND am.amoplefttype = oc.opcintype AND am.amoprighttype = oc.opcintype
+                   AND con.conexclop IS NULL
+              JOIN pg_operator p ON p.oid = coalesce(con.conexclop[k], am.amopopr)
+              JOIN pg_namespace o ON o.oid = p.oprnamespace
+              LEFT JOIN pg_collation col ON col.oid = i.indcollation[k - 1]
+              LEFT JOIN pg_namespace cn ON cn.oid = col.collnamespace) parts
+      CROSS JOIN LATERAL (
+            SELECT array_agg(DISTINCT quote_ident(a.attname)) AS columns
+              FROM pg_attribute a
+             WHERE a.attrelid = i.indrelid AND a.attnum > 0
+               AND (a.attnum = ANY (i.indkey)
+                    OR EXISTS (SELECT FROM pg_depend d
+                                WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                                  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+                                  AND d.refobjsubid = a.attnum))) uses
+     WHERE (i.indisunique OR i.indisexclusion) AND i.indislive
+       AND (i.indrelid = $1
+            OR i.indrelid IN (SELECT t.relid FROM pg_partition_tree($1::oid::regclass) t WHERE t.relid <> $1)
+               AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid))
+     ORDER BY i.indisprimary DESC, 1";
+
+impl Shape {
+    pub fn read(session: &Session, table: Oid, mode: Mode) -> Self {
+        let rows = session.run(COLUMNS, &[table.into()], mode);
+        let mut columns = Vec::with_capacity(rows.len());
+        let mut primary_key = Vec::new();
+        for row in 0..rows.len() {
+            let quoted: String = rows.get(row, 2).unwrap_or_default();
+            if rows.get::<bool>(row, 5).unwrap_or_default() {
+                primary_key.push(quoted.clone());
+            }
+            columns.push(ShapeColumn {
+                name: rows.get(row, 1).unwrap_or_default(),
+                quoted,
+                kind: rows.get(row, 3).unwrap_or_default(),
+                generated: rows.get(row, 4),
+            });
+        }
+        Shape { columns, primary_key, unique: read_unique(session, table, mode) }
+    }
+
+    pub fn column(&self, quoted: &str) -> Option<&ShapeColumn> {
+        self.columns.iter().find(|c| c.quoted == quoted)
+    }
+
+    /// The indexes that a change of these (quoted) columns can collide in. A generated column may change with any.
+    pub fn touched_by<'a>(&'a self, changed: &'a [String]) -> impl Iterator<Item = &'a Uniqueness> {
+        self.unique.iter().filter(move |unique| {
+            unique.uses.iter().any(|used| {
+                changed.contains(used)
+                    || self.column(used).is_some_and(|column| column.generated.is_some())
+            })
+        })
+    }
+
+    /// A row as one jsonb object of texts, from which every value can be made again; over the alias `t`.
+    pub fn image(&self) -> String {
+        image_of(self.columns.iter())
+    }
+
+    /// The primary key of a row in the same form, NULL where there is none.
+    pub fn key_image(&self) -> String {
+        if self.primary_key.is_empty() {
+            return "NULL::jsonb".into();
+        }
+        image_of(self.columns.iter().filter(|c| self.primary_key.contains(&c.quoted)))
+    }
+}
+
+fn image_of<'a>(columns: impl Iterator<Item = &'a ShapeColumn>) -> String {
+    let (names, values): (Vec<String>, Vec<String>) = columns
+        .map(|c| (pgrx::spi::quote_literal(&c.name), format!("t.{}::text", c.quoted)))
+        .unzip();
+    format!(
+        "jsonb_object(ARRAY[{}]::text[], ARRAY[{}]::text[])",
+        names.join(", "),
+        values.join(", ")
+    )
+}
+
+fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniqueness> {
+    let rows = session.run(UNIQUE, &[table.into()], mode);
+    (0..rows.len())
+        .map(|row| {
+            let texts = |column| rows.get::<Vec<String>>(row, column).unwrap_or_default();
+            let parts = texts(2)
+                .into_iter()
+                .zip(texts(3))
+                .zip(texts(4))
+                .map(|((expression, operator), collation)| KeyPart {
+                    expression,
+                    operator,
+                    collation,
+                })
+                .collect();
+            Uniqueness {
+                name: rows.get(row, 1).unwrap_or_default(),
+                parts,
+                predicate: rows.get(row, 5),
+                nulls_collide: rows.get(row, 6).unwrap_or_default(),
+                uses: texts(7),
+                partition: rows.get::<Oid>(row, 8).map(|oid| oid.to_u32()),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,181 @@
+//! Taking auth's e-mails over, also where users of one call hold each other's.
+
+use super::repair::{Outcome, Repair};
+use crate::error::{Error, Failure};
+use crate::pg::{self, Arg, Mode, Session, subtransaction};
+use crate::statements::candidates::Candidate;
+use crate::statements::changes::{self, Done, TableChanges, Update};
+use crate::statements::collisions;
+use crate::statements::rekey::Collision;
+use onagui_decide::failure::must_pass_on;
+use onagui_decide::repair::{Action, order_of_exchange};
+use pgrx::Uuid;
+use serde_json::json;
+use std::collections::HashMap;
+
+/// Gives each of `todo` auth's e-mail.
+pub fn exchange(repair: &Repair, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
+    let (todo, without): (Vec<_>, Vec<_>) = todo.into_iter().partition(|c| c.auth_key.is_some());
+    let mut outcomes: Vec<Outcome> = without
+        .iter()
+        .map(|candidate| {
+            let mut row = Outcome::of(candidate, Action::None, "unchanged");
+            row.details =
+                json!({ "reason": "auth has no e-mail; the app user keeps the one it has" });
+            row
+        })
+        .collect();
+    let holders: HashMap<&str, usize> =
+        todo.iter().enumerate().filter_map(|(i, c)| Some((c.app_key.as_deref()?, i))).collect();
+    let wants: Vec<Option<usize>> = todo
+        .iter()
+        .enumerate()
+        .map(|(i, c)| holders.get(c.auth_key.as_deref()?).copied().filter(|holder| *holder != i))
+        .collect();
+    let (order, rings) = order_of_exchange(&wants);
+    if !repair.apply {
+        let ids: Vec<Uuid> = todo.iter().filter_map(|c| c.app_user_id).collect();
+        for candidate in &todo {
+            outcomes.push(pg::connect(|session| rehearse(repair, session, candidate, &ids))?);
+        }
+        return Ok(outcomes);
+    }
+    // Whoever waits for a ring goes after it.
+    for ring in rings {
+        let ring: Vec<&Candidate> = ring.into_iter().map(|i| &todo[i]).collect();
+        outcomes.extend(together(repair, &ring)?);
+    }
+    for place in order {
+        outcomes.extend(together(repair, &[&todo[place]])?);
+    }
+    Ok(outcomes)
+}
+
+fn rehearse(
+    repair: &Repair,
+    session: &Session,
+    candidate: &Candidate,
+    exchanging: &[Uuid],
+) -> Result<Outcome, Error> {
+    let mut row = Outcome::of(candidate, Action::UpdateEmail, "planned");
+    let table = &repair.mover.references.tables[0];
+    let shape = repair.mover.shape(session, 0, Mode::Read);
+    let source = format!("FROM {} t WHERE t.id = $1", table.target());
+    let moved =
+        collisions::moved(shape, &source, |c| (c.quoted == "email").then(|| "$2".to_owned()));
+    let mut found = Vec::new();
+    for unique in shape.touched_by(&["email".to_owned()]) {
+        let sql = format!(
+            "SELECT count(*) FROM ({}) AS p(a, b, c, d, e)",
+            collisions::pairs(table, unique, &moved, "t.id = ANY ($3)")
+        );
+        let args: [Arg; 3] = [
+            Arg::of(candidate.app_user_id),
+            Arg::of(candidate.auth_email.clone()),
+            exchanging.to_vec().into(),
+        ];
+        let rows = pg::as_role(table.owner, || {
+            session.run(&sql, &args, Mode::Read).one::<i64>().unwrap_or_default()
+        });
+        if rows > 0 {
+            found.push(Collision {
+                table: table.label.clone(),
+                constraint: unique.name.clone(),
+                rows: rows as u64,
+            });
+        }
+    }
+    if !found.is_empty() {
+        row.outcome = "refused";
+        row.details = json!({
+            "reason": "another app user holds this e-mail",
+            "conflicts": Collision::to_json(&found),
+        });
+        let email = candidate.email.clone().unwrap_or_default();
+        row = row.refused_for(Error::EmailTaken { email });
+    }
+    Ok(row)
+}
+
+/// Changes all of `users` in one subtransaction: one user, or a ring of users who hold each other's e-mails.
+fn together(repair: &Repair, users: &[&Candidate]) -> Result<Vec<Outcome>, Error> {
+    let done = subtransaction(|| pg::connect(|session| change(repair, session, users)));
+    match done {
+        Ok(outcomes) => Ok(outcomes),
+        Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
+            Err(failure.into())
+        }
+        Err(failure) => Ok(users
+            .iter()
+            .map(|candidate| {
+                let failure = if failure.sqlstate == "23505" {
+                    let email = candidate.email.clone().unwrap_or_default();
+                    Failure {
+                        constraint: failure.constraint.clone(),
+                        ..Failure::from(Error::EmailTaken { email })
+                    }
+                } else {
+                    (*failure).clone()
+                };
+                Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure))
+            })
+            .collect()),
+    }
+}
+
+fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Vec<Outcome>, Error> {
+    let ids: Vec<Uuid> = users.iter().filter_map(|c| c.app_user_id).collect();
+    repair.mover.lock(session, &ids);
+    for candidate in users {
+        if !repair.check.still_is(session, &repair.target, candidate) {
+            let table = repair.mover.references.tables[0].label.clone();
+            return Err(Error::ChangedMeanwhile { table });
+        }
+    }
+    if users.len() > 1 {
+        // Nobody holds an address of the ring any more while its members take theirs.
+        for candidate in users {
+            let nobody = repair.target.app.column("email").is_some_and(|c| !c.not_null);
+            let parked = (!nobody).then(|| {
+                format!(
+                    "exchange-{}",
+                    candidate.app_user_id.map_or_else(String::new, |id| id.to_string())
+                )
+            });
+            set_email(repair, session, candidate, parked)?;
+        }
+    }
+    users
+        .iter()
+        .map(|candidate| {
+            let done = set_email(repair, session, candidate, candidate.auth_email.clone())?;
+            let mut row = Outcome::of(candidate, Action::UpdateEmail, "done");
+            row.details = json!({ "before": candidate.app_email, "after": candidate.auth_email });
+            row.undo = json!([{ "changes": done }]);
+            Ok(row)
+        })
+        .collect()
+}
+
+/// Sets the e-mail of the candidate's app user; the audit keeps the one it had at first.
+fn set_email(
+    repair: &Repair,
+    session: &Session,
+    candidate: &Candidate,
+    email: Option<String>,
+) -> Result<Vec<Done>, Error> {
+    let table = &repair.mover.references.tables[0];
+    let shape = repair.mover.shape(session, 0, Mode::Fresh);
+    let id = candidate.app_user_id.ok_or_else(|| Error::AppUserGone { id: "NULL".into() })?;
+    let mut of_table = TableChanges::new(table, shape);
+    of_table.updated.insert(
+        vec!["email".into()],
+        vec![Update {
+            address: changes::address_of(session, table, id)
+                .ok_or_else(|| Error::AppUserGone { id: id.to_string() })?,
+            before: vec![candidate.app_email.clone()],
+            after: vec![email],
+        }],
+    );
+    changes::apply(session, &[of_table], &repair.mover.references.deferrable())
+}

@@ -1,0 +1,371 @@
+//! Repairing one user: rehearsed or done, each in a subtransaction of their own.
+
+use super::emails;
+use crate::catalog::House;
+use crate::error::{Error, Failure};
+use crate::pg::{self, Mode, Session, subtransaction};
+use crate::statements::audit::{self, Entry};
+use crate::statements::candidates::{Candidate, Check, Which, read};
+use crate::statements::changes;
+use crate::statements::merge::{Merge, OnConflict};
+use crate::statements::rekey::{Collision, Mover, Referring};
+use crate::statements::signup::Target;
+use onagui_decide::failure::must_pass_on;
+use onagui_decide::repair::{Action, Status};
+use pgrx::Uuid;
+use serde_json::{Value, json};
+use std::rc::Rc;
+
+/// What came of one user: a row of `fix_user_ids`.
+pub struct Outcome {
+    pub email: Option<String>,
+    pub action: Action,
+    pub outcome: &'static str,
+    pub auth_user_id: Option<Uuid>,
+    pub old_app_user_id: Option<Uuid>,
+    pub new_app_user_id: Option<Uuid>,
+    pub rows_changed: u64,
+    pub details: Value,
+    pub audit_id: Option<i64>,
+    /// Why it was refused or failed.
+    pub failure: Option<Box<Failure>>,
+    /// What undo_fix() needs; goes to the audit log only.
+    pub undo: Value,
+}
+
+impl Outcome {
+    pub fn new(action: Action, outcome: &'static str) -> Self {
+        Outcome {
+            email: None,
+            action,
+            outcome,
+            auth_user_id: None,
+            old_app_user_id: None,
+            new_app_user_id: None,
+            rows_changed: 0,
+            details: json!({}),
+            audit_id: None,
+            failure: None,
+            undo: Value::Null,
+        }
+    }
+
+    pub fn of(candidate: &Candidate, action: Action, outcome: &'static str) -> Self {
+        Outcome {
+            email: candidate.email.clone(),
+            auth_user_id: candidate.auth_user_id,
+            old_app_user_id: candidate.app_user_id,
+            new_app_user_id: candidate.app_user_id,
+            ..Outcome::new(action, outcome)
+        }
+    }
+
+    /// The same with the error why nothing was done.
+    pub fn refused_for(mut self, error: Error) -> Self {
+        let failure = Box::new(Failure::from(error));
+        self.details["error"] = failure.to_json();
+        self.failure = Some(failure);
+        self
+    }
+
+    /// Nothing was changed: the row is what it was.
+    pub fn failed(candidate: &Candidate, action: Action, failure: Box<Failure>) -> Self {
+        let is_conflict = matches!(failure.sqlstate.as_str(), "23505" | "23P01");
+        let outcome = if is_conflict { "refused" } else { "failed" };
+        let mut row = Outcome::of(candidate, action, outcome);
+        row.details = json!({ "reason": failure.message, "error": failure.to_json() });
+        row.failure = Some(failure);
+        row
+    }
+}
+
+/// A call that repairs: what it found of the tables, and how it was asked to go about it.
+pub struct Repair {
+    pub target: Rc<Target>,
+    pub mover: Mover,
+    pub check: Check,
+    pub apply: bool,
+    pub policy: OnConflict,
+    pub actor: String,
+}
+
+impl Repair {
+    pub fn start(
+        house: House,
+        apply: bool,
+        policy: OnConflict,
+        actor: String,
+    ) -> Result<Self, Error> {
+        let target = Target::get(house)?;
+        let mode = if apply { Mode::Fresh } else { Mode::Read };
+        let mover = pg::as_role(house.owner, || {
+            pg::connect(|session| Mover::read(session, house, &target.app, mode))
+        })?;
+        Ok(Repair { target, mover, check: Check::default(), apply, policy, actor })
+    }
+
+    pub fn mode(&self) -> Mode {
+        if self.apply { Mode::Fresh } else { Mode::Read }
+    }
+
+    pub fn candidates(&self, which: &Which) -> Vec<Candidate> {
+        read(&self.target, which, self.mode())
+    }
+
+    /// Repairs each of `todo`, and records what was done in one statement.
+    pub fn run(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
+        let (emails, others): (Vec<_>, Vec<_>) =
+            todo.into_iter().partition(|c| c.status == Status::EmailMismatch);
+        let mut outcomes = Vec::with_capacity(emails.len() + others.len());
+        for candidate in others {
+            pg::check_interrupts();
+            let action = candidate.status.action();
+            outcomes.push(self.settle(&candidate, action, true)?);
+        }
+        outcomes.extend(emails::exchange(self, emails)?);
+        self.record(&mut outcomes);
+        Ok(outcomes)
+    }
+
+    /// Carries out a person's decision about a pair.
+    pub fn run_decided(&self, candidate: Candidate) -> Result<Vec<Outcome>, Error> {
+        let action = match candidate.status {
+            Status::Synced => Action::None,
+            Status::EmailMismatch => {
+                let mut outcomes = emails::exchange(self, vec![candidate])?;
+                self.record(&mut outcomes);
+                return Ok(outcomes);
+            }
+            Status::Duplicate => Action::Merge,
+            _ => Action::Rekey,
+        };
+        let mut outcomes = vec![self.settle(&candidate, action, false)?];
+        self.record(&mut outcomes);
+        Ok(outcomes)
+    }
+
+    /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or
+    /// where the e-mail that links them is still to be confirmed.
+    pub fn decided(&self, app: Uuid, auth: Uuid) -> Result<Candidate, Error> {
+        pg::connect(|session| self.check.decided(session, &self.target, app, auth, self.mode()))
+    }
+
+    /// One user. `checked`: the status must still be the same once the rows are locked.
+    fn settle(
+        &self,
+        candidate: &Candidate,
+        action: Action,
+        checked: bool,
+    ) -> Result<Outcome, Error> {
+        match action {
+            Action::None | Action::Refuse => return Ok(Self::leave(candidate, action)),
+            _ => {}
+        }
+        if !self.apply {
+            return pg::connect(|session| self.rehearse(session, candidate, action));
+        }
+        let done = subtransaction(|| {
+            pg::connect(|session| {
+                let users: Vec<Uuid> =
+                    [candidate.app_user_id, candidate.auth_user_id].into_iter().flatten().collect();
+                self.mover.lock(session, &users);
+                if checked && !self.check.still_is(session, &self.target, candidate) {
+                    return Ok(None);
+                }
+                match action {
+                    Action::Rekey => self.rekey(session, candidate),
+                    Action::Merge => self.merge(session, candidate),
+                    _ => self.create(session, candidate),
+                }
+                .map(Some)
+            })
+        });
+        match done {
+            Ok(Some(outcome)) => Ok(outcome),
+            Ok(None) => {
+                let mut row = Outcome::of(candidate, Action::None, "unchanged");
+                row.details = json!({ "reason": "somebody else has dealt with it meanwhile" });
+                Ok(row)
+            }
+            Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
+                Err(failure.into())
+            }
+            Err(failure) => self.explain(candidate, action, failure),
+        }
+    }
+
+    /// What stood in the way. A collision is looked up again, for its details.
+    fn explain(
+        &self,
+        candidate: &Candidate,
+        action: Action,
+        failure: Box<Failure>,
+    ) -> Result<Outcome, Error> {
+        if !matches!(failure.sqlstate.as_str(), "23505" | "23P01") || action == Action::Create {
+            return Ok(Outcome::failed(candidate, action, failure));
+        }
+        let rehearsed =
+            subtransaction(|| pg::connect(|session| self.rehearse(session, candidate, action)));
+        match rehearsed {
+            Ok(outcome) if outcome.outcome == "refused" => Ok(outcome),
+            _ => Ok(Outcome::failed(candidate, action, failure)),
+        }
+    }
+
+    fn leave(candidate: &Candidate, action: Action) -> Outcome {
+        let reason = candidate.detail.clone().unwrap_or_else(|| "both sides agree".into());
+        let email = candidate.email.clone().unwrap_or_default();
+        let outcome = if action == Action::None { "unchanged" } else { "refused" };
+        let mut row = Outcome::of(candidate, action, outcome);
+        row.details = json!({ "reason": reason });
+        match candidate.status {
+            Status::Pending => row.refused_for(Error::Unconfirmed { email }),
+            Status::Conflict => row.refused_for(Error::Conflict { email, reason }),
+            _ => row,
+        }
+    }
+
+    fn rehearse(
+        &self,
+        session: &Session,
+        candidate: &Candidate,
+        action: Action,
+    ) -> Result<Outcome, Error> {
+        let mut row = Outcome::of(candidate, action, "planned");
+        row.new_app_user_id = candidate.auth_user_id;
+        let pair = || Ok::<_, Error>((candidate.app()?, candidate.auth()?));
+        let (referring, collisions, unsettled) = match action {
+            Action::Rekey => {
+                let (app, auth) = pair()?;
+                let collisions = self.mover.collisions(session, app, auth, Mode::Read);
+                let unsettled = !collisions.is_empty();
+                (self.mover.count(session, app, Mode::Read), collisions, unsettled)
+            }
+            Action::Merge => {
+                let (app, auth) = pair()?;
+                match Merge::plan(session, &self.mover, app, auth, self.policy, Mode::Read) {
+                    Ok(merge) => (merge.referring(), merge.collisions.clone(), merge.unsettled),
+                    Err(error) => {
+                        return Ok(Outcome::failed(candidate, action, Box::new(error.into())));
+                    }
+                }
+            }
+            _ => return Ok(row),
+        };
+        row.rows_changed = Referring::total(&referring);
+        row.details = json!({ "references": Referring::to_json(&referring) });
+        if !collisions.is_empty() {
+            row.details["conflicts"] = Collision::to_json(&collisions);
+        }
+        if unsettled {
+            row.outcome = "refused";
+            row.new_app_user_id = row.old_app_user_id;
+            let error = collides(&collisions, action == Action::Merge);
+            row.details["reason"] = json!("rows would collide");
+            row = row.refused_for(error);
+        }
+        Ok(row)
+    }
+
+    fn rekey(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
+        let (from, to) = (candidate.app()?, candidate.auth()?);
+        let held = self.mover.held_before(session, to);
+        let moved = self.mover.rekey(session, from, to);
+        let mut row = Outcome::of(candidate, Action::Rekey, "done");
+        row.new_app_user_id = Some(to);
+        row.rows_changed = Referring::total(&moved);
+        row.details = json!({ "references": Referring::to_json(&moved) });
+        row.undo =
+            json!([{ "rekey": { "from": from.to_string(), "to": to.to_string(), "held": held } }]);
+        Ok(row)
+    }
+
+    fn merge(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
+        let (from, to) = (candidate.app()?, candidate.auth()?);
+        let merge = Merge::plan(session, &self.mover, from, to, self.policy, Mode::Fresh)?;
+        if merge.unsettled {
+            return Err(collides(&merge.collisions, true));
+        }
+        let mut row = Outcome::of(candidate, Action::Merge, "done");
+        row.new_app_user_id = Some(to);
+        let referring = merge.referring();
+        row.rows_changed = Referring::total(&referring);
+        row.details = json!({ "references": Referring::to_json(&referring) });
+        if !merge.collisions.is_empty() {
+            row.details["conflicts"] = Collision::to_json(&merge.collisions);
+        }
+        let done = changes::apply(session, &merge.changes(), &self.mover.references.deferrable())?;
+        row.undo = json!([{ "changes": done }]);
+        Ok(row)
+    }
+
+    fn create(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
+        let id = candidate.auth()?;
+        self.target.create_one(id)?;
+        let shape = self.mover.shape(session, 0, Mode::Fresh);
+        let table = &self.mover.references.tables[0];
+        let row_image = changes::whole_row(session, table, shape, id)
+            .ok_or_else(|| Error::HeldBack { table: table.label.clone() })?;
+        let mut row = Outcome::of(candidate, Action::Create, "done");
+        row.new_app_user_id = Some(id);
+        row.undo = json!([{ "changes": [{ "table": table.label, "added": [row_image] }] }]);
+        Ok(row)
+    }
+
+    /// Writes what was done into the audit log, in one statement, and notes the entries' numbers.
+    fn record(&self, outcomes: &mut [Outcome]) {
+        if !self.apply {
+            return;
+        }
+        let mut places = Vec::new();
+        let mut entries = Vec::new();
+        for (place, row) in outcomes.iter().enumerate() {
+            let action = match row.outcome {
+                "done" => row.action.name(),
+                "failed" => "failure",
+                "refused" => "conflict",
+                _ => continue,
+            };
+            let mut details = row.details.clone();
+            if row.outcome == "done" {
+                details["undo"] = row.undo.clone();
+            }
+            places.push(place);
+            entries.push(Entry {
+                auth_user_id: row.auth_user_id,
+                old_app_user_id: row.old_app_user_id,
+                new_app_user_id: row.new_app_user_id,
+                email: row.email.clone(),
+                rows_changed: row.rows_changed,
+                details,
+                ..Entry::new(action, row.outcome, &self.actor)
+            });
+        }
+        let ids = audit::record_each(self.target.house, &entries);
+        for (place, id) in places.into_iter().zip(ids) {
+            outcomes[place].audit_id = id;
+        }
+    }
+}
+
+fn collides(collisions: &[Collision], merge: bool) -> Error {
+    let what: Vec<String> = collisions
+        .iter()
+        .map(|c| format!("{} in {} ({})", rows(c.rows), c.table, c.constraint))
+        .collect();
+    Error::Collides { what: format!("{}.", what.join(", ")), merge }
+}
+
+fn rows(count: u64) -> String {
+    if count == 1 { "1 row".into() } else { format!("{count} rows") }
+}
+
+impl Candidate {
+    fn app(&self) -> Result<Uuid, Error> {
+        self.app_user_id.ok_or_else(|| Error::AppUserGone { id: "NULL".into() })
+    }
+
+    fn auth(&self) -> Result<Uuid, Error> {
+        self.auth_user_id.ok_or_else(|| Error::AuthUserGone { id: "NULL".into() })
+    }
+}

@@ -1,0 +1,260 @@
+//! `onagui.undo_fix()`: everything back to what it was, or nothing.
+
+use super::repair::Repair;
+use crate::catalog::House;
+use crate::error::{Error, Failure};
+use crate::pg::{self, Call, Mode, Reply, Session, connect, subtransaction};
+use crate::statements::audit::{self, Entry};
+use crate::statements::changes::{self, Done};
+use crate::statements::merge::OnConflict;
+use crate::statements::rekey::Referring;
+use crate::statements::undo;
+use pgrx::{JsonB, Uuid};
+use serde_json::{Value, json};
+
+struct Logged {
+    action: String,
+    email: Option<String>,
+    auth_user_id: Option<Uuid>,
+    old_app_user_id: Option<Uuid>,
+    new_app_user_id: Option<Uuid>,
+    steps: Vec<Value>,
+}
+
+/// What was taken back, for the log: steps that would do it again, last first.
+struct Undone {
+    steps: Vec<Value>,
+    rows: u64,
+}
+
+pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
+    let audit_id: i64 = call.arg(0).ok_or(Error::NullArgument { name: "p_audit_id" })?;
+    let house = House::find()?;
+    let logged = read(house, audit_id)?;
+    let repair = Repair::start(house, true, OnConflict::Error, super::actor())?;
+    let undone =
+        subtransaction(|| pg::connect(|session| take_back(&repair, session, audit_id, &logged)))
+            .map_err(|failure| refusal(audit_id, failure))?;
+    let entry = Entry {
+        auth_user_id: logged.auth_user_id,
+        old_app_user_id: logged.new_app_user_id,
+        new_app_user_id: logged.old_app_user_id,
+        email: logged.email.clone(),
+        rows_changed: undone.rows,
+        details: json!({ "undoes": audit_id, "undo": undone.steps }),
+        ..Entry::new("undo", "done", &repair.actor)
+    };
+    let by = audit::record(house, &[entry]).first().copied().unwrap_or_default();
+    pg::as_role(house.owner, || {
+        connect(|session| {
+            session.run(
+                "UPDATE onagui.sync_audit_log SET undone_by = $2 WHERE audit_id = $1",
+                &[audit_id.into(), by.into()],
+                Mode::Fresh,
+            );
+        })
+    });
+    Ok(Reply::of(format!(
+        "UNDONE: {} of {}, with {} rows that refer to the user; audit_id {by}",
+        logged.action,
+        logged.email.as_deref().unwrap_or("a user without e-mail"),
+        undone.rows
+    )))
+}
+
+/// What stands in the way was not foreseen: a constraint or a trigger refused.
+fn refusal(audit_id: i64, failure: Box<Failure>) -> Error {
+    if failure.sqlstate.starts_with("23") {
+        let mut why = vec![failure.message.clone()];
+        why.extend(failure.detail.clone().map(|d| d.trim_end_matches('.').to_owned()));
+        return Error::CannotUndo { audit_id, why };
+    }
+    Error::Raised(failure)
+}
+
+/// Reads the entry and locks it, so that two undos of it follow each other.
+fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
+    pg::as_role(house.owner, || {
+        connect(|session| {
+            let rows = session.run(
+                "SELECT action, outcome, email, auth_user_id, old_app_user_id, new_app_user_id, details -> 'undo',
+                        undone_by
+                   FROM onagui.sync_audit_log WHERE audit_id = $1 FOR UPDATE",
+                &[audit_id.into()],
+                Mode::Fresh,
+            );
+            if rows.is_empty() {
+                return Err(Error::NoSuchAudit { audit_id });
+            }
+            if let Some(by) = rows.get::<i64>(0, 8) {
+                return Err(Error::UndoneAlready { audit_id, by });
+            }
+            let action: String = rows.get(0, 1).unwrap_or_default();
+            match rows.get::<JsonB>(0, 7) {
+                Some(JsonB(Value::Array(steps))) if !steps.is_empty() => Ok(Logged {
+                    action,
+                    email: rows.get(0, 3),
+                    auth_user_id: rows.get(0, 4),
+                    old_app_user_id: rows.get(0, 5),
+                    new_app_user_id: rows.get(0, 6),
+                    steps,
+                }),
+                _ => Err(Error::NothingToUndo {
+                    audit_id,
+                    action,
+                    outcome: rows.get(0, 2).unwrap_or_default(),
+                }),
+            }
+        })
+    })
+}
+
+fn take_back(
+    repair: &Repair,
+    session: &Session,
+    audit_id: i64,
+    logged: &Logged,
+) -> Result<Undone, Error> {
+    let users: Vec<Uuid> =
+        [logged.old_app_user_id, logged.new_app_user_id].into_iter().flatten().collect();
+    repair.mover.lock(session, &users);
+    let mut undone = Undone { steps: Vec::new(), rows: 0 };
+    for step in logged.steps.iter().rev() {
+        if let Some(rekey) = step.get("rekey") {
+            take_back_rekey(repair, session, audit_id, logged, rekey, &mut undone)?;
+        }
+        if let Some(changes) = step.get("changes") {
+            take_back_changes(repair, session, audit_id, logged, changes, &mut undone)?;
+        }
+    }
+    Ok(undone)
+}
+
+fn id_of(value: &Value) -> Option<Uuid> {
+    let text = value.as_str()?;
+    let bytes: Vec<u8> = (0..32)
+        .step_by(2)
+        .map_while(|i| {
+            let hex: String = text.chars().filter(|c| *c != '-').skip(i).take(2).collect();
+            u8::from_str_radix(&hex, 16).ok()
+        })
+        .collect();
+    Uuid::from_slice(&bytes).ok()
+}
+
+fn take_back_rekey(
+    repair: &Repair,
+    session: &Session,
+    audit_id: i64,
+    logged: &Logged,
+    rekey: &Value,
+    undone: &mut Undone,
+) -> Result<(), Error> {
+    let (Some(before), Some(after)) = (id_of(&rekey["from"]), id_of(&rekey["to"])) else {
+        return Err(Error::CannotUndo { audit_id, why: vec!["the entry is not whole".into()] });
+    };
+    let mut why = Vec::new();
+    if !repair.mover.lock(session, &[after]).contains(&after) {
+        why.push(format!("app user {after} is gone"));
+    }
+    why.extend(in_use(repair, session, before, logged.auth_user_id));
+    if !why.is_empty() {
+        return Err(Error::CannotUndo { audit_id, why });
+    }
+    let moved = repair.mover.rekey(session, after, before);
+    undone.rows += Referring::total(&moved);
+    undone.steps.push(json!({
+        "rekey": { "from": after.to_string(), "to": before.to_string(), "held": [] }
+    }));
+    let held = rekey["held"].as_array().cloned().unwrap_or_default();
+    repair.mover.give_back(session, &held, before, after).map_err(|table| Error::CannotUndo {
+        audit_id,
+        why: vec![format!(
+            "rows of {table} had the id before and cannot be told apart for want of a primary key"
+        )],
+    })
+}
+
+/// Why an app user cannot have the id `id` again.
+fn in_use(repair: &Repair, session: &Session, id: Uuid, by: Option<Uuid>) -> Option<String> {
+    if !repair.mover.lock(session, &[id]).is_empty() {
+        return Some(format!("another app user has the id {id} now"));
+    }
+    let auth = pg::as_role(repair.target.house.owner, || {
+        session
+            .run(
+                "SELECT EXISTS (SELECT FROM ONLY auth.users WHERE id = $1)",
+                &[id.into()],
+                Mode::Fresh,
+            )
+            .one::<bool>()
+    });
+    (auth == Some(true) && by != Some(id)).then(|| format!("{id} is another auth user's id now"))
+}
+
+fn take_back_changes(
+    repair: &Repair,
+    session: &Session,
+    audit_id: i64,
+    logged: &Logged,
+    recorded: &Value,
+    undone: &mut Undone,
+) -> Result<(), Error> {
+    let done: Vec<Done> = serde_json::from_value(recorded.clone())
+        .map_err(|_| Error::CannotUndo { audit_id, why: vec!["the entry is not whole".into()] })?;
+    let app_users = &repair.mover.references.tables[0].label;
+    let mut why = Vec::new();
+    for row in done.iter().filter(|d| d.table == *app_users).flat_map(|d| &d.removed) {
+        if let Some(id) = id_of(&row["id"]) {
+            why.extend(in_use(repair, session, id, logged.auth_user_id));
+        }
+    }
+    for row in done.iter().filter(|d| d.table == *app_users).flat_map(|d| &d.added) {
+        // Deleting a user must not take along what has come to refer to it.
+        if let Some(id) = id_of(&row["id"]) {
+            let referring = repair.mover.count(session, id, Mode::Fresh);
+            // An undone merge made rows of its own again: those are taken back with it.
+            let own = done
+                .iter()
+                .map(|d| d.added.len() + d.moved.iter().map(|m| m.rows.len()).sum::<usize>());
+            if done.len() == 1 && own.sum::<usize>() == 1 {
+                for table in referring.iter().filter(|r| r.rows > 0) {
+                    why.push(format!(
+                        "{} rows of {} refer to app user {id} now",
+                        table.rows, table.table
+                    ));
+                }
+            }
+        }
+    }
+    let tables = undo::resolve(session, repair.target.house, &done, &mut why);
+    if tables.len() != done.len() {
+        return Err(Error::CannotUndo { audit_id, why });
+    }
+    let inverse = undo::inverse(session, &done, &tables, &mut why);
+    if !why.is_empty() {
+        return Err(Error::CannotUndo { audit_id, why });
+    }
+    let now = changes::apply(session, &inverse, &repair.mover.references.deferrable())?;
+    // A trigger of the application may have made something else of what was put back.
+    for (wanted, got) in done.iter().zip(&now) {
+        if wanted.removed.iter().any(|row| !got.added.contains(row)) {
+            return Err(Error::CannotUndo {
+                audit_id,
+                why: vec![format!(
+                    "a trigger of {} changes the rows that are put back",
+                    wanted.table
+                )],
+            });
+        }
+    }
+    let users = |d: &Done| {
+        if d.table == *app_users { 0 } else { d.removed.len() + d.added.len() }
+    };
+    undone.rows += now
+        .iter()
+        .map(|d| users(d) + d.moved.iter().map(|m| m.rows.len()).sum::<usize>())
+        .sum::<usize>() as u64;
+    undone.steps.push(json!({ "changes": now }));
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! Rows that are deleted, changed and inserted together, and what must be kept to take that back.
+//!
+//! Rows are named by their address, which holds as long as they are locked. Values travel as text, in the form that
+//! `pg::with_stable_text` fixes, so that what is put back is what was there to the last byte.
+
+use super::rekey::{as_one_statement, distinct};
+use crate::catalog::references::Table;
+use crate::catalog::shape::Shape;
+use crate::error::Error;
+use crate::pg::{self, Mode, Rows, Session};
+use pgrx::pg_sys::Oid;
+use pgrx::{JsonB, Uuid};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Where a row lies: the oid of its table (its partition's, where there are any) and its ctid.
+pub type Address = (u32, String);
+
+/// The address in two columns of a row, from `column` on.
+pub fn address(rows: &Rows, row: usize, column: usize) -> Option<Address> {
+    Some((rows.get::<Oid>(row, column)?.to_u32(), rows.get(row, column + 1)?))
+}
+
+/// A value as text; None is NULL.
+pub type Text = Option<String>;
+
+/// A table with its shape.
+pub struct Written<'a> {
+    pub table: &'a Table,
+    pub shape: &'a Shape,
+}
+
+/// Changes of rows of one table.
+pub struct TableChanges<'a> {
+    pub of: Written<'a>,
+    pub deleted: Vec<Address>,
+    /// By the columns that change (quoted): each row with its values before and after.
+    pub updated: BTreeMap<Vec<String>, Vec<Update>>,
+    /// Whole rows, as [`Shape::image`] makes them.
+    pub inserted: Vec<Value>,
+}
+
+pub struct Update {
+    pub address: Address,
+    pub before: Vec<Text>,
+    pub after: Vec<Text>,
+}
+
+/// What was done to one table, kept in the audit log for [`crate::statements::undo`].
+#[derive(Default, Serialize, Deserialize)]
+pub struct Done {
+    pub table: String,
+    /// Rows that were deleted, whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<Value>,
+    /// Rows that were inserted, whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<Moved>,
+}
+
+/// Rows of which the same columns were changed.
+#[derive(Serialize, Deserialize)]
+pub struct Moved {
+    /// Quoted.
+    pub columns: Vec<String>,
+    pub rows: Vec<MovedRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct MovedRow {
+    /// The row's primary key after the change, where the table has one.
+    pub key: Option<Value>,
+    pub before: Vec<Text>,
+    pub after: Vec<Text>,
+    /// MD5 of the whole row after the change: whether it is still as it was left.
+    pub md5: String,
+}
+
+impl<'a> TableChanges<'a> {
+    pub fn new(table: &'a Table, shape: &'a Shape) -> Self {
+        TableChanges {
+            of: Written { table, shape },
+            deleted: Vec::new(),
+            updated: BTreeMap::new(),
+            inserted: Vec::new(),
+        }
+    }
+}
+
+/// Deletes, then changes, then inserts, to the constraints as one statement. All rows that are deleted or changed must
+/// be locked. Answers what must be kept to take it back. Fails (and then everything must be rolled back) where a row
+/// could not be written: a trigger of the application may have held it back.
+pub fn apply(
+    session: &Session,
+    changes: &[TableChanges],
+    deferrable: &[(String, bool)],
+) -> Result<Vec<Done>, Error> {
+    let mut done: Vec<Done> = changes
+        .iter()
+        .map(|c| Done { table: c.of.table.label.clone(), ..Done::default() })
+        .collect();
+    let mut held_back = None;
+    let owners = distinct(changes.iter().map(|c| c.of.table.owner));
+    // Each owner has a turn for each step: nothing is changed before everything that gives way is gone.
+    let turns: Vec<(Oid, usize)> =
+        (0..3).flat_map(|step| owners.iter().map(move |owner| (*owner, step))).collect();
+    let mut turn = turns.iter();
+    pg::with_stable_text(|| {
+        as_one_statement(
+            &turns.iter().map(|(owner, _)| *owner).collect::<Vec<_>>(),
+            deferrable,
+            session,
+            |owner| {
+                let step = turn.next().map_or(0, |(_, step)| *step);
+                for (c, done) in
+                    changes.iter().zip(&mut done).filter(|(c, _)| c.of.table.owner == owner)
+                {
+                    let (wanted, written) = match step {
+                        0 => (c.deleted.len(), delete(session, c, done)),
+                        1 => (c.updated.values().map(Vec::len).sum(), update(session, c, done)),
+                        _ => (c.inserted.len(), insert(session, c, done)),
+                    };
+                    if written != wanted {
+                        held_back.get_or_insert_with(|| c.of.table.label.clone());
+                    }
+                }
+            },
+        )
+    });
+    match held_back {
+        Some(table) => Err(Error::HeldBack { table }),
+        None => Ok(done),
+    }
+}
+
+fn addresses<'r>(rows: impl Iterator<Item = &'r Address>) -> (Vec<Oid>, Vec<String>) {
+    rows.map(|(table, row)| (Oid::from(*table), row.clone())).unzip()
+}
+
+fn delete(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
+    if c.deleted.is_empty() {
+        return 0;
+    }
+    let (tables, rows) = addresses(c.deleted.iter());
+    let sql = format!(
+        "DELETE FROM {} t USING unnest($1::oid[], $2::text[]) AS x(at, address)
+          WHERE t.tableoid = x.at AND t.ctid = x.address::tid RETURNING {}",
+        c.of.table.target(),
+        c.of.shape.image()
+    );
+    let rows = session.run(&sql, &[tables.into(), rows.into()], Mode::Queued);
+    done.removed = rows.column::<JsonB>().into_iter().map(|row| row.0).collect();
+    rows.len()
+}
+
+fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
+    let mut written = 0;
+    for (columns, updates) in &c.updated {
+        let sets: Vec<String> = columns
+            .iter()
+            .enumerate()
+            .map(|(i, column)| {
+                let kind = c.of.shape.column(column).map_or("text", |c| c.kind.as_str());
+                format!("{column} = (x.r -> 'v' ->> {i})::{kind}")
+            })
+            .collect();
+        let sql = format!(
+            "UPDATE {} t SET {}
+               FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)
+              WHERE t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid
+            RETURNING x.place, {}, md5({}::text)",
+            c.of.table.target(),
+            sets.join(", "),
+            c.of.shape.key_image(),
+            c.of.shape.image(),
+        );
+        let rows: Value = updates
+            .iter()
+            .map(|u| {
+                let (table, row) = &u.address;
+                serde_json::json!({ "t": table.to_string(), "r": row, "v": u.after })
+            })
+            .collect();
+        let rows = session.run(&sql, &[JsonB(rows).into()], Mode::Queued);
+        let mut moved = Vec::with_capacity(rows.len());
+        for row in 0..rows.len() {
+            let place = rows.get::<i64>(row, 1).unwrap_or(1) as usize - 1;
+            moved.push(MovedRow {
+                key: rows.get::<JsonB>(row, 2).map(|key| key.0),
+                before: updates[place].before.clone(),
+                after: updates[place].after.clone(),
+                md5: rows.get(row, 3).unwrap_or_default(),
+            });
+        }
+        written += rows.len();
+        done.moved.push(Moved { columns: columns.clone(), rows: moved });
+    }
+    written
+}
+
+fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
+    if c.inserted.is_empty() {
+        return 0;
+    }
+    let (columns, values): (Vec<String>, Vec<String>) =
+        c.of.shape
+            .columns
+            .iter()
+            .filter(|column| column.generated.is_none())
+            .map(|column| {
+                let name = pgrx::spi::quote_literal(&column.name);
+                (column.quoted.clone(), format!("(x.r ->> {name})::{}", column.kind))
+            })
+            .unzip();
+    let sql = format!(
+        "INSERT INTO {} AS t ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM jsonb_array_elements($1) AS x(r)
+         RETURNING {}",
+        c.of.table.name,
+        columns.join(", "),
+        values.join(", "),
+        c.of.shape.image(),
+    );
+    let rows = session.run(&sql, &[JsonB(Value::Array(c.inserted.clone())).into()], Mode::Queued);
+    done.added = rows.column::<JsonB>().into_iter().map(|row| row.0).collect();
+    rows.len()
+}
+
+/// Where the app user `id` lies.
+pub fn address_of(session: &Session, table: &Table, id: Uuid) -> Option<Address> {
+    pg::as_role(table.owner, || {
+        let sql =
+            format!("SELECT t.tableoid, t.ctid::text FROM {} t WHERE t.id = $1", table.target());
+        let rows = session.run(&sql, &[id.into()], Mode::Fresh);
+        if rows.is_empty() { None } else { address(&rows, 0, 1) }
+    })
+}
+
+/// The app user `id` as a whole row.
+pub fn whole_row(session: &Session, table: &Table, shape: &Shape, id: Uuid) -> Option<Value> {
+    let sql = format!("SELECT {} FROM {} t WHERE t.id = $1", shape.image(), table.target());
+    pg::with_stable_text(|| {
+        pg::as_role(table.owner, || {
+            session.run(&sql, &[id.into()], Mode::Fresh).one::<JsonB>().map(|row| row.0)
+        })
+    })
+}
+
+/// What changed in the app user `id` since it was `before`; None where nothing did.
+pub fn difference(
+    session: &Session,
+    table: &Table,
+    shape: &Shape,
+    id: Uuid,
+    before: &Value,
+) -> Option<Done> {
+    let now = whole_row(session, table, shape, id)?;
+    let changed: Vec<_> = shape
+        .columns
+        .iter()
+        .filter(|c| c.generated.is_none() && before[&c.name] != now[&c.name])
+        .collect();
+    if changed.is_empty() {
+        return None;
+    }
+    let text = |row: &Value, name: &str| row[name].as_str().map(str::to_owned);
+    let sql = format!(
+        "SELECT {}, md5({}::text) FROM {} t WHERE t.id = $1",
+        shape.key_image(),
+        shape.image(),
+        table.target()
+    );
+    let (key, md5) = pg::with_stable_text(|| {
+        pg::as_role(table.owner, || {
+            let rows = session.run(&sql, &[id.into()], Mode::Fresh);
+            (rows.get::<JsonB>(0, 1).map(|key| key.0), rows.get(0, 2).unwrap_or_default())
+        })
+    });
+    let row = MovedRow {
+        key,
+        before: changed.iter().map(|c| text(before, &c.name)).collect(),
+        after: changed.iter().map(|c| text(&now, &c.name)).collect(),
+        md5,
+    };
+    Some(Done {
+        table: table.label.clone(),
+        moved: vec![Moved {
+            columns: changed.iter().map(|c| c.quoted.clone()).collect(),
+            rows: vec![row],
+        }],
+        ..Done::default()
+    })
+}

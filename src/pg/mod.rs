@@ -20,7 +20,7 @@ pub use call::{Call, Reply, RowWriter};
 pub use doors::enter;
 pub use levels::QueryLevel;
 pub use loader::Loader;
-pub use owner::{Lockwait, as_role, current_role, with_stable_text};
+pub use owner::{Lockwait, as_role, as_role_without_code, current_role, with_stable_text};
 pub use procedure::{connect_nonatomic, restart_statement_timeout};
 pub use rowset::{Person, RowSet};
 pub use server::*;

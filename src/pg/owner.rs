@@ -11,55 +11,69 @@ pub fn current_role() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
-struct Restore {
-    role: pg_sys::Oid,
+struct Role {
+    before: pg_sys::Oid,
     context: i32,
-    settings: i32,
 }
 
-impl Drop for Restore {
-    fn drop(&mut self) {
-        // SAFETY: puts back what was read before. The settings first: restoring them needs no rights.
+impl Role {
+    fn assume(role: pg_sys::Oid) -> Self {
+        let mut before = Role { before: pg_sys::InvalidOid, context: 0 };
+        // SAFETY: saves, then sets backend-local state.
         unsafe {
-            pg_sys::AtEOXact_GUC(false, self.settings);
-            pg_sys::SetUserIdAndSecContext(self.role, self.context);
+            pg_sys::GetUserIdAndSecContext(&mut before.before, &mut before.context);
+            let context = before.context
+                | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
+                | pg_sys::SECURITY_NOFORCE_RLS as i32;
+            pg_sys::SetUserIdAndSecContext(role, context);
         }
+        before
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // SAFETY: puts back what was read before.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.before, self.context) };
+    }
+}
+
+/// Settings that are changed while it lives are put back afterwards, which needs no rights.
+struct Settings(i32);
+
+impl Settings {
+    fn keep() -> Self {
+        // SAFETY: opens a nest level of settings.
+        Settings(unsafe { pg_sys::NewGUCNestLevel() })
+    }
+}
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        // SAFETY: ends the nest level opened above.
+        unsafe { pg_sys::AtEOXact_GUC(false, self.0) };
     }
 }
 
 /// Runs `f` as `role`. `SET ROLE` and `SET SESSION AUTHORIZATION` are refused in there, and every setting that is
 /// changed in there (by a trigger of the application, say) is put back afterwards.
 pub fn as_role<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
-    let mut restore = Restore { role: pg_sys::InvalidOid, context: 0, settings: 0 };
-    // SAFETY: saves, then sets backend-local state; `restore` puts it back also when `f` unwinds.
-    let _restore = unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut restore.role, &mut restore.context);
-        restore.settings = pg_sys::NewGUCNestLevel();
-        let context = restore.context
-            | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
-            | pg_sys::SECURITY_NOFORCE_RLS as i32;
-        pg_sys::SetUserIdAndSecContext(role, context);
-        pin_search_path();
-        restore
-    };
+    let _role = Role::assume(role);
+    let _settings = Settings::keep();
+    set_locally(c"search_path", c"pg_catalog, pg_temp");
     f()
 }
 
-fn pin_search_path() {
-    set_locally(c"search_path", c"pg_catalog, pg_temp");
+/// The same for an `f` that looks no name up and runs no code but the server's own: neither search_path nor settings
+/// matter to it.
+pub fn as_role_without_code<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
+    let _role = Role::assume(role);
+    f()
 }
 
 /// Runs `f` with the settings under which a value's text form is the same in every session.
 pub fn with_stable_text<R>(f: impl FnOnce() -> R) -> R {
-    struct Settings(i32);
-    impl Drop for Settings {
-        fn drop(&mut self) {
-            // SAFETY: ends the nest level opened below.
-            unsafe { pg_sys::AtEOXact_GUC(false, self.0) };
-        }
-    }
-    // SAFETY: opens a nest level of settings.
-    let _settings = Settings(unsafe { pg_sys::NewGUCNestLevel() });
+    let _settings = Settings::keep();
     for (name, value) in [
         (c"datestyle", c"ISO, YMD"),
         (c"timezone", c"UTC"),

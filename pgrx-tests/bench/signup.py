@@ -93,9 +93,9 @@ def one(bench):
     backends = prepared(bench, VARIANTS)
 
     def once(name):
-        return backends[name].measure(lambda c: c.execute("CALL public.sign_ups(100)"))[0] / 100
+        return backends[name].measure(lambda c: c.execute("CALL public.sign_ups(60)"))[0] / 60
 
-    values = interleaved(VARIANTS, bench.rounds(200), once, "one sign-up")
+    values = interleaved(VARIANTS, bench.rounds(400), once, "one sign-up")
     dropped(backends)
     yield from beside_peers("one sign-up", values, 0.85, 0.65)
 

@@ -11,6 +11,7 @@ use std::cell::Cell;
 /// The expressions of such a statement, kept ready.
 pub struct Loader {
     table: pg_sys::Oid,
+    runs_code: bool,
     version: u64,
     context: pg_sys::MemoryContext,
     values: *mut pg_sys::ProjectionInfo,
@@ -38,8 +39,8 @@ impl Drop for Busy<'_> {
 
 impl Loader {
     /// None where the statement or the table needs the whole executor. `plan` must be current under
-    /// [`watched_version`], which has to cover both tables.
-    pub(super) fn of(plan: &Plan, table: pg_sys::Oid) -> Option<Self> {
+    /// [`watched_version`], which has to cover both tables. `runs_code`: an INSERT may run code that is not the server's.
+    pub(super) fn of(plan: &Plan, table: pg_sys::Oid, runs_code: bool) -> Option<Self> {
         // SAFETY: within an SPI connection; the cached plan is pinned while it is read, and copied from.
         unsafe {
             let version = watched_version();
@@ -54,14 +55,19 @@ impl Loader {
                 .filter(|scan| {
                     list_length((**scan).targetlist) == (*(*relation).rd_att).natts as usize
                 })
-                .map(|scan| Self::built(scan, relation, version));
+                .map(|scan| Self::built(scan, relation, runs_code, version));
             pg_sys::table_close(relation, pg_sys::NoLock as i32);
             pg_sys::ReleaseCachedPlan(cached, pg_sys::CurrentResourceOwner);
             loader
         }
     }
 
-    unsafe fn built(scan: *mut pg_sys::Plan, relation: pg_sys::Relation, version: u64) -> Self {
+    unsafe fn built(
+        scan: *mut pg_sys::Plan,
+        relation: pg_sys::Relation,
+        runs_code: bool,
+        version: u64,
+    ) -> Self {
         // SAFETY: until it is whole, what is built belongs to the caller's context; nothing in it points elsewhere.
         unsafe {
             let before = pg_sys::CurrentMemoryContext;
@@ -88,11 +94,11 @@ impl Loader {
             pg_sys::CurrentMemoryContext = before;
             pg_sys::MemoryContextSetParent(context, pg_sys::TopMemoryContext);
             let (table, busy) = ((*relation).rd_id, Cell::new(false));
-            Loader { table, version, context, values, filter, scope, slot, busy }
+            Loader { table, runs_code, version, context, values, filter, scope, slot, busy }
         }
     }
 
-    /// Inserts as the current role. None, and nothing is done, where the statement itself must be executed.
+    /// Inserts as the current role, within a subtransaction of the caller's. None, and nothing is done, where the statement itself must be executed.
     pub fn insert(&self, rows: &RowSet) -> Option<u64> {
         // A function in a constraint might sign somebody up.
         if self.busy.replace(true) {
@@ -112,8 +118,12 @@ impl Loader {
                 pg_sys::table_close(relation, pg_sys::NoLock as i32);
                 return None;
             }
-            pg_sys::CommandCounterIncrement();
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            // Code sees all that has been done so far, as it would in a statement. The subtransaction's end does the
+            // same for what comes after.
+            if self.runs_code {
+                pg_sys::CommandCounterIncrement();
+                pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            }
             let estate = pg_sys::CreateExecutorState();
             let before = pg_sys::CurrentMemoryContext;
             pg_sys::CurrentMemoryContext = (*estate).es_query_cxt;
@@ -148,8 +158,9 @@ impl Loader {
             pg_sys::ExecResetTupleTable((*estate).es_tupleTable, false);
             pg_sys::CurrentMemoryContext = before;
             pg_sys::FreeExecutorState(estate);
-            pg_sys::PopActiveSnapshot();
-            pg_sys::CommandCounterIncrement();
+            if self.runs_code {
+                pg_sys::PopActiveSnapshot();
+            }
             pg_sys::table_close(relation, pg_sys::NoLock as i32);
             Some(made)
         }

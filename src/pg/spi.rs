@@ -138,8 +138,8 @@ impl Session {
     }
 
     /// A quicker way to execute `plan`, which inserts into `table`, where there is one.
-    pub fn loader(&self, plan: &Plan, table: pg_sys::Oid) -> Option<Loader> {
-        Loader::of(plan, table)
+    pub fn loader(&self, plan: &Plan, table: pg_sys::Oid, runs_code: bool) -> Option<Loader> {
+        Loader::of(plan, table, runs_code)
     }
 
     /// Plans and executes `sql` once.

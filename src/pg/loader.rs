@@ -18,6 +18,8 @@ pub struct Loader {
     filter: *mut pg_sys::ExprState,
     scope: *mut pg_sys::ExprContext,
     slot: *mut pg_sys::TupleTableSlot,
+    /// What the indexes on expressions are made of, by index.
+    indexed: Vec<(pg_sys::Oid, *mut pg_sys::List)>,
     busy: Cell<bool>,
 }
 
@@ -91,10 +93,22 @@ impl Loader {
             let values =
                 pg_sys::ExecBuildProjectionInfo(targets, scope, slot, nobody, std::ptr::null_mut());
             let filter = pg_sys::ExecInitQual(copy((*scan).qual), nobody);
+            let indexed = if runs_code { Vec::new() } else { expressions_of(relation) };
             pg_sys::CurrentMemoryContext = before;
             pg_sys::MemoryContextSetParent(context, pg_sys::TopMemoryContext);
             let (table, busy) = ((*relation).rd_id, Cell::new(false));
-            Loader { table, runs_code, version, context, values, filter, scope, slot, busy }
+            Loader {
+                table,
+                runs_code,
+                version,
+                context,
+                values,
+                filter,
+                scope,
+                slot,
+                indexed,
+                busy,
+            }
         }
     }
 
@@ -109,12 +123,7 @@ impl Loader {
         // that is set up here is taken down again, on an error by the end of the subtransaction.
         unsafe {
             let relation = pg_sys::table_open(self.table, pg_sys::RowExclusiveLock as i32);
-            let may = pg_sys::pg_class_aclcheck(
-                self.table,
-                pg_sys::GetUserId(),
-                pg_sys::ACL_INSERT as pg_sys::AclMode,
-            );
-            if self.version != watched_version() || may != pg_sys::AclResult::ACLCHECK_OK {
+            if self.version != watched_version() {
                 pg_sys::table_close(relation, pg_sys::NoLock as i32);
                 return None;
             }
@@ -131,6 +140,12 @@ impl Loader {
                 pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast();
             pg_sys::InitResultRelInfo(target, relation, 0, std::ptr::null_mut(), 0);
             pg_sys::ExecOpenIndices(target, false);
+            for i in 0..(*target).ri_NumIndices as usize {
+                let index = (**(*target).ri_IndexRelationDescs.add(i)).rd_id;
+                if let Some((_, states)) = self.indexed.iter().find(|(kept, _)| *kept == index) {
+                    (**(*target).ri_IndexRelationInfo.add(i)).ii_ExpressionsState = *states;
+                }
+            }
             let has_triggers = !(*relation).trigdesc.is_null();
             if has_triggers {
                 pg_sys::AfterTriggerBeginQuery();
@@ -182,8 +197,27 @@ impl Loader {
     }
 }
 
+/// The expressions of the table's indexes, ready to be evaluated: the executor would get them ready for each row.
+unsafe fn expressions_of(relation: pg_sys::Relation) -> Vec<(pg_sys::Oid, *mut pg_sys::List)> {
+    // SAFETY: an open relation; the states are made of copies, in the current memory context.
+    unsafe {
+        let indexes = pg_sys::RelationGetIndexList(relation);
+        let mut found = Vec::new();
+        for i in 0..list_length(indexes) {
+            let oid = pg_sys::list_nth_oid(indexes, i as i32);
+            let index = pg_sys::index_open(oid, pg_sys::RowExclusiveLock as i32);
+            let expressions = pg_sys::RelationGetIndexExpressions(index);
+            if !expressions.is_null() {
+                found.push((oid, pg_sys::ExecInitExprList(expressions, std::ptr::null_mut())));
+            }
+            pg_sys::index_close(index, pg_sys::NoLock as i32);
+        }
+        found
+    }
+}
+
 /// Whether nothing on the table needs more than ExecSimpleRelationInsert does: rules, statement triggers, and BEFORE
-/// triggers, which may leave a row out without a word, do.
+/// triggers, which may leave a row out without a word, do. And whether the current role, the owner, may insert.
 unsafe fn suits(relation: pg_sys::Relation) -> bool {
     // SAFETY: an open relation.
     unsafe {
@@ -193,7 +227,13 @@ unsafe fn suits(relation: pg_sys::Relation) -> bool {
                 || (*triggers).trig_insert_before_statement
                 || (*triggers).trig_insert_after_statement
                 || (*triggers).trig_insert_new_table);
-        (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION
+        let may = pg_sys::pg_class_aclcheck(
+            (*relation).rd_id,
+            pg_sys::GetUserId(),
+            pg_sys::ACL_INSERT as pg_sys::AclMode,
+        );
+        may == pg_sys::AclResult::ACLCHECK_OK
+            && (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION
             && (*relation).rd_rules.is_null()
             && simple
     }

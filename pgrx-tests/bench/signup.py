@@ -203,7 +203,8 @@ def sequence(bench):
     yield compare(what, "(a)", "µs", values["ours"], values["none"], 1.05, note)
     for peer in ("(b)", "(c)"):
         yield compare(what, peer, "µs", values["ours"], values[peer], None)
-    yield compare("the same, CPU of the backend alone", "(a)", "µs", cpu["ours"][1:], cpu["none"][1:], None)
+    for against, peer in (("(a)", "none"), ("(b)", "(b)"), ("(c)", "(c)")):
+        yield compare("the same, CPU of the backend alone", against, "µs", cpu["ours"][1:], cpu[peer][1:], None)
 
 
 def figures(bench):

@@ -164,7 +164,10 @@ const COLUMNS: &str = "
            base.is_string,
            CASE WHEN base.name IN ('varchar', 'bpchar') AND base.modifier > 4 THEN base.modifier - 4
                 WHEN base.name = 'name' THEN 63 END,
-           CASE WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), base.value) END,
+           CASE WHEN a.attidentity = 'd'
+                THEN pg_catalog.format('nextval(%L::regclass)',
+                     pg_catalog.pg_get_serial_sequence(a.attrelid::pg_catalog.regclass::text, a.attname))
+                WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), base.value) END,
            a.attnotnull,
            a.attgenerated = '' AND a.attidentity <> 'a',
            base.oid,

@@ -7,13 +7,17 @@ use crate::fix::Linker;
 use crate::pg::{RowSet, subtransaction};
 use crate::settings;
 use crate::statements::audit::{self, Entry};
+use crate::statements::facts::Arrival;
 use crate::statements::people::AT_ONCE;
-use crate::statements::signup::{Arrival, Target, all_written};
+use crate::statements::signup::{Target, all_written};
 use onagui_decide::failure::must_pass_on;
 use onagui_decide::signup::{Decision, decide};
 use pgrx::Uuid;
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
+
+/// The app user to link is not there any more, or has another e-mail.
+const GONE: &str = "P0002";
 
 /// Handles each of `new` by what is found in `app_users`.
 pub fn settle(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error> {
@@ -169,7 +173,7 @@ impl Visit<'_> {
             return Ok(());
         }
         subtransaction(|| {
-            audit::record(self.target.house, entries);
+            audit::record_signup(self.target.house, entries);
             Ok(())
         })
         .or_else(|failure| give_up(&failure, &whom(entries), || ()))
@@ -196,7 +200,7 @@ impl Visit<'_> {
                 ..Failure::clone(first)
             };
             give_up(&one, &whom(&entries), || {
-                audit::record(self.target.house, &entries);
+                audit::record_signup(self.target.house, &entries);
             })?;
         }
         Ok(())
@@ -206,14 +210,17 @@ impl Visit<'_> {
         all_written(self.target.refresh(new, true, fill), new)?;
         let entries: Vec<Entry> =
             places.iter().map(|place| self.own(*place, "update_email")).collect();
-        audit::record(self.target.house, &entries);
+        audit::record_signup(self.target.house, &entries);
         Ok(())
     }
 
     /// Re-keys app users to the auth users at these places, with all that refers to them.
     fn link(&self, app_users: &BTreeMap<usize, Uuid>) -> Result<(), Error> {
         let places: Vec<usize> = app_users.keys().copied().collect();
-        self.attempt(&places, &|new, places| {
+        if places.is_empty() {
+            return Ok(());
+        }
+        let failed = do_for_most(&self.rows(&places), &places, &|new, places| {
             let linker = Linker::start(self.target)?;
             let mut entries = Vec::new();
             for (i, place) in places.iter().enumerate() {
@@ -230,9 +237,44 @@ impl Visit<'_> {
                     ..self.entry(*place, "link", "done")
                 });
             }
-            audit::record(self.target.house, &entries);
+            audit::record_signup(self.target.house, &entries);
             Ok(())
-        })
+        })?;
+        let is_same = |place: usize, now| now == Decision::Link(app_users[&place]);
+        self.fail(self.decide_anew(failed, GONE, is_same)?)
+    }
+
+    /// Where somebody else was faster, so that a row now stands in the way or is gone: of those that failed with
+    /// `sqlstate`, each for which the decision is not the same any more is handled by what it is now. Returns the others.
+    pub(super) fn decide_anew(
+        &self,
+        mut failed: Vec<Failed>,
+        sqlstate: &str,
+        is_same: impl Fn(usize, Decision<Uuid>) -> bool,
+    ) -> Result<Vec<Failed>, Error> {
+        let places: Vec<usize> = failed
+            .iter()
+            .filter(|(_, failure)| failure.sqlstate == sqlstate)
+            .map(|(place, _)| *place)
+            .collect();
+        if places.is_empty() {
+            return Ok(failed);
+        }
+        let rows = self.rows(&places);
+        let now = match subtransaction(|| Ok(self.target.facts(&rows))) {
+            Ok(now) => now,
+            Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
+            Err(_) => return Ok(failed),
+        };
+        let policy = settings::link_policy();
+        let late: Vec<usize> = (0..now.len())
+            .filter(|i| !is_same(places[*i], decide(&now[*i].facts, policy)))
+            .collect();
+        if !late.is_empty() {
+            failed.retain(|(place, _)| late.iter().all(|i| places[*i] != *place));
+            settle_chunk(self.target, &rows.part(&late), self.actor)?;
+        }
+        Ok(failed)
     }
 
     /// Does `act` for as many of `places` as possible; what fails is recorded.

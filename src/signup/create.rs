@@ -1,6 +1,6 @@
 //! Making rows under usernames that are free, and without the values that do not fit.
 
-use super::arrival::{Visit, settle_chunk};
+use super::arrival::Visit;
 use super::halving::{Failed, do_for_most};
 use crate::error::{Error, Failure};
 use crate::pg::{RowSet, subtransaction};
@@ -8,9 +8,12 @@ use crate::settings;
 use crate::statements::audit::{self, Entry};
 use onagui_decide::failure::{is_about_values, must_pass_on};
 use onagui_decide::names;
-use onagui_decide::signup::{Decision, decide};
+use onagui_decide::signup::Decision;
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
+
+/// From how many rows with the same fault on subtransactions are saved.
+const MANY: usize = 64;
 
 impl Visit<'_> {
     /// Makes the rows of `places`.
@@ -46,7 +49,7 @@ impl Visit<'_> {
             .zip(names)
             .filter_map(|(place, name)| self.created(*place, name.as_deref(), left_out, failure))
             .collect();
-        audit::record(self.target.house, &entries);
+        audit::record_signup(self.target.house, &entries);
         Ok(())
     }
 
@@ -99,7 +102,7 @@ impl Visit<'_> {
             for (j, name) in candidates.into_iter().enumerate() {
                 let compared = if folds { name.to_lowercase() } else { name.clone() };
                 let is_taken = taken.get(3 * i + j).copied().unwrap_or_default();
-                if j == 2 || !is_taken && !(unique && used.contains(&compared)) {
+                if j == 2 || !(is_taken || unique && used.contains(&compared)) {
                     used.insert(compared);
                     names[place] = Some(name);
                     break;
@@ -118,7 +121,9 @@ impl Visit<'_> {
     /// Makes the rows that failed with another username or without the values that do not fit.
     fn create_less(&self, failed: Vec<Failed>) -> Result<(), Error> {
         let mut causes: BTreeMap<Cause, Vec<Failed>> = BTreeMap::new();
-        for (place, failure) in self.without_latecomers(failed)? {
+        for (place, failure) in
+            self.decide_anew(failed, "23505", |_, now| matches!(now, Decision::Create))?
+        {
             causes.entry(Cause::of(&failure)).or_default().push((place, failure));
         }
         let mut hopeless = Vec::new();
@@ -128,7 +133,8 @@ impl Visit<'_> {
             let places: Vec<usize> = failed.iter().map(|(place, _)| *place).collect();
             if lessen {
                 let names = self.free_usernames(&places);
-                self.lessen(&self.rows(&places), &failed, &names, &mut hopeless)?;
+                let cautious = places.len() > MANY;
+                self.lessen(&self.rows(&places), &failed, &names, cautious, &mut hopeless)?;
             } else {
                 hopeless.extend(failed);
             }
@@ -142,41 +148,13 @@ impl Visit<'_> {
             && failure.column.as_ref().is_some_and(|c| self.target.optional().all(|o| o != c))
     }
 
-    /// Where somebody else was faster and has made a row that stands in the way: what is found now is decided on anew.
-    fn without_latecomers(&self, mut failed: Vec<Failed>) -> Result<Vec<Failed>, Error> {
-        let unique = |failure: &Failure| failure.sqlstate == "23505";
-        let places: Vec<usize> =
-            failed.iter().filter(|(_, failure)| unique(failure)).map(|(place, _)| *place).collect();
-        if places.is_empty() {
-            return Ok(failed);
-        }
-        let rows = self.rows(&places);
-        let now = match subtransaction(|| Ok(self.target.facts(&rows))) {
-            Ok(now) => now,
-            Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
-            Err(_) => return Ok(failed),
-        };
-        let late: Vec<usize> = now
-            .iter()
-            .zip(0..)
-            .filter(|(arrival, _)| {
-                !matches!(decide(&arrival.facts, settings::link_policy()), Decision::Create)
-            })
-            .map(|(_, i)| i)
-            .collect();
-        if !late.is_empty() {
-            failed.retain(|(place, _)| late.iter().all(|i| places[*i] != *place));
-            settle_chunk(self.target, &rows.part(&late), self.actor)?;
-        }
-        Ok(failed)
-    }
-
     /// Tries one variant of the rows after another for all of `failed`, which have failed alike, then for each half.
     fn lessen(
         &self,
         rows: &RowSet,
         failed: &[Failed],
         names: &[Option<String>],
+        cautious: bool,
         hopeless: &mut Vec<Failed>,
     ) -> Result<(), Error> {
         let places: Vec<usize> = failed.iter().map(|(place, _)| *place).collect();
@@ -190,7 +168,7 @@ impl Visit<'_> {
         if places.len() == 1 {
             variants.push((0, optional.clone()));
         }
-        for (candidate, left_out) in variants {
+        let make = |candidate: usize, left_out: &[&str], keep: bool| {
             let names: Vec<Option<String>> = places
                 .iter()
                 .map(|place| match candidate {
@@ -199,12 +177,22 @@ impl Visit<'_> {
                     n => self.candidates(*place).map(|names| names[n].clone()),
                 })
                 .collect();
-            let made =
-                subtransaction(|| self.make(rows, &places, &names, &left_out, Some(failure)));
+            let made = subtransaction(|| {
+                self.make(rows, &places, &names, left_out, Some(failure))?;
+                if keep { Ok(()) } else { Err(Error::Rehearsed) }
+            });
             match made {
-                Ok(()) => return Ok(()),
-                Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
-                Err(_) => {}
+                Ok(()) => Ok(true),
+                Err(failure) if failure.is_rehearsal() => Ok(true),
+                Err(failure) if must_pass_on(&failure.sqlstate) => Err(Error::from(failure)),
+                Err(_) => Ok(false),
+            }
+        };
+        // Of very many not each is tried in each way: those that cannot be made with the least are found first.
+        let possible = !cautious || make(0, &optional, false)?;
+        for (candidate, left_out) in variants {
+            if (possible || candidate > 0) && make(candidate, &left_out, true)? {
+                return Ok(());
             }
         }
         if failed.len() == 1 {
@@ -214,7 +202,7 @@ impl Visit<'_> {
         let middle = failed.len() / 2;
         for half in [0..middle, middle..failed.len()] {
             let part = rows.part(&half.clone().collect::<Vec<_>>());
-            self.lessen(&part, &failed[half], names, hopeless)?;
+            self.lessen(&part, &failed[half], names, cautious, hopeless)?;
         }
         Ok(())
     }

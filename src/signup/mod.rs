@@ -140,7 +140,7 @@ fn forget(
     match subtransaction(remember) {
         Ok(()) => Ok(()),
         Err(failure) => give_up(&failure, "deleted auth users", || {
-            audit::record(house, &[Entry::failure(&failure, actor)]);
+            audit::record_signup(house, &[Entry::failure(&failure, actor)]);
         }),
     }
 }
@@ -199,16 +199,15 @@ pub fn mapping_changed(call: &Call) -> Result<Reply, Error> {
     Ok(Reply::Done)
 }
 
-const CREATE_APP_USERS: [&str; 10] = [
+const CREATE_APP_USERS: [&str; 9] = [
     "CREATE TABLE onagui.app_users (
         id         uuid PRIMARY KEY,
         email      text,
-        username   text CONSTRAINT app_users_username_key UNIQUE,
+        username   text UNIQUE,
         full_name  text,
         metadata   jsonb NOT NULL DEFAULT '{}',
         created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
         updated_at timestamptz NOT NULL DEFAULT pg_catalog.now())",
-    "CREATE UNIQUE INDEX app_users_email_key ON onagui.app_users (lower(btrim(email)))",
     // Without a policy only the owner and roles that bypass row security see anything: safe to expose.
     "ALTER TABLE onagui.app_users ENABLE ROW LEVEL SECURITY",
     "COMMENT ON TABLE onagui.app_users IS 'The application''s users; the id is the auth user''s'",
@@ -219,6 +218,8 @@ const CREATE_APP_USERS: [&str; 10] = [
     "COMMENT ON COLUMN onagui.app_users.metadata IS 'What the client sent at sign-up (raw_user_meta_data)'",
     "COMMENT ON COLUMN onagui.app_users.created_at IS 'When the auth user was created'",
 ];
+
+const EMAIL_INDEX: &std::ffi::CStr = c"app_users_email_key";
 
 /// `onagui.create_app_users()`: with the caller's rights, and the caller owns what comes out.
 pub fn create_app_users(_: &Call) -> Result<Reply, Error> {
@@ -236,6 +237,14 @@ pub fn create_app_users(_: &Call) -> Result<Reply, Error> {
             for sql in CREATE_APP_USERS {
                 session.run(sql, &[], Mode::Fresh);
             }
+            // An older table that was renamed keeps the name of its index.
+            let name = match pg::table_named(c"onagui", EMAIL_INDEX) {
+                None => EMAIL_INDEX.to_str().unwrap_or_default(),
+                Some(_) => "",
+            };
+            let sql =
+                format!("CREATE UNIQUE INDEX {name} ON onagui.app_users (lower(btrim(email)))");
+            session.run(&sql, &[], Mode::Fresh);
         })
     });
     Ok(Reply::of("CREATED: onagui.app_users"))

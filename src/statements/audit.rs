@@ -52,8 +52,7 @@ impl Entry {
 }
 
 /// A pending link or a conflict that is recorded already, for the same user and for the same reason, is not recorded
-/// again: attempts that repeat do not pile up. A failure is recorded once a transaction, in which the Auth server inserts
-/// the user and then confirms it.
+/// again: attempts that repeat do not pile up. Where `$2`, a failure is recorded once a transaction.
 const RECORD: &str = "
     INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, old_app_user_id, new_app_user_id, email,
                                        rows_changed, details, actor)
@@ -62,7 +61,7 @@ const RECORD: &str = "
       FROM jsonb_array_elements($1) WITH ORDINALITY AS x(entry, place)
       CROSS JOIN LATERAL jsonb_to_record(x.entry) AS e(action text, outcome text, auth_user_id uuid,
            old_app_user_id uuid, new_app_user_id uuid, email text, rows_changed bigint, details jsonb, actor text)
-     WHERE e.action NOT IN ('pending', 'conflict', 'failure')
+     WHERE NOT (e.action IN ('pending', 'conflict') OR e.action = 'failure' AND $2)
         OR NOT EXISTS (SELECT FROM onagui.sync_audit_log l
                         WHERE l.auth_user_id = e.auth_user_id AND l.action = e.action
                           AND l.email IS NOT DISTINCT FROM e.email
@@ -74,12 +73,23 @@ const RECORD: &str = "
 
 /// Writes `entries` and returns the ids of those that were new.
 pub fn record(house: House, entries: &[Entry]) -> Vec<i64> {
+    write(house, entries, false)
+}
+
+/// The same for a sign-up: the Auth server inserts a user and confirms it in one transaction, which may fail twice alike.
+pub fn record_signup(house: House, entries: &[Entry]) {
+    write(house, entries, true);
+}
+
+fn write(house: House, entries: &[Entry], failures_once: bool) -> Vec<i64> {
     if entries.is_empty() {
         return Vec::new();
     }
     let json = JsonB(serde_json::to_value(entries).unwrap_or_default());
     pg::as_role(house.owner, || {
-        connect(|session| session.run(RECORD, &[json.into()], Mode::Fresh).column())
+        connect(|session| {
+            session.run(RECORD, &[json.into(), failures_once.into()], Mode::Fresh).column()
+        })
     })
 }
 

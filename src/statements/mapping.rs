@@ -15,6 +15,8 @@ pub struct Mapped {
     default: Option<String>,
     /// The most characters the column takes.
     pub longest: Option<usize>,
+    /// A row can be made without a value for it.
+    pub is_optional: bool,
 }
 
 impl Mapped {
@@ -102,6 +104,7 @@ fn mapped(app: &App, name: &str, source: impl Fn(&Column) -> Option<String>) -> 
         kind: column.kind.clone(),
         default: column.default.clone(),
         longest: column.longest.filter(|_| column.is_string),
+        is_optional: !column.not_null || column.default.is_some(),
     })
 }
 

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod candidates;
 pub mod changes;
 pub mod collisions;
+pub mod facts;
 pub mod mapping;
 pub mod merge;
 pub mod people;

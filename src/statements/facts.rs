@@ -1,0 +1,152 @@
+//! What is known of an auth user who arrives.
+
+use super::signup::Target;
+use super::{email_key, offer_new};
+use crate::pg::{self, Arg, Mode, Person, RowSet, connect};
+use onagui_decide::signup::{Facts, Namesake, OwnRow};
+use pgrx::Uuid;
+use pgrx::pg_sys::{TEXTOID, UUIDOID};
+use std::collections::HashSet;
+
+/// What is known of one arriving auth user.
+pub struct Arrival {
+    pub place: usize,
+    pub id: Uuid,
+    pub email: Option<String>,
+    pub key: Option<String>,
+    /// The name the mapping wants, before anything is cut.
+    pub username: Option<String>,
+    /// Mapped columns, the username aside, that are longer than their column takes.
+    pub cut: Vec<String>,
+    pub facts: Facts<Uuid>,
+    /// Own and auth's e-mail are the same but for case and spaces.
+    pub same_key: bool,
+}
+
+impl Target {
+    /// Whether there is a row with this id and, to the letter, this e-mail.
+    pub fn is_in_step(&self, person: &Person) -> bool {
+        pg::as_role(self.app.owner, || {
+            connect(|session| {
+                let args = [Arg::of(person.id), Arg::of(person.email.as_deref())];
+                let plan = self.in_step.get_or_init(|| {
+                    let sql = format!(
+                        "SELECT FROM {}onagui.app_users
+                          WHERE id = $1 AND email::text IS NOT DISTINCT FROM $2",
+                        self.app.only
+                    );
+                    session.prepare(&sql, &[UUIDOID, TEXTOID])
+                });
+                !session.execute(plan, &args, Mode::Fresh).is_empty()
+            })
+        })
+    }
+
+    /// What is known of each of `new`, in their order. Each side is read with the rights of its owner: the planner alone
+    /// may run functions that an owner has put into an index of theirs.
+    pub fn facts(&self, new: &RowSet) -> Vec<Arrival> {
+        let mut arrivals = pg::as_role(self.app.owner, || {
+            connect(|session| {
+                offer_new(session, new);
+                let rows = self.run(session, new, &self.facts_one, |_| self.facts_sql());
+                let mut arrivals: Vec<Arrival> = Vec::with_capacity(new.len());
+                for row in 0..rows.len() {
+                    let namesake = rows.get::<Uuid>(row, 9).map(|id| Namesake { id, known: false });
+                    let place = rows.get::<i64>(row, 1).unwrap_or_default() as usize;
+                    if let Some(last) = arrivals.last_mut().filter(|a| a.place == place) {
+                        last.facts.namesakes.extend(namesake);
+                        continue;
+                    }
+                    let email: Option<String> = rows.get(row, 3);
+                    let key: Option<String> = rows.get(row, 4);
+                    arrivals.push(Arrival {
+                        place,
+                        id: rows.get(row, 2).expect("auth.users.id is not null"),
+                        username: rows.get(row, 10),
+                        cut: rows.get::<Vec<String>>(row, 11).unwrap_or_default(),
+                        facts: Facts {
+                            deleted: rows.get(row, 6).unwrap_or_default(),
+                            has_email: key.is_some(),
+                            confirmed: rows.get(row, 5).unwrap_or_default(),
+                            own: rows
+                                .get::<bool>(row, 7)
+                                .map(|email_is_equal| OwnRow { email_is_equal }),
+                            namesakes: namesake.into_iter().collect(),
+                        },
+                        same_key: rows.get(row, 8).unwrap_or_default(),
+                        email,
+                        key,
+                    });
+                }
+                arrivals
+            })
+        });
+        let mut namesakes: Vec<&mut Namesake<Uuid>> =
+            arrivals.iter_mut().flat_map(|a| a.facts.namesakes.iter_mut()).collect();
+        if !namesakes.is_empty() {
+            let known = self.known(namesakes.iter().map(|namesake| namesake.id).collect());
+            for namesake in &mut namesakes {
+                namesake.known = known.contains(namesake.id.as_bytes());
+            }
+        }
+        arrivals
+    }
+
+    /// Which of `ids` are, or once were, an auth user's.
+    fn known(&self, ids: Vec<Uuid>) -> HashSet<[u8; 16]> {
+        let ask = |role, sql: &str| {
+            pg::as_role(role, || {
+                connect(|session| {
+                    session.run(sql, &[ids.clone().into()], Mode::Fresh).column::<Uuid>()
+                })
+            })
+        };
+        let now = ask(self.auth.owner, "SELECT id FROM ONLY auth.users WHERE id = ANY ($1)");
+        let once = ask(
+            self.house.owner,
+            "SELECT auth_user_id FROM onagui.sync_known_id WHERE auth_user_id = ANY ($1)",
+        );
+        now.iter().chain(&once).map(|id| *id.as_bytes()).collect()
+    }
+
+    fn facts_sql(&self) -> String {
+        let wanted = self.username().map_or("NULL::text", |m| m.source());
+        let cut: Vec<String> = self
+            .mapped
+            .iter()
+            .filter(|m| m.name != "username")
+            .filter_map(|m| {
+                let name = pgrx::spi::quote_literal(&m.name);
+                m.is_cut().map(|is_cut| format!("CASE WHEN {is_cut} THEN {name} END"))
+            })
+            .collect();
+        let cut = if cut.is_empty() {
+            "NULL::text[]".to_owned()
+        } else {
+            format!("array_remove(ARRAY[{}]::text[], NULL)", cut.join(", "))
+        };
+        format!(
+            "WITH n AS MATERIALIZED (
+                 SELECT row_number() OVER () - 1 AS place, n.id, n.email::text AS email,
+                        nullif({key}, '') AS key, {confirmed} AS confirmed, {deleted} AS deleted,
+                        {wanted} AS username, {cut} AS cut
+                   FROM new_users n)
+             SELECT n.place, n.id, n.email, n.key, n.confirmed, n.deleted,
+                    CASE WHEN own.id IS NOT NULL
+                         THEN own.email::text IS NOT DISTINCT FROM n.email
+                              OR n.key IS NULL AND nullif({own_key}, '') IS NULL END,
+                    own.id IS NOT NULL AND nullif({own_key}, '') IS NOT DISTINCT FROM n.key,
+                    m.id, n.username, n.cut
+               FROM n
+               LEFT JOIN {only}onagui.app_users own ON own.id = n.id
+               LEFT JOIN {only}onagui.app_users m ON {m_key} = n.key AND m.id <> n.id
+              ORDER BY n.place",
+            key = email_key("n.email"),
+            own_key = email_key("own.email"),
+            m_key = email_key("m.email"),
+            confirmed = self.confirmed("n"),
+            deleted = self.deleted("n"),
+            only = self.app.only,
+        )
+    }
+}

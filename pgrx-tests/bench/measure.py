@@ -90,11 +90,11 @@ class Bench:
 
 
 class Backend:
-    """A connection as the Auth server's role, and the CPU time of the process that serves it."""
+    """A connection, as the Auth server's role unless told otherwise, and the CPU time of the process that serves it."""
 
-    def __init__(self, database):
+    def __init__(self, database, role="supabase_auth_admin"):
         self.database = database
-        self.connection = database.connect("supabase_auth_admin")
+        self.connection = database.connect(role)
         self.connection.prepare_threshold = 0
         # CPUCLOCK_SCHED of that process, as clock_getcpuclockid(3) makes it: nanoseconds, user and system.
         self._clock = (~self.connection.info.backend_pid << 3) | 2

@@ -40,12 +40,17 @@ impl Drop for Busy<'_> {
 }
 
 impl Loader {
-    /// None where the statement or the table needs the whole executor. `plan` must be current under
-    /// [`watched_version`], which has to cover both tables. `runs_code`: an INSERT may run code that is not the server's.
-    pub(super) fn of(plan: &Plan, table: pg_sys::Oid, runs_code: bool) -> Option<Self> {
+    /// None where the statement or the table needs the whole executor, or where what was learnt under `version` holds no
+    /// more: `plan` inserts into whatever has the table's name now. [`watched_version`] has to cover both tables.
+    /// `runs_code`: an INSERT may run code that is not the server's.
+    pub(super) fn of(
+        plan: &Plan,
+        table: pg_sys::Oid,
+        runs_code: bool,
+        version: u64,
+    ) -> Option<Self> {
         // SAFETY: within an SPI connection; the cached plan is pinned while it is read, and copied from.
         unsafe {
-            let version = watched_version();
             let cached = pg_sys::SPI_plan_get_cached_plan(plan.raw());
             if cached.is_null() {
                 return None;

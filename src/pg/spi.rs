@@ -137,9 +137,15 @@ impl Session {
         Rows::taken()
     }
 
-    /// A quicker way to execute `plan`, which inserts into `table`, where there is one.
-    pub fn loader(&self, plan: &Plan, table: pg_sys::Oid, runs_code: bool) -> Option<Loader> {
-        Loader::of(plan, table, runs_code)
+    /// A quicker way to execute `plan`, which inserts into `table`, where there is one; see [`Loader`].
+    pub fn loader(
+        &self,
+        plan: &Plan,
+        table: pg_sys::Oid,
+        runs_code: bool,
+        version: u64,
+    ) -> Option<Loader> {
+        Loader::of(plan, table, runs_code, version)
     }
 
     /// Plans and executes `sql` once.

@@ -128,7 +128,7 @@ impl Target {
             offer_new(session, new);
             let plan =
                 self.insert_one.get_or_init(|| session.prepare(&self.insert_sql(false), &[]));
-            session.loader(plan, self.app.table, self.app.runs_code)
+            session.loader(plan, self.app.table, self.app.runs_code, self.version)
         })
     }
 

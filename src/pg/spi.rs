@@ -1,5 +1,6 @@
 //! The server programming interface: prepared plans, arguments, rows.
 
+use super::loader::Loader;
 use super::rowset::RowSet;
 use pgrx::datum::{FromDatum, IntoDatum};
 use pgrx::pg_sys;
@@ -55,6 +56,12 @@ pub fn connect<R>(f: impl FnOnce(&Session) -> R) -> R {
 pub struct Plan {
     plan: pg_sys::SPIPlanPtr,
     arity: usize,
+}
+
+impl Plan {
+    pub(super) fn raw(&self) -> pg_sys::SPIPlanPtr {
+        self.plan
+    }
 }
 
 impl Drop for Plan {
@@ -128,6 +135,17 @@ impl Session {
         };
         check(code, "a prepared statement");
         Rows::taken()
+    }
+
+    /// A quicker way to execute `plan`, which inserts into `table`, where there is one; see [`Loader`].
+    pub fn loader(
+        &self,
+        plan: &Plan,
+        table: pg_sys::Oid,
+        runs_code: bool,
+        version: u64,
+    ) -> Option<Loader> {
+        Loader::of(plan, table, runs_code, version)
     }
 
     /// Plans and executes `sql` once.

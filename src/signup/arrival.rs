@@ -1,7 +1,7 @@
 //! What is done for each auth user of a statement whose rows could not simply be inserted.
 
 use super::halving::{Act, Failed, do_for_most};
-use super::{Change, give_up};
+use super::{Actor, Change, give_up};
 use crate::error::{Error, Failure};
 use crate::fix::Linker;
 use crate::pg::{RowSet, subtransaction};
@@ -101,7 +101,7 @@ pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result
 }
 
 /// Handles the changed e-mail, confirmation or restoration of the one user in `new`.
-pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &str) -> Result<(), Error> {
+pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &Actor) -> Result<(), Error> {
     let arrivals = match subtransaction(|| Ok(target.facts(new))) {
         Ok(arrivals) => arrivals,
         Err(failure) => return super::record_all(target.house, new, &failure, actor),

@@ -55,9 +55,6 @@ impl Kept {
         if let Some(kept) = kept {
             return Ok(kept);
         }
-        let none = pgrx::pg_sys::InvalidOid;
-        let mapping = pg::table_named(c"onagui", c"sync_column");
-        pg::watch([auth.unwrap_or(none), app.unwrap_or(none), mapping.unwrap_or(none)]);
         let version = pg::watched_version();
         let kept = pg::as_role(house.owner, || {
             connect(|session| -> Result<Kept, Error> {

@@ -119,4 +119,12 @@ impl RowWriter {
     pub fn pour(&self, session: &Session, plan: &Plan, args: &[Arg]) -> u64 {
         session.pour(plan, args, self.store)
     }
+
+    pub(super) fn store(&self) -> *mut pg_sys::Tuplestorestate {
+        self.store
+    }
+
+    pub(super) fn descriptor(&self) -> pg_sys::TupleDesc {
+        self.descriptor
+    }
 }

@@ -100,6 +100,9 @@ impl Kept {
     }
 
     fn all(&self, session: &Session, question: &Question, rows: &RowWriter) {
+        if question.limit.is_none() && question.wanted.len() == STATUSES.len() {
+            return self.everybody(session, rows);
+        }
         let mut left = question.limit;
         let survey = self.survey();
         let mut pour = |sql: String| {
@@ -121,13 +124,28 @@ impl Kept {
         }
     }
 
+    /// The whole view: one join of the two tables, and a second look at those without counterpart.
+    fn everybody(&self, session: &Session, rows: &RowWriter) {
+        let survey = self.survey();
+        let plan = session.prepare_read(&survey.all_sql(), &[], false);
+        let aside = rows.pour_decided(session, &plan, &[], 4);
+        if aside.len() == 0 {
+            return;
+        }
+        session.offer_aside(c"apart_rows", &aside);
+        let sql =
+            format!("SELECT {CONTRACT_COLUMNS} FROM ({}) s", survey.rows_sql(Which::Aside));
+        let plan = session.prepare_read(&sql, &[], false);
+        rows.pour(session, &plan, &[]);
+    }
+
     /// How many users have each of [`STATUSES`].
     pub fn summary(&self) -> Vec<(&'static str, i64)> {
         let survey = self.survey();
         let apart = format!(
-            "SELECT s.sync_status, count(*), count(s.auth_user_id) FILTER (WHERE NOT {})
+            "SELECT s.sync_status, count(*), count(*) FILTER (WHERE NOT {})
                FROM ({}) s GROUP BY s.sync_status",
-            words::any_of("s.why", &words::NAMES_ANOTHERS_AUTH_USER),
+            words::any_of("s.why", &words::WITHOUT_APP_ROW),
             survey.rows_sql(Which::Apart),
         );
         pg::as_role(self.house.owner, || {
@@ -136,7 +154,10 @@ impl Kept {
                     let plan = session.prepare_read(sql, &[], false);
                     session.execute(&plan, &[], Mode::Read)
                 };
-                let mut synced = read(&survey.auth_count_sql()).one::<i64>().unwrap_or_default();
+                // Each app row is in one row of the survey: those that are not among the others are SYNCED.
+                let mut synced = read(&survey.app_count_sql())
+                    .one::<i64>()
+                    .unwrap_or_default();
                 let rows = read(&apart);
                 let mut counted = STATUSES.map(|status| (status, 0));
                 for row in 0..rows.len() {

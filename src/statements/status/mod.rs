@@ -41,6 +41,8 @@ pub enum Which {
     Emails,
     /// Everybody whose auth id is in `$1 uuid[]` or whose app row's id is in `$2 uuid[]`, SYNCED ones too.
     Ids,
+    /// Those put aside from [`Survey::all_sql`], offered as [`ASIDE`].
+    Aside,
 }
 
 /// The two tables, and how their rows are found.
@@ -48,6 +50,21 @@ pub struct Survey<'a> {
     pub auth: &'a Auth,
     pub app: &'a App,
     pub ways: Ways,
+}
+
+/// The rows put aside, as statements name them.
+pub const ASIDE: &str = "apart_rows";
+
+const BOTH_SIDES: &str = "a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed, \
+                          p.id AS app_id, p.email AS app_email, p.created_at AS app_created_at";
+
+/// The key of one who has no counterpart.
+fn lone_key() -> String {
+    format!(
+        "CASE WHEN a.id IS NULL THEN {} WHEN p.id IS NULL THEN {} END AS key",
+        look::key("p.email"),
+        look::key("a.email"),
+    )
 }
 
 /// More e-mails than this are looked up by reading the whole table.
@@ -72,6 +89,7 @@ impl<'a> Survey<'a> {
         let wants = |status: &str| wanted.contains(&status);
         let (common, narrow) = match which {
             Which::Apart => (self.apart(wanted), String::new()),
+            Which::Aside => (self.aside(), String::new()),
             Which::Emails => (self.by_email(), String::new()),
             Which::Ids => {
                 (self.by_id(), " AND (r.auth_id = ANY ($1) OR r.app_id = ANY ($2))".to_owned())
@@ -88,7 +106,9 @@ impl<'a> Survey<'a> {
         format!(
             "WITH {common},
              verdict AS (
-                 SELECT pair.*, CASE WHEN {differs} THEN '{email_mismatch}' ELSE '{synced}' END AS why,
+                 SELECT pair.auth_id, pair.auth_email, pair.auth_created_at, pair.confirmed,
+                        pair.app_id, pair.app_email, pair.app_created_at,
+                        CASE WHEN {differs} THEN '{email_mismatch}' ELSE '{synced}' END AS why,
                         NULL::bigint AS auth_n, NULL::bigint AS app_n
                    FROM pair
                  UNION ALL
@@ -122,9 +142,33 @@ impl<'a> Survey<'a> {
         )
     }
 
-    /// How many auth users there are.
-    pub fn auth_count_sql(&self) -> String {
-        format!("SELECT count(*) FROM ({}) a", self.auth_rows())
+    /// Everybody, by one join: the columns the contract names, then what [`Which::Aside`] wants to know of those whose
+    /// sync_status is NULL yet, because they have no counterpart.
+    pub fn all_sql(&self) -> String {
+        let differs = look::differs("a.email", "p.email");
+        let why = |why: Why| format!("'{}'::text", why.word());
+        format!(
+            "SELECT coalesce(nullif(s.auth_email, ''), s.app_email) AS email, s.auth_id AS auth_user_id,
+                    s.app_id AS app_user_id, {status} AS sync_status, s.auth_created_at, s.app_created_at,
+                    CASE WHEN s.why = {mismatch} THEN {detail} END AS detail,
+                    s.auth_id, s.app_id, s.auth_email, s.app_email, s.confirmed, s.key
+               FROM (SELECT {BOTH_SIDES}, {key},
+                            CASE WHEN a.id IS NOT NULL AND p.id IS NOT NULL
+                                 THEN CASE WHEN {differs} THEN {mismatch} ELSE {synced} END END AS why
+                       FROM ({auth}) a FULL JOIN ({app}) p ON p.id = a.id OFFSET 0) s",
+            status = words::status_of("s.why", &[Why::Synced, Why::EmailMismatch]),
+            detail = words::detail_of("s", &[Why::EmailMismatch]),
+            mismatch = why(Why::EmailMismatch),
+            synced = why(Why::Synced),
+            key = lone_key(),
+            auth = self.auth_rows(),
+            app = self.app_rows(),
+        )
+    }
+
+    /// How many app rows there are.
+    pub fn app_count_sql(&self) -> String {
+        format!("SELECT count(*) FROM {}onagui.app_users", self.app.only)
     }
 
     /// Auth users: id, email, created_at, confirmed.
@@ -182,20 +226,29 @@ impl<'a> Survey<'a> {
         };
         format!(
             "apart AS MATERIALIZED (
-                 SELECT a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed,
-                        p.id AS app_id, p.email AS app_email, p.created_at AS app_created_at,
-                        CASE WHEN a.id IS NULL THEN {app_key} WHEN p.id IS NULL THEN {auth_key} END AS key
+                 SELECT {BOTH_SIDES}, {key}
                    FROM ({auth}) a {join} ({app}) p ON p.id = a.id
                   WHERE a.id IS NULL OR p.id IS NULL{differs}),
              pair AS (SELECT * FROM apart WHERE auth_id IS NOT NULL AND app_id IS NOT NULL),
-             lone AS (SELECT * FROM apart WHERE auth_id IS NULL OR app_id IS NULL),
+             {lone}",
+            auth = self.auth_rows(),
+            app = self.app_rows(),
+            key = lone_key(),
+            lone = self.lone_from("apart"),
+        )
+    }
+
+    /// The same where everybody has been read by [`Survey::all_sql`] and the lone ones were put aside.
+    fn aside(&self) -> String {
+        format!("pair AS (SELECT * FROM {ASIDE} WHERE false), {}", self.lone_from(ASIDE))
+    }
+
+    fn lone_from(&self, source: &str) -> String {
+        format!(
+            "lone AS (SELECT * FROM {source} WHERE auth_id IS NULL OR app_id IS NULL),
              wanted AS MATERIALIZED (SELECT DISTINCT key FROM lone WHERE key IS NOT NULL),
              at_auth AS ({at_auth}),
              at_app AS ({at_app})",
-            auth = self.auth_rows(),
-            app = self.app_rows(),
-            auth_key = look::key("a.email"),
-            app_key = look::key("p.email"),
             at_auth = self.totals(&self.auth_rows(), self.ways.auth, "u.confirmed"),
             at_app = self.totals(&self.app_rows(), self.ways.app, "NULL::boolean"),
         )
@@ -267,15 +320,13 @@ impl<'a> Survey<'a> {
     }
 
     fn among_found(&self) -> String {
-        let pair = "a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed,
-                    p.id AS app_id, p.email AS app_email, p.created_at AS app_created_at, NULL::text AS key";
         let totals = "count(*) AS n, (array_agg(u.id))[1] AS id, (array_agg(u.email))[1] AS email,
                       (array_agg(u.created_at))[1] AS created_at";
         format!(
             "pair AS (
-                 SELECT {pair} FROM found_auth a JOIN LATERAL ({app} AND u.id = a.id OFFSET 0) p ON true
+                 SELECT {BOTH_SIDES} FROM found_auth a JOIN LATERAL ({app} AND u.id = a.id OFFSET 0) p ON true
                  UNION
-                 SELECT {pair} FROM found_app p JOIN LATERAL ({auth} AND u.id = p.id OFFSET 0) a ON true),
+                 SELECT {BOTH_SIDES} FROM found_app p JOIN LATERAL ({auth} AND u.id = p.id OFFSET 0) a ON true),
              lone AS MATERIALIZED (
                  SELECT a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed,
                         NULL::uuid AS app_id, NULL::text AS app_email, NULL::timestamptz AS app_created_at, a.key
@@ -304,7 +355,7 @@ impl<'a> Survey<'a> {
         };
         format!(
             "SELECT l.auth_id, l.auth_email, l.auth_created_at, l.confirmed,
-                    f.app_id, f.app_email, f.app_created_at, l.key, f.why, f.auth_n, f.app_n
+                    f.app_id, f.app_email, f.app_created_at, f.why, f.auth_n, f.app_n
                FROM (SELECT l.*, {facts} FROM lone l {joins} WHERE l.auth_id IS NOT NULL) l
               CROSS JOIN LATERAL (
                     SELECT CASE WHEN l.auth_n > 1 THEN '{several_auth}'
@@ -323,7 +374,7 @@ impl<'a> Survey<'a> {
                            CASE WHEN {one_row} THEN l.p_created_at END AS app_created_at) f
              UNION ALL
              SELECT f.auth_id, f.auth_email, f.auth_created_at, f.confirmed,
-                    l.app_id, l.app_email, l.app_created_at, l.key, f.why, f.auth_n, f.app_n
+                    l.app_id, l.app_email, l.app_created_at, f.why, f.auth_n, f.app_n
                FROM (SELECT l.*, {facts} FROM lone l {joins} WHERE l.auth_id IS NULL) l
               CROSS JOIN LATERAL (
                     SELECT CASE WHEN l.auth_n = 0 AND ({known_l}) THEN '{deleted}'

@@ -3,7 +3,9 @@
 mod catalog;
 mod error;
 mod fix;
+mod health;
 mod pg;
+mod report;
 mod settings;
 mod signup;
 mod statements;
@@ -33,6 +35,8 @@ door! {
     prune_audit => fix::prune_audit;
     sync_status => status::status;
     sync_summary => status::summary;
+    sync_report => report::report;
+    sync_health => health::health;
 }
 
 pgrx::extension_sql_file!("../sql/install/10_tables.sql", name = "tables");
@@ -45,8 +49,13 @@ pgrx::extension_sql_file!(
     requires = ["signup", "repair", "status"]
 );
 pgrx::extension_sql_file!(
+    "../sql/install/91_service_role.sql",
+    name = "service_role",
+    requires = ["grants"]
+);
+pgrx::extension_sql_file!(
     "../sql/install/99_attach.sql",
     name = "attach",
-    requires = ["grants"],
+    requires = ["service_role"],
     finalize
 );

@@ -174,3 +174,65 @@ impl Kept {
         })
     }
 }
+
+/// One who is not SYNCED, for the report; ids and days as text.
+pub struct Listed {
+    pub status: String,
+    pub email: Option<String>,
+    pub auth_has_email: bool,
+    pub auth_id: Option<String>,
+    pub app_id: Option<String>,
+    pub auth_created: Option<String>,
+    pub app_created: Option<String>,
+    pub detail: Option<String>,
+}
+
+/// Where and when the report was made.
+pub struct Head {
+    pub database: String,
+    pub time: String,
+}
+
+impl Kept {
+    /// The first `most` of each status but SYNCED, in the order of their e-mails.
+    pub fn list(&self, most: i64) -> (Head, Vec<Listed>) {
+        let sql = format!(
+            "SELECT sync_status, email, nullif(btrim(auth_email), '') IS NOT NULL, auth_user_id::text,
+                    app_user_id::text, to_char(auth_created_at, 'YYYY-MM-DD'), to_char(app_created_at, 'YYYY-MM-DD'),
+                    detail
+               FROM (SELECT s.*, row_number() OVER (PARTITION BY sync_status
+                                                    ORDER BY lower(email), auth_user_id, app_user_id) AS place
+                       FROM ({}) s) s
+              WHERE place <= $1 ORDER BY sync_status, place",
+            self.survey().rows_sql(Which::Apart)
+        );
+        pg::as_role(self.house.owner, || {
+            connect(|session| {
+                let head = session.run(
+                    "SELECT current_database()::text, to_char(now(), 'YYYY-MM-DD HH24:MI OF')",
+                    &[],
+                    Mode::Read,
+                );
+                let head = Head {
+                    database: head.get(0, 1).unwrap_or_default(),
+                    time: head.get(0, 2).unwrap_or_default(),
+                };
+                let plan = session.prepare_read(&sql, &[INT8OID], false);
+                let rows = session.execute(&plan, &[most.into()], Mode::Read);
+                let listed = (0..rows.len())
+                    .map(|row| Listed {
+                        status: rows.get(row, 1).unwrap_or_default(),
+                        email: rows.get(row, 2),
+                        auth_has_email: rows.get(row, 3).unwrap_or_default(),
+                        auth_id: rows.get(row, 4),
+                        app_id: rows.get(row, 5),
+                        auth_created: rows.get(row, 6),
+                        app_created: rows.get(row, 7),
+                        detail: rows.get(row, 8),
+                    })
+                    .collect();
+                (head, listed)
+            })
+        })
+    }
+}

@@ -14,7 +14,7 @@ use crate::settings;
 use onagui_decide::signup::LinkPolicy;
 use words::Why;
 
-pub use answer::{Kept, Question};
+pub use answer::{Kept, Listed, Question};
 
 /// Every status, in the order people read them.
 pub const STATUSES: [&str; 8] = [

@@ -6,7 +6,7 @@ use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{self, Call, Reply};
 use crate::statements::status::{Kept, Listed, STATUSES};
-use text::{literal, shown, thousands, wrapped};
+use text::{BREAK, literal, shown, thousands, wrapped};
 
 /// No more of each status are told in full.
 const MOST: i64 = 50;
@@ -118,20 +118,23 @@ fn fix(user: &Listed, email: Option<&str>) -> Option<String> {
         ("EMAIL_MISMATCH" | "MISMATCHED" | "DUPLICATE" | "MISSING_IN_APP_USERS", _, _) => {
             Some(match email {
                 Some(email) => {
-                    format!("SELECT * FROM onagui.fix_user_ids(ARRAY[{}], p_apply => true);", literal(email))
+                    format!(
+                        "SELECT * FROM onagui.fix_user_ids({BREAK}ARRAY[{BREAK}{}], p_apply => true);",
+                        literal(email)
+                    )
                 }
                 // Without an e-mail a user cannot be named; everybody's fix is theirs too.
                 None => "SELECT * FROM onagui.fix_user_ids(p_apply => true);".into(),
             })
         }
         ("CONFLICT", Some(app), Some(auth)) => Some(format!(
-            "SELECT * FROM onagui.fix_user_id( p_app_user_id => '{app}', p_auth_user_id => '{auth}', p_apply => true);"
+            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{app}', p_auth_user_id => '{auth}', p_apply => true);"
         )),
         ("CONFLICT", Some(app), None) => Some(format!(
-            "SELECT * FROM onagui.fix_user_id( p_app_user_id => '{app}', p_auth_user_id => '…', p_apply => true);"
+            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{app}', p_auth_user_id => '…', p_apply => true);"
         )),
         ("CONFLICT", None, Some(auth)) => Some(format!(
-            "SELECT * FROM onagui.fix_user_id( p_app_user_id => '…', p_auth_user_id => '{auth}', p_apply => true);"
+            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '…', p_auth_user_id => '{auth}', p_apply => true);"
         )),
         _ => None,
     }

@@ -118,7 +118,7 @@ impl RowWriter {
                 aside_descriptor: std::ptr::null_mut(),
                 context: pg_sys::CurrentMemoryContext,
             };
-            session.hand_to(plan, args, (&raw mut switch).cast());
+            session.hand_to(plan, args, None, (&raw mut switch).cast());
             Aside { store: switch.aside, descriptor: switch.aside_descriptor }
         }
     }

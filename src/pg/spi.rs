@@ -169,11 +169,13 @@ impl Session {
         }
     }
 
-    /// Executes a query and writes its rows straight into `store`; returns how many. The columns must fit the store's.
+    /// Executes a query and writes its rows, at most `limit`, straight into `store`; returns how many. The columns must
+    /// fit the store's.
     pub(super) fn pour(
         &self,
         plan: &Plan,
         args: &[Arg],
+        limit: Option<u64>,
         store: *mut pg_sys::Tuplestorestate,
     ) -> u64 {
         unsafe extern "C-unwind" {
@@ -198,11 +200,12 @@ impl Session {
                 std::ptr::null_mut(),
                 std::ptr::null(),
             );
-            self.hand_to(plan, args, receiver)
+            self.hand_to(plan, args, limit, receiver)
         }
     }
 
-    /// Executes a query for a receiver of its rows; returns how many there were.
+    /// Executes a query for a receiver of its rows, at most `limit`, which the planner does not know of; returns how
+    /// many there were.
     ///
     /// # Safety
     /// `receiver` is set up and outlives the call.
@@ -210,8 +213,12 @@ impl Session {
         &self,
         plan: &Plan,
         args: &[Arg],
+        limit: Option<u64>,
         receiver: *mut pg_sys::DestReceiver,
     ) -> u64 {
+        if limit == Some(0) {
+            return 0;
+        }
         assert_eq!(plan.arity, args.len(), "arguments of a prepared statement");
         // SAFETY: the parameter list has as many entries as arguments.
         unsafe {
@@ -226,6 +233,7 @@ impl Session {
             let options = pg_sys::SPIExecuteOptions {
                 params,
                 read_only: true,
+                tcount: limit.unwrap_or_default(),
                 dest: receiver,
                 ..Default::default()
             };

@@ -30,23 +30,32 @@ pub fn shown(text: &str, longest: usize) -> String {
     all.chars().take(longest - 1).chain(['…']).collect()
 }
 
-/// An SQL literal in which nothing is odd. Written in pieces where it is long: literals with a line break between them
-/// are one.
+/// Where a line may be broken though there is no blank.
+pub const BREAK: char = '\u{1}';
+
+/// An SQL literal in which nothing is odd. It is written in pieces where it is long: literals with nothing but a line
+/// break between them are one.
 pub fn literal(text: &str) -> String {
-    if text.chars().any(|c| is_odd(c) || c == '\\') {
-        let inside: String = text
-            .chars()
-            .map(|c| match c {
-                '\'' => "''".into(),
-                '\\' => "\\\\".into(),
-                c if is_odd(c) => escaped(c),
-                c => c.to_string(),
-            })
-            .collect();
-        format!("E'{inside}'")
-    } else {
-        format!("'{}'", text.replace('\'', "''"))
+    const LONGEST: usize = 60;
+    let is_plain = !text.chars().any(|c| is_odd(c) || c == '\\');
+    let mut out = if is_plain { "'".to_owned() } else { "E'".to_owned() };
+    let mut used = 0;
+    for c in text.chars() {
+        let piece = match c {
+            '\'' => "''".to_owned(),
+            '\\' => "\\\\".to_owned(),
+            c if is_odd(c) => escaped(c),
+            c => c.to_string(),
+        };
+        used += piece.chars().count();
+        if used > LONGEST {
+            out.push_str("'\n'");
+            used = piece.chars().count();
+        }
+        out.push_str(&piece);
     }
+    out.push('\'');
+    out
 }
 
 pub fn thousands(n: i64) -> String {
@@ -61,23 +70,33 @@ pub fn thousands(n: i64) -> String {
     out
 }
 
-/// Adds `text` in lines of at most `width` characters, the first after `lead`, the others indented as far. A word
-/// that is longer than a line stands in a line of its own.
+/// Adds `text` in lines of at most `width` characters, the first after `lead`, the others indented as far. Lines are
+/// broken at blanks, at [`BREAK`] and at line breaks; a word that is longer than a line is cut.
 pub fn wrapped(out: &mut Vec<String>, lead: &str, text: &str, width: usize) {
     let indent = " ".repeat(lead.chars().count());
-    let mut line = lead.to_owned();
-    let mut is_empty = true;
-    for word in text.split(' ') {
-        let fits = line.chars().count() + usize::from(!is_empty) + word.chars().count() <= width;
-        if !is_empty && !fits {
-            out.push(std::mem::replace(&mut line, indent.clone()));
-            is_empty = true;
+    let room = width - indent.len();
+    let mut lines = vec![String::new()];
+    for part in text.split('\n') {
+        let mut first = true;
+        for word in part.split_inclusive([' ', BREAK]) {
+            let bare = word.trim_end_matches([' ', BREAK]);
+            let line = lines.last_mut().expect("there is a line");
+            if !line.is_empty() && (first || line.chars().count() + bare.chars().count() > room) {
+                lines.push(String::new());
+            }
+            first = false;
+            for c in word.chars().filter(|c| *c != BREAK) {
+                let line = lines.last_mut().expect("there is a line");
+                if line.chars().count() >= room && c != ' ' {
+                    lines.push(c.to_string());
+                } else {
+                    line.push(c);
+                }
+            }
         }
-        if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        is_empty = false;
     }
-    out.push(line);
+    for (place, line) in lines.iter().enumerate() {
+        let before = if place == 0 { lead } else { &indent };
+        out.push(format!("{before}{}", line.trim_end()));
+    }
 }

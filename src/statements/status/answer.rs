@@ -33,6 +33,9 @@ pub struct Question {
     pub limit: Option<i64>,
 }
 
+/// So many are fetched one by one.
+const FEW: i64 = 10_000;
+
 const CONTRACT_COLUMNS: &str =
     "email, auth_user_id, app_user_id, sync_status, auth_created_at, app_created_at, detail";
 
@@ -96,31 +99,30 @@ impl Kept {
         });
         let wanted: Vec<String> = question.wanted.iter().map(|s| (*s).to_owned()).collect();
         let args = [vec![email.to_owned()].into(), wanted.into(), Arg::of(question.limit)];
-        rows.pour(session, plan, &args);
+        rows.pour(session, plan, &args, None);
     }
 
     fn all(&self, session: &Session, question: &Question, rows: &RowWriter) {
         if question.limit.is_none() && question.wanted.len() == STATUSES.len() {
             return self.everybody(session, rows);
         }
-        let mut left = question.limit;
+        let mut left = question.limit.map(|limit| limit as u64);
         let survey = self.survey();
-        let mut pour = |sql: String| {
-            if left == Some(0) {
-                return;
-            }
-            let sql = format!("SELECT {CONTRACT_COLUMNS} FROM ({sql}) s LIMIT $1");
-            let plan = session.prepare_read(&sql, &[INT8OID], false);
-            let written = rows.pour(session, &plan, &[Arg::of(left)]);
-            left = left.map(|left| left - written as i64);
-        };
-        if question.wanted.contains(&"SYNCED") {
-            pour(survey.synced_sql());
+        if question.wanted.contains(&"SYNCED") && left != Some(0) {
+            let few = question.limit.is_some_and(|limit| limit <= FEW);
+            let sql = survey.synced_sql(few);
+            let sql = format!("SELECT {CONTRACT_COLUMNS} FROM ({sql}) s");
+            let plan = session.prepare_read(&sql, &[], false);
+            let written = rows.pour(session, &plan, &[], left);
+            left = left.map(|left| left - written);
         }
         let others: Vec<&str> =
             question.wanted.iter().copied().filter(|status| *status != "SYNCED").collect();
-        if !others.is_empty() {
-            pour(survey.rows_of(Which::Apart, &others));
+        if !others.is_empty() && left != Some(0) {
+            let sql = survey.rows_of(Which::Apart, &others);
+            let sql = format!("SELECT {CONTRACT_COLUMNS} FROM ({sql}) s");
+            let plan = session.prepare_read(&sql, &[], false);
+            rows.pour(session, &plan, &[], left);
         }
     }
 
@@ -136,7 +138,7 @@ impl Kept {
         let sql =
             format!("SELECT {CONTRACT_COLUMNS} FROM ({}) s", survey.rows_sql(Which::Aside));
         let plan = session.prepare_read(&sql, &[], false);
-        rows.pour(session, &plan, &[]);
+        rows.pour(session, &plan, &[], None);
     }
 
     /// How many users have each of [`STATUSES`].

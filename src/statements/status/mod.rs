@@ -8,7 +8,7 @@ mod answer;
 mod look;
 mod words;
 
-use crate::catalog::{App, Auth, Column, Ways};
+use crate::catalog::{App, Auth, Column, Way, Ways};
 use crate::pg::Session;
 use crate::settings;
 use onagui_decide::signup::LinkPolicy;
@@ -67,8 +67,14 @@ fn lone_key() -> String {
     )
 }
 
+#[derive(Clone, Copy)]
+enum Side {
+    Auth,
+    App,
+}
+
 /// More e-mails than this are looked up by reading the whole table.
-const FEW: usize = 10_000;
+const FEW: usize = 1_000;
 
 impl<'a> Survey<'a> {
     pub fn new(session: &Session, auth: &'a Auth, app: &'a App) -> Self {
@@ -105,6 +111,7 @@ impl<'a> Survey<'a> {
         };
         format!(
             "WITH {common},
+             facts AS MATERIALIZED ({facts}),
              verdict AS (
                  SELECT pair.auth_id, pair.auth_email, pair.auth_created_at, pair.confirmed,
                         pair.app_id, pair.app_email, pair.app_created_at,
@@ -122,19 +129,23 @@ impl<'a> Survey<'a> {
             differs = look::differs("pair.auth_email", "pair.app_email"),
             synced = Why::Synced.word(),
             email_mismatch = Why::EmailMismatch.word(),
+            facts = facts(),
             lone = self.lone_verdicts(),
             status = words::status("v.why"),
             detail = words::detail("r", settings::link_policy() == LinkPolicy::Never),
         )
     }
 
-    /// The SYNCED ones of everybody, by a join on the id alone, with the columns the contract names.
-    pub fn synced_sql(&self) -> String {
+    /// SYNCED users, the columns the contract names. `few`: one by one by index, for a caller who soon has enough.
+    pub fn synced_sql(&self, few: bool) -> String {
+        if !few {
+            return format!("SELECT * FROM ({}) s WHERE s.sync_status = 'SYNCED'", self.all_sql());
+        }
         format!(
             "SELECT coalesce(nullif(a.email, ''), p.email) AS email, a.id AS auth_user_id, p.id AS app_user_id,
                     'SYNCED'::text AS sync_status, a.created_at AS auth_created_at, p.created_at AS app_created_at,
                     NULL::text AS detail
-               FROM ({}) a JOIN ({}) p ON p.id = a.id
+               FROM ({}) a CROSS JOIN LATERAL ({} AND u.id = a.id OFFSET 0) p
               WHERE NOT {}",
             self.auth_rows(),
             self.app_rows(),
@@ -208,16 +219,18 @@ impl<'a> Survey<'a> {
 
     /// `pair`, `lone`, `at_auth`, `at_app` for everybody who is not SYNCED.
     fn apart(&self, wanted: &[&str]) -> String {
-        let within = |set: &[&str]| wanted.iter().all(|status| set.contains(status));
+        let wants = |some: &[&str]| some.iter().any(|status| wanted.contains(status));
         // One side alone will do where the verdicts of the other are not asked for.
-        let join = if within(&["SYNCED", "EMAIL_MISMATCH"]) {
-            "JOIN"
-        } else if within(&["SYNCED", "EMAIL_MISMATCH", "MISSING_IN_APP_USERS"]) {
-            "LEFT JOIN"
-        } else if within(&["SYNCED", "EMAIL_MISMATCH", "MISSING_IN_AUTH"]) {
-            "RIGHT JOIN"
+        let side = if wants(&["MISMATCHED", "DUPLICATE", "PENDING", "CONFLICT"])
+            || wants(&["MISSING_IN_APP_USERS"]) && wants(&["MISSING_IN_AUTH"])
+        {
+            "auth_id IS NULL OR app_id IS NULL"
+        } else if wants(&["MISSING_IN_APP_USERS"]) {
+            "auth_id IS NOT NULL AND app_id IS NULL"
+        } else if wants(&["MISSING_IN_AUTH"]) {
+            "auth_id IS NULL"
         } else {
-            "FULL JOIN"
+            "false"
         };
         let differs = if wanted.contains(&"EMAIL_MISMATCH") {
             format!(" OR {}", look::differs("a.email", "p.email"))
@@ -227,60 +240,71 @@ impl<'a> Survey<'a> {
         format!(
             "apart AS MATERIALIZED (
                  SELECT {BOTH_SIDES}, {key}
-                   FROM ({auth}) a {join} ({app}) p ON p.id = a.id
+                   FROM ({auth}) a FULL JOIN ({app}) p ON p.id = a.id
                   WHERE a.id IS NULL OR p.id IS NULL{differs}),
              pair AS (SELECT * FROM apart WHERE auth_id IS NOT NULL AND app_id IS NOT NULL),
              {lone}",
             auth = self.auth_rows(),
             app = self.app_rows(),
             key = lone_key(),
-            lone = self.lone_from("apart"),
+            lone = self.lone_from("apart", side),
         )
     }
 
     /// The same where everybody has been read by [`Survey::all_sql`] and the lone ones were put aside.
     fn aside(&self) -> String {
-        format!("pair AS (SELECT * FROM {ASIDE} WHERE false), {}", self.lone_from(ASIDE))
+        format!("pair AS (SELECT * FROM {ASIDE} WHERE false), {}", self.lone_from(ASIDE, "true"))
     }
 
-    fn lone_from(&self, source: &str) -> String {
+    fn lone_from(&self, source: &str, side: &str) -> String {
         format!(
-            "lone AS (SELECT * FROM {source} WHERE auth_id IS NULL OR app_id IS NULL),
+            "lone AS (SELECT *, auth_id IS NOT NULL AS is_auth FROM {source} WHERE {side}),
              wanted AS MATERIALIZED (SELECT DISTINCT key FROM lone WHERE key IS NOT NULL),
              at_auth AS ({at_auth}),
              at_app AS ({at_app})",
-            at_auth = self.totals(&self.auth_rows(), self.ways.auth, "u.confirmed"),
-            at_app = self.totals(&self.app_rows(), self.ways.app, "NULL::boolean"),
+            at_auth = self.totals(Side::Auth),
+            at_app = self.totals(Side::App),
         )
     }
 
+    /// One table: its rows, their columns, the way to them by e-mail.
+    fn side(&self, side: Side) -> (String, &'static str, Way) {
+        match side {
+            Side::Auth => (self.auth_rows(), "id, email, created_at, confirmed", self.ways.auth),
+            Side::App => (self.app_rows(), "id, email, created_at", self.ways.app),
+        }
+    }
+
     /// For each key in `wanted`: how many rows of a table have it, and one of them.
-    fn totals(&self, rows: &str, way: crate::catalog::Way, confirmed: &str) -> String {
-        let columns = format!(
+    fn totals(&self, side: Side) -> String {
+        let (rows, columns, way) = self.side(side);
+        let confirmed = match side {
+            Side::Auth => "bool_and(u.confirmed)",
+            Side::App => "NULL::boolean",
+        };
+        let totals = format!(
             "count(*) AS n, (array_agg(u.id))[1] AS id, (array_agg(u.email))[1] AS email,
-             (array_agg(u.created_at))[1] AS created_at, bool_and({confirmed}) AS confirmed"
+             (array_agg(u.created_at))[1] AS created_at, {confirmed} AS confirmed"
         );
         look::either_way(
             way,
             FEW,
             &format!(
-                "SELECT k.key, u.* FROM wanted k CROSS JOIN LATERAL (SELECT {columns} FROM ({}) u) u WHERE u.n > 0",
-                look::probe(rows, way)
+                "SELECT k.key, u.* FROM wanted k CROSS JOIN LATERAL (SELECT {totals} FROM ({}) u) u WHERE u.n > 0",
+                look::probe(&rows, way)
             ),
-            &format!("SELECT u.key, {columns} FROM ({}) u GROUP BY u.key", look::sweep(rows)),
+            &format!("SELECT u.key, {totals} FROM ({}) u GROUP BY u.key", look::sweep(&rows, columns)),
         )
     }
 
     /// The rows of a table that have a key in `wanted`.
-    fn matches(&self, rows: &str, way: crate::catalog::Way) -> String {
+    fn matches(&self, side: Side) -> String {
+        let (rows, columns, way) = self.side(side);
         look::either_way(
             way,
             FEW,
-            &format!(
-                "SELECT u.*, k.key FROM wanted k CROSS JOIN LATERAL ({}) u",
-                look::probe(rows, way)
-            ),
-            &look::sweep(rows),
+            &format!("SELECT u.*, k.key FROM wanted k CROSS JOIN LATERAL ({}) u", look::probe(&rows, way)),
+            &look::sweep(&rows, columns),
         )
     }
 
@@ -292,8 +316,8 @@ impl<'a> Survey<'a> {
              found_auth AS MATERIALIZED ({}),
              found_app AS MATERIALIZED ({}),
              {}",
-            self.matches(&self.auth_rows(), self.ways.auth),
-            self.matches(&self.app_rows(), self.ways.app),
+            self.matches(Side::Auth),
+            self.matches(Side::App),
             self.among_found(),
             key = look::key("given.email"),
         )
@@ -314,8 +338,8 @@ impl<'a> Survey<'a> {
             key = look::key("u.email"),
             auth = self.auth_rows(),
             app = self.app_rows(),
-            found_auth = self.matches(&self.auth_rows(), self.ways.auth),
-            found_app = self.matches(&self.app_rows(), self.ways.app),
+            found_auth = self.matches(Side::Auth),
+            found_app = self.matches(Side::App),
         )
     }
 
@@ -329,11 +353,11 @@ impl<'a> Survey<'a> {
                  SELECT {BOTH_SIDES} FROM found_app p JOIN LATERAL ({auth} AND u.id = p.id OFFSET 0) a ON true),
              lone AS MATERIALIZED (
                  SELECT a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed,
-                        NULL::uuid AS app_id, NULL::text AS app_email, NULL::timestamptz AS app_created_at, a.key
+                        NULL::uuid AS app_id, NULL::text AS app_email, NULL::timestamptz AS app_created_at, a.key, true AS is_auth
                    FROM found_auth a
                   WHERE NOT EXISTS ({app} AND u.id = a.id OFFSET 0)
                  UNION ALL
-                 SELECT NULL, NULL, NULL, NULL, p.id, p.email, p.created_at, p.key
+                 SELECT NULL, NULL, NULL, NULL, p.id, p.email, p.created_at, p.key, false
                    FROM found_app p
                   WHERE NOT EXISTS ({auth} AND u.id = p.id OFFSET 0)),
              at_auth AS (SELECT u.key, {totals}, bool_and(u.confirmed) AS confirmed
@@ -356,7 +380,7 @@ impl<'a> Survey<'a> {
         format!(
             "SELECT l.auth_id, l.auth_email, l.auth_created_at, l.confirmed,
                     f.app_id, f.app_email, f.app_created_at, f.why, f.auth_n, f.app_n
-               FROM (SELECT l.*, {facts} FROM lone l {joins} WHERE l.auth_id IS NOT NULL) l
+               FROM (SELECT * FROM facts WHERE is_auth) l
               CROSS JOIN LATERAL (
                     SELECT CASE WHEN l.auth_n > 1 THEN '{several_auth}'
                                 WHEN l.app_n = 0 AND l.key IS NULL THEN '{missing_app_no_email}'
@@ -375,7 +399,7 @@ impl<'a> Survey<'a> {
              UNION ALL
              SELECT f.auth_id, f.auth_email, f.auth_created_at, f.confirmed,
                     l.app_id, l.app_email, l.app_created_at, f.why, f.auth_n, f.app_n
-               FROM (SELECT l.*, {facts} FROM lone l {joins} WHERE l.auth_id IS NULL) l
+               FROM (SELECT * FROM facts WHERE NOT is_auth) l
               CROSS JOIN LATERAL (
                     SELECT CASE WHEN l.auth_n = 0 AND ({known_l}) THEN '{deleted}'
                                 WHEN l.auth_n = 0 THEN '{missing_auth}'
@@ -393,14 +417,6 @@ impl<'a> Survey<'a> {
                            CASE WHEN {beside} THEN l.a_created_at END AS auth_created_at,
                            CASE WHEN {beside} THEN l.a_confirmed END AS confirmed) f
               WHERE f.why IS NOT NULL",
-            facts = "coalesce(ta.n, 0) AS auth_n, ta.id AS a_id, ta.email AS a_email,
-                     ta.created_at AS a_created_at, ta.confirmed AS a_confirmed,
-                     coalesce(tp.n, 0) AS app_n, tp.id AS p_id, tp.email AS p_email, tp.created_at AS p_created_at,
-                     coalesce(c.lone_auth, 0) AS lone_auth, coalesce(c.lone_app, 0) AS lone_app",
-            joins = "LEFT JOIN at_auth ta ON ta.key = l.key
-                     LEFT JOIN at_app tp ON tp.key = l.key
-                     LEFT JOIN (SELECT key, count(auth_id) AS lone_auth, count(*) - count(auth_id) AS lone_app
-                                  FROM lone WHERE key IS NOT NULL GROUP BY key) c ON c.key = l.key",
             one_row = words::any_of(
                 "v.why",
                 &[Why::NoId, Why::KnownId, Why::Mismatched, Why::Pending]
@@ -427,6 +443,23 @@ impl<'a> Survey<'a> {
             pending_duplicate = Why::PendingDuplicate.word(),
         )
     }
+}
+
+/// Each lone user with what is known of their e-mail: how many have it in all, and who; how many of these are lone.
+/// Nobody knows beforehand how many lone users there are. FULL JOIN, which is never done by comparing each with each,
+/// keeps a planner that guessed a few, for want of statistics, from taking hours over many. (So it is with the join on
+/// the id in [`Survey::all_sql`] and in `apart`.)
+fn facts() -> &'static str {
+    "SELECT l.*, coalesce(ta.n, 0) AS auth_n, ta.id AS a_id, ta.email AS a_email,
+            ta.created_at AS a_created_at, ta.confirmed AS a_confirmed,
+            coalesce(tp.n, 0) AS app_n, tp.id AS p_id, tp.email AS p_email, tp.created_at AS p_created_at,
+            coalesce(c.lone_auth, 0) AS lone_auth, coalesce(c.lone_app, 0) AS lone_app
+       FROM lone l
+       FULL JOIN at_auth ta ON ta.key = l.key
+       FULL JOIN at_app tp ON tp.key = l.key
+       FULL JOIN (SELECT key, count(*) FILTER (WHERE is_auth) AS lone_auth,
+                         count(*) FILTER (WHERE NOT is_auth) AS lone_app
+                    FROM lone WHERE key IS NOT NULL GROUP BY key) c ON c.key = l.key"
 }
 
 fn created_at(alias: &str, columns: &[Column]) -> String {

@@ -70,7 +70,9 @@ fn meaning(status: &str) -> &'static str {
 
 fn advice(status: &str) -> &'static str {
     match status {
-        "EMAIL_MISMATCH" => "The fix takes auth's e-mail over. Where auth has none, nothing is wiped.",
+        "EMAIL_MISMATCH" => {
+            "The fix takes auth's e-mail over. Where auth has none, nothing is wiped."
+        }
         "MISMATCHED" => {
             "The fix gives the app row, and all that refers to it, the auth user's id. Leave p_apply out to see first \
              what would be done."
@@ -84,19 +86,16 @@ fn advice(status: &str) -> &'static str {
              its owner is gone."
         }
         "PENDING" => "Nothing to do: the confirmation of the e-mail settles it.",
-        _ => {
-            "Decide which app row is whose. Leave p_apply out to see first what would be done."
-        }
+        _ => "Decide which app row is whose. Leave p_apply out to see first what would be done.",
     }
 }
 
 fn tell(out: &mut Vec<String>, user: &Listed) {
     let email = user.email.as_deref().filter(|email| !email.trim().is_empty());
     out.push(format!("  {}", email.map_or("(no e-mail)".into(), |email| shown(email, WIDTH - 2))));
-    for (side, id, created) in [
-        ("auth", &user.auth_id, &user.auth_created),
-        ("app ", &user.app_id, &user.app_created),
-    ] {
+    for (side, id, created) in
+        [("auth", &user.auth_id, &user.auth_created), ("app ", &user.app_id, &user.app_created)]
+    {
         if let Some(id) = id {
             let created = created.as_ref().map_or(String::new(), |day| format!("  created {day}"));
             out.push(format!("    {side}  {id}{created}"));

@@ -369,3 +369,27 @@ def test_many_users_spill_and_stay(town):
     assert counted == {"MISMATCHED": 15000, "MISSING_IN_AUTH": 5000}
     assert connection.one("SELECT count(*) FROM onagui.sync_status(p_limit => 7)") == 7
     assert connection.one("SELECT count(*) FROM onagui.sync_status(ARRAY['MISMATCHED'])") == 15000
+
+
+def test_nothing_of_the_tables_owners_runs_with_more_rights(town):
+    """Functions in expressions of indexes, statistics and constraints run when the planner folds them, as whoever plans."""
+    town.sql("INSERT INTO onagui.app_users (id, email) SELECT gen_random_uuid(), 'u' || i || '@x.org' FROM generate_series(1, 10) i")
+    town.sql(
+        """CREATE FUNCTION public.spy(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+               BEGIN
+                   IF pg_has_role(current_user, 'supabase_auth_admin', 'USAGE') THEN RAISE 'spied as %', current_user; END IF;
+                   RETURN $1;
+               END$$;
+           CREATE INDEX ON onagui.app_users (lower(btrim(email))) WHERE public.spy(1) = 1;
+           CREATE INDEX ON onagui.app_users ((public.spy(2) + length(email)));
+           CREATE STATISTICS onagui.spying ON (public.spy(3) + length(email)), (public.spy(4) - length(email)) FROM onagui.app_users;
+           ALTER TABLE onagui.app_users ADD CHECK (public.spy(5) = 5);
+           ANALYZE onagui.app_users"""
+    )
+    for call in CALLS:
+        connection = town.connect("postgres")
+        connection.execute(call)
+        connection.execute("SET constraint_exclusion = on")
+        connection.execute(call)
+    with pytest.raises(Exception, match="spied as supabase_admin"):  # so it would be
+        town.sql("EXPLAIN SELECT * FROM onagui.app_users WHERE length(email) = 1 AND email = 'x'", role="supabase_admin")

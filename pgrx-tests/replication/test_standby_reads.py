@@ -42,7 +42,7 @@ def test_all_of_it_reads_on_a_hot_standby(primary, standby):
     here = {call: db.sql(call) for call in CALLS}
     assert dict(here[CALLS[3]])["MISMATCHED"] == 2
 
-    end = db.one("SELECT pg_current_wal_flush_lsn()", role="supabase_admin")
+    end = db.one("SELECT pg_current_wal_insert_lsn()", role="supabase_admin")
     with standby.connect() as connection:
         wait_until(lambda: connection.one("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [end]), "the standby has caught up")
     with standby.connect(db.name, "postgres") as connection:

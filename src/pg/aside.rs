@@ -100,7 +100,13 @@ unsafe extern "C-unwind" fn done(_receiver: *mut pg_sys::DestReceiver) {}
 impl RowWriter {
     /// Adds the rows of a query that have a value in `column` (from 1, as in SQL), and returns the others. The answer's
     /// columns are the query's first ones.
-    pub fn pour_decided(&self, session: &Session, plan: &Plan, args: &[Arg], column: usize) -> Aside {
+    pub fn pour_decided(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        args: &[Arg],
+        column: usize,
+    ) -> Aside {
         // SAFETY: everything the receiver points to outlives the execution.
         unsafe {
             let mut switch = Switch {

@@ -35,6 +35,7 @@ pub fn start() {
         std::env::set_var("RUST_LIB_BACKTRACE", "0");
         pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), pg_sys::Datum::null());
         pg_sys::MarkGUCPrefixReserved(c"onagui_sync".as_ptr());
+        super::nobody::start();
     }
 }
 

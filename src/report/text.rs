@@ -20,10 +20,8 @@ fn escaped(c: char) -> String {
 
 /// As people may see it, at most `longest` characters.
 pub fn shown(text: &str, longest: usize) -> String {
-    let all: String = text
-        .chars()
-        .map(|c| if is_odd(c) { escaped(c) } else { c.to_string() })
-        .collect();
+    let all: String =
+        text.chars().map(|c| if is_odd(c) { escaped(c) } else { c.to_string() }).collect();
     if all.chars().count() <= longest {
         return all;
     }
@@ -62,7 +60,7 @@ pub fn thousands(n: i64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

@@ -172,9 +172,9 @@ fn drop_trigger(session: &Session, name: &str) {
 pub fn faults(session: &Session, auth: &Auth) -> (Vec<String>, &'static str) {
     let found = |name: &str| find(session, auth.table, name);
     // Whoever attached them for replicated rows wants them so.
-    let always = wanted(auth, false).iter().any(|trigger| {
-        found(trigger.name).is_some_and(|found| found.ours && found.state == "A")
-    });
+    let always = wanted(auth, false)
+        .iter()
+        .any(|trigger| found(trigger.name).is_some_and(|found| found.ours && found.state == "A"));
     let state = if always { "A" } else { "O" };
     let mut faults = Vec::new();
     for trigger in wanted(auth, always) {
@@ -191,12 +191,21 @@ pub fn faults(session: &Session, auth: &Auth) -> (Vec<String>, &'static str) {
                 "trigger {name} on auth.users does not fire for the same rows as the others"
             )),
             Some(found)
-                if found.level != level(&trigger.definition) || found.columns != trigger.columns =>
+                if found.level != level(&trigger.definition)
+                    || found.columns != trigger.columns =>
             {
-                faults.push(format!("trigger {name} on auth.users is not as enable_sync() makes it"));
+                faults
+                    .push(format!("trigger {name} on auth.users is not as enable_sync() makes it"));
             }
             Some(_) => {}
         }
     }
-    (faults, if always { "SELECT onagui.enable_sync(p_always => true);" } else { "SELECT onagui.enable_sync();" })
+    (
+        faults,
+        if always {
+            "SELECT onagui.enable_sync(p_always => true);"
+        } else {
+            "SELECT onagui.enable_sync();"
+        },
+    )
 }

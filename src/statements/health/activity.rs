@@ -39,7 +39,10 @@ pub fn failures(session: &Session, _: House, report: &mut Report) -> Result<(), 
         };
         let last: String = rows.get(0, 3).unwrap_or_default();
         report.warn(
-            format!("{} in the last day not mended yet; the last one: {last}", count(unmended, "failure")),
+            format!(
+                "{} in the last day not mended yet; the last one: {last}",
+                count(unmended, "failure")
+            ),
             format!("SELECT * FROM onagui.fix_user_ids({whom}p_apply => true);"),
         );
     }
@@ -67,7 +70,10 @@ pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), E
     }
     let since: String = rows.get(0, 2).unwrap_or_else(|| "unknown".into());
     let oldest: String = rows.get(0, 4).unwrap_or_default();
-    let detail = format!("{} for a confirmed e-mail, the oldest since {since}", count(waiting, "link") + " waiting");
+    let detail = format!(
+        "{} for a confirmed e-mail, the oldest since {since}",
+        count(waiting, "link") + " waiting"
+    );
     if rows.get::<bool>(0, 3).unwrap_or_default() {
         report.warn(
             detail,
@@ -86,8 +92,10 @@ pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), E
 pub fn out_of_step(_: &Session, house: House, report: &mut Report) -> Result<(), Error> {
     let counted = Kept::get(house)?.summary();
     let of = |status: &str| counted.iter().find(|(name, _)| *name == status).map_or(0, |(_, n)| *n);
-    let fixable: i64 =
-        ["EMAIL_MISMATCH", "MISMATCHED", "DUPLICATE", "MISSING_IN_APP_USERS"].into_iter().map(of).sum();
+    let fixable: i64 = ["EMAIL_MISMATCH", "MISMATCHED", "DUPLICATE", "MISSING_IN_APP_USERS"]
+        .into_iter()
+        .map(of)
+        .sum();
     if fixable > 0 {
         report.warn(
             format!("{} out of step that a fix can bring back", count(fixable, "user")),

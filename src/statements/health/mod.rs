@@ -98,7 +98,9 @@ pub fn examine(house: House) -> Result<Vec<Finding>, Error> {
         let before = findings.len();
         let outcome = subtransaction(|| {
             let mut report = Report { check, findings: &mut findings };
-            pg::as_role(house.owner, || connect(|session| look(session, house, &mut report)))
+            pg::as_role(house.owner, || {
+                pg::planned_by_nobody(|| connect(|session| look(session, house, &mut report)))
+            })
         });
         let Err(failure) = outcome else { continue };
         if onagui_decide::failure::must_pass_on(&failure.sqlstate) {
@@ -110,7 +112,10 @@ pub fn examine(house: House) -> Result<Vec<Finding>, Error> {
         let (state, detail) = if matches!(failure.sqlstate.as_str(), "42P01" | "42703" | "42804") {
             (State::Warn, format!("could not be checked: {}", failure.message))
         } else {
-            (State::Fail, format!("could not be checked: {} ({})", failure.message, failure.sqlstate))
+            (
+                State::Fail,
+                format!("could not be checked: {} ({})", failure.message, failure.sqlstate),
+            )
         };
         findings.push(Finding { check, state, detail, remedy: hint });
     }

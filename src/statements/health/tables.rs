@@ -9,13 +9,10 @@ use crate::statements::{mapping, quote};
 
 pub fn version(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let library = env!("CARGO_PKG_VERSION");
-    let sql: String = read(
-        session,
-        "SELECT extversion FROM pg_extension WHERE extname = 'onagui_sync'",
-        &[],
-    )
-    .one()
-    .unwrap_or_default();
+    let sql: String =
+        read(session, "SELECT extversion FROM pg_extension WHERE extname = 'onagui_sync'", &[])
+            .one()
+            .unwrap_or_default();
     if sql == library {
         report.ok(format!("library and SQL are both {library}"));
     } else {
@@ -82,7 +79,8 @@ fn remedy(error: &Error) -> (String, String) {
         }
         Error::TableMissing { .. } => (
             None,
-            "-- Start the Auth server once, it makes the table. Then: SELECT onagui.enable_sync();".into(),
+            "-- Start the Auth server once, it makes the table. Then: SELECT onagui.enable_sync();"
+                .into(),
         ),
         Error::NotATable { table, kind } => (
             Some(format!("{table} is a {kind}, not a table")),
@@ -97,7 +95,9 @@ fn remedy(error: &Error) -> (String, String) {
         Error::ColumnMissing { table, column } => (
             None,
             match (*table, *column) {
-                (AUTH_USERS, _) => "-- The Auth server makes this column; do not add it by hand.".into(),
+                (AUTH_USERS, _) => {
+                    "-- The Auth server makes this column; do not add it by hand.".into()
+                }
                 (_, "id") => format!("ALTER TABLE {table} ADD COLUMN id uuid UNIQUE;"),
                 _ => format!("ALTER TABLE {table} ADD COLUMN email text;"),
             },
@@ -105,7 +105,9 @@ fn remedy(error: &Error) -> (String, String) {
         Error::ColumnUnfit { table, column, found, wanted } => (
             Some(format!("{table}.{column} is {found}; it must be {wanted}")),
             match *column {
-                "id" => format!("ALTER TABLE {table} ALTER COLUMN id TYPE uuid USING id::text::uuid;"),
+                "id" => {
+                    format!("ALTER TABLE {table} ALTER COLUMN id TYPE uuid USING id::text::uuid;")
+                }
                 _ => format!("ALTER TABLE {table} ALTER COLUMN email TYPE text USING email::text;"),
             },
         ),

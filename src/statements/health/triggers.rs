@@ -10,7 +10,8 @@ pub fn triggers(session: &Session, _: House, report: &mut Report) -> Result<(), 
     let auth = Auth::read(session)?;
     let (faults, remedy) = signup::triggers::faults(session, &auth);
     for fault in &faults {
-        let foreign = fault.strip_prefix("auth.users has a trigger ").and_then(|rest| rest.split(' ').next());
+        let foreign =
+            fault.strip_prefix("auth.users has a trigger ").and_then(|rest| rest.split(' ').next());
         report.fail(
             format!("{fault}: sign-ups are not synced as they should be"),
             match foreign {

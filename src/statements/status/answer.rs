@@ -39,6 +39,11 @@ const FEW: i64 = 10_000;
 const CONTRACT_COLUMNS: &str =
     "email, auth_user_id, app_user_id, sync_status, auth_created_at, app_created_at, detail";
 
+/// As the extension's owner, who may read both tables, and without running anything of the tables' owners.
+fn look<R>(house: House, f: impl FnOnce() -> R) -> R {
+    pg::as_role(house.owner, || pg::planned_by_nobody(f))
+}
+
 impl Kept {
     /// Fails with a hint where a table is missing or does not fit.
     pub fn get(house: House) -> Result<Rc<Kept>, Error> {
@@ -62,7 +67,7 @@ impl Kept {
         let mapping = pg::table_named(c"onagui", c"sync_column");
         pg::watch([auth.unwrap_or(none), app.unwrap_or(none), mapping.unwrap_or(none)]);
         let version = pg::watched_version();
-        let kept = pg::as_role(house.owner, || {
+        let kept = look(house, || {
             connect(|session| -> Result<Kept, Error> {
                 let auth = Auth::read(session)?;
                 let app = App::read(session)?;
@@ -81,7 +86,7 @@ impl Kept {
 
     /// Writes the rows asked for. SYNCED users come first: they are found by a join that can stop early.
     pub fn answer(&self, question: &Question, rows: &RowWriter) {
-        pg::as_role(self.house.owner, || {
+        look(self.house, || {
             connect(|session| match &question.email {
                 Some(email) => self.one(session, email, question, rows),
                 None => self.all(session, question, rows),
@@ -135,8 +140,7 @@ impl Kept {
             return;
         }
         session.offer_aside(c"apart_rows", &aside);
-        let sql =
-            format!("SELECT {CONTRACT_COLUMNS} FROM ({}) s", survey.rows_sql(Which::Aside));
+        let sql = format!("SELECT {CONTRACT_COLUMNS} FROM ({}) s", survey.rows_sql(Which::Aside));
         let plan = session.prepare_read(&sql, &[], false);
         rows.pour(session, &plan, &[], None);
     }
@@ -150,16 +154,14 @@ impl Kept {
             words::any_of("s.why", &words::WITHOUT_APP_ROW),
             survey.rows_sql(Which::Apart),
         );
-        pg::as_role(self.house.owner, || {
+        look(self.house, || {
             connect(|session| {
                 let read = |sql: &str| {
                     let plan = session.prepare_read(sql, &[], false);
                     session.execute(&plan, &[], Mode::Read)
                 };
                 // Each app row is in one row of the survey: those that are not among the others are SYNCED.
-                let mut synced = read(&survey.app_count_sql())
-                    .one::<i64>()
-                    .unwrap_or_default();
+                let mut synced = read(&survey.app_count_sql()).one::<i64>().unwrap_or_default();
                 let rows = read(&apart);
                 let mut counted = STATUSES.map(|status| (status, 0));
                 for row in 0..rows.len() {
@@ -208,7 +210,7 @@ impl Kept {
               WHERE place <= $1 ORDER BY sync_status, place",
             self.survey().rows_sql(Which::Apart)
         );
-        pg::as_role(self.house.owner, || {
+        look(self.house, || {
             connect(|session| {
                 let head = session.run(
                     "SELECT current_database()::text, to_char(now(), 'YYYY-MM-DD HH24:MI OF')",

@@ -6,6 +6,7 @@
 
 mod answer;
 mod look;
+mod verdicts;
 mod words;
 
 use crate::catalog::{App, Auth, Column, Way, Ways};
@@ -28,10 +29,6 @@ pub const STATUSES: [&str; 8] = [
     "CONFLICT",
 ];
 
-/// The columns of [`Survey::rows_sql`], in order.
-pub const COLUMNS: &str = "email, auth_user_id, app_user_id, sync_status, auth_created_at, app_created_at, detail, \
-                           auth_email, app_email, confirmed, why";
-
 /// Whose rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Which {
@@ -39,8 +36,6 @@ pub enum Which {
     Apart,
     /// Everybody who has one of the e-mails in `$1 text[]` on either side, SYNCED ones too.
     Emails,
-    /// Everybody whose auth id is in `$1 uuid[]` or whose app row's id is in `$2 uuid[]`, SYNCED ones too.
-    Ids,
     /// Those put aside from [`Survey::all_sql`], offered as [`ASIDE`].
     Aside,
 }
@@ -81,9 +76,10 @@ impl<'a> Survey<'a> {
         Survey { auth, app, ways: Ways::read(session, auth, app) }
     }
 
-    /// A SELECT of [`COLUMNS`], one row for each user as the contract counts them, in no order. To be run as the
+    /// A SELECT, one row for each user as the contract counts them, in no order. To be run as the
     /// extension's owner.
     ///
+    /// Its columns are the contract's, then auth_email, app_email, confirmed, why.
     /// `confirmed` is the auth user's (NULL without one), `auth_email` and `app_email` are the two sides' e-mails to
     /// the letter, `why` is a short word for the reason (see words.rs).
     pub fn rows_sql(&self, which: Which) -> String {
@@ -93,13 +89,10 @@ impl<'a> Survey<'a> {
     /// The same, for those of the statuses in `wanted` only; what these do not need is not computed.
     pub fn rows_of(&self, which: Which, wanted: &[&str]) -> String {
         let wants = |status: &str| wanted.contains(&status);
-        let (common, narrow) = match which {
-            Which::Apart => (self.apart(wanted), String::new()),
-            Which::Aside => (self.aside(), String::new()),
-            Which::Emails => (self.by_email(), String::new()),
-            Which::Ids => {
-                (self.by_id(), " AND (r.auth_id = ANY ($1) OR r.app_id = ANY ($2))".to_owned())
-            }
+        let common = match which {
+            Which::Apart => self.apart(wanted),
+            Which::Aside => self.aside(),
+            Which::Emails => self.by_email(),
         };
         let list: Vec<String> = wanted.iter().map(|status| format!("'{status}'")).collect();
         let filter = if STATUSES.iter().all(|status| wants(status)) {
@@ -125,12 +118,12 @@ impl<'a> Survey<'a> {
                     r.auth_id AS auth_user_id, r.app_id AS app_user_id, r.status AS sync_status,
                     r.auth_created_at, r.app_created_at, {detail} AS detail,
                     r.auth_email, r.app_email, r.confirmed, r.why
-               FROM r WHERE r.why IS NOT NULL{filter}{narrow}",
+               FROM r WHERE r.why IS NOT NULL{filter}",
             differs = look::differs("pair.auth_email", "pair.app_email"),
             synced = Why::Synced.word(),
             email_mismatch = Why::EmailMismatch.word(),
-            facts = facts(),
-            lone = self.lone_verdicts(),
+            facts = verdicts::facts(),
+            lone = verdicts::lone_verdicts(),
             status = words::status("v.why"),
             detail = words::detail("r", settings::link_policy() == LinkPolicy::Never),
         )
@@ -293,7 +286,10 @@ impl<'a> Survey<'a> {
                 "SELECT k.key, u.* FROM wanted k CROSS JOIN LATERAL (SELECT {totals} FROM ({}) u) u WHERE u.n > 0",
                 look::probe(&rows, way)
             ),
-            &format!("SELECT u.key, {totals} FROM ({}) u GROUP BY u.key", look::sweep(&rows, columns)),
+            &format!(
+                "SELECT u.key, {totals} FROM ({}) u GROUP BY u.key",
+                look::sweep(&rows, columns)
+            ),
         )
     }
 
@@ -303,7 +299,10 @@ impl<'a> Survey<'a> {
         look::either_way(
             way,
             FEW,
-            &format!("SELECT u.*, k.key FROM wanted k CROSS JOIN LATERAL ({}) u", look::probe(&rows, way)),
+            &format!(
+                "SELECT u.*, k.key FROM wanted k CROSS JOIN LATERAL ({}) u",
+                look::probe(&rows, way)
+            ),
             &look::sweep(&rows, columns),
         )
     }
@@ -320,26 +319,6 @@ impl<'a> Survey<'a> {
             self.matches(Side::App),
             self.among_found(),
             key = look::key("given.email"),
-        )
-    }
-
-    /// The same for the ids in `$1` (auth) and `$2` (app): they, and whoever has their e-mails.
-    fn by_id(&self) -> String {
-        format!(
-            "named_auth AS MATERIALIZED (SELECT u.*, {key} AS key FROM ({auth}) u WHERE u.id = ANY ($1)),
-             named_app AS MATERIALIZED (SELECT u.*, {key} AS key FROM ({app}) u WHERE u.id = ANY ($2)),
-             wanted AS MATERIALIZED (
-                 SELECT key FROM named_auth WHERE key IS NOT NULL
-                 UNION SELECT key FROM named_app WHERE key IS NOT NULL),
-             found_auth AS MATERIALIZED ({found_auth} UNION ALL SELECT * FROM named_auth WHERE key IS NULL),
-             found_app AS MATERIALIZED ({found_app} UNION ALL SELECT * FROM named_app WHERE key IS NULL),
-             {}",
-            self.among_found(),
-            key = look::key("u.email"),
-            auth = self.auth_rows(),
-            app = self.app_rows(),
-            found_auth = self.matches(Side::Auth),
-            found_app = self.matches(Side::App),
         )
     }
 
@@ -367,99 +346,6 @@ impl<'a> Survey<'a> {
             auth = self.auth_rows(),
         )
     }
-
-    /// The rules for auth users without a row of their own and app rows without an auth user, in order of precedence.
-    /// `at_auth` and `at_app` count everybody with the e-mail; `lone_auth` and `lone_app` those without counterpart.
-    fn lone_verdicts(&self) -> String {
-        let known = |id: &str| {
-            format!(
-                "EXISTS (SELECT FROM ONLY auth.users k WHERE k.id = {id})
-                 OR EXISTS (SELECT FROM onagui.sync_known_id k WHERE k.auth_user_id = {id})"
-            )
-        };
-        format!(
-            "SELECT l.auth_id, l.auth_email, l.auth_created_at, l.confirmed,
-                    f.app_id, f.app_email, f.app_created_at, f.why, f.auth_n, f.app_n
-               FROM (SELECT * FROM facts WHERE is_auth) l
-              CROSS JOIN LATERAL (
-                    SELECT CASE WHEN l.auth_n > 1 THEN '{several_auth}'
-                                WHEN l.app_n = 0 AND l.key IS NULL THEN '{missing_app_no_email}'
-                                WHEN l.app_n = 0 THEN '{missing_app}'
-                                WHEN l.app_n > 1 THEN '{several_app}'
-                                WHEN l.lone_app = 0 THEN '{anothers_row}'
-                                WHEN l.p_id IS NULL THEN '{no_id}'
-                                WHEN {known_p} THEN '{known_id}'
-                                WHEN l.confirmed THEN '{mismatched}'
-                                ELSE '{pending}' END AS why OFFSET 0) v
-              CROSS JOIN LATERAL (
-                    SELECT v.why, l.auth_n, l.app_n,
-                           CASE WHEN {one_row} THEN l.p_id END AS app_id,
-                           CASE WHEN {one_row} THEN l.p_email END AS app_email,
-                           CASE WHEN {one_row} THEN l.p_created_at END AS app_created_at) f
-             UNION ALL
-             SELECT f.auth_id, f.auth_email, f.auth_created_at, f.confirmed,
-                    l.app_id, l.app_email, l.app_created_at, f.why, f.auth_n, f.app_n
-               FROM (SELECT * FROM facts WHERE NOT is_auth) l
-              CROSS JOIN LATERAL (
-                    SELECT CASE WHEN l.auth_n = 0 AND ({known_l}) THEN '{deleted}'
-                                WHEN l.auth_n = 0 THEN '{missing_auth}'
-                                WHEN l.auth_n > 1 THEN '{app_of_several_auth}'
-                                WHEN l.lone_auth > 0 AND l.app_n > 1 THEN '{one_of_several_app}'
-                                WHEN l.lone_auth > 0 THEN NULL -- shown with its auth user
-                                WHEN l.app_id IS NULL THEN '{no_id_beside_own}'
-                                WHEN {known_l} THEN '{known_id_beside_own}'
-                                WHEN l.a_confirmed THEN '{duplicate}'
-                                ELSE '{pending_duplicate}' END AS why OFFSET 0) v
-              CROSS JOIN LATERAL (
-                    SELECT v.why, l.auth_n, l.app_n,
-                           CASE WHEN {beside} THEN l.a_id END AS auth_id,
-                           CASE WHEN {beside} THEN l.a_email END AS auth_email,
-                           CASE WHEN {beside} THEN l.a_created_at END AS auth_created_at,
-                           CASE WHEN {beside} THEN l.a_confirmed END AS confirmed) f
-              WHERE f.why IS NOT NULL",
-            one_row = words::any_of(
-                "v.why",
-                &[Why::NoId, Why::KnownId, Why::Mismatched, Why::Pending]
-            ),
-            beside = words::any_of("v.why", &words::NAMES_ANOTHERS_AUTH_USER),
-            known_p = known("l.p_id"),
-            known_l = known("l.app_id"),
-            several_auth = Why::SeveralAuth.word(),
-            missing_app_no_email = Why::MissingAppNoEmail.word(),
-            missing_app = Why::MissingApp.word(),
-            several_app = Why::SeveralApp.word(),
-            anothers_row = Why::AnothersRow.word(),
-            no_id = Why::NoId.word(),
-            known_id = Why::KnownId.word(),
-            mismatched = Why::Mismatched.word(),
-            pending = Why::Pending.word(),
-            deleted = Why::Deleted.word(),
-            missing_auth = Why::MissingAuth.word(),
-            app_of_several_auth = Why::AppOfSeveralAuth.word(),
-            one_of_several_app = Why::OneOfSeveralApp.word(),
-            no_id_beside_own = Why::NoIdBesideOwn.word(),
-            known_id_beside_own = Why::KnownIdBesideOwn.word(),
-            duplicate = Why::Duplicate.word(),
-            pending_duplicate = Why::PendingDuplicate.word(),
-        )
-    }
-}
-
-/// Each lone user with what is known of their e-mail: how many have it in all, and who; how many of these are lone.
-/// Nobody knows beforehand how many lone users there are. FULL JOIN, which is never done by comparing each with each,
-/// keeps a planner that guessed a few, for want of statistics, from taking hours over many. (So it is with the join on
-/// the id in [`Survey::all_sql`] and in `apart`.)
-fn facts() -> &'static str {
-    "SELECT l.*, coalesce(ta.n, 0) AS auth_n, ta.id AS a_id, ta.email AS a_email,
-            ta.created_at AS a_created_at, ta.confirmed AS a_confirmed,
-            coalesce(tp.n, 0) AS app_n, tp.id AS p_id, tp.email AS p_email, tp.created_at AS p_created_at,
-            coalesce(c.lone_auth, 0) AS lone_auth, coalesce(c.lone_app, 0) AS lone_app
-       FROM lone l
-       FULL JOIN at_auth ta ON ta.key = l.key
-       FULL JOIN at_app tp ON tp.key = l.key
-       FULL JOIN (SELECT key, count(*) FILTER (WHERE is_auth) AS lone_auth,
-                         count(*) FILTER (WHERE NOT is_auth) AS lone_app
-                    FROM lone WHERE key IS NOT NULL GROUP BY key) c ON c.key = l.key"
 }
 
 fn created_at(alias: &str, columns: &[Column]) -> String {

@@ -187,21 +187,14 @@ pub fn any_of(why: &str, some: &[Why]) -> String {
 }
 
 fn choose(why: &str, some: &[Why], branch: impl Fn(Why) -> String) -> String {
-    let branches: Vec<String> = some
-        .iter()
-        .map(|each| format!("WHEN '{}' THEN {}", each.word(), branch(*each)))
-        .collect();
+    let branches: Vec<String> =
+        some.iter().map(|each| format!("WHEN '{}' THEN {}", each.word(), branch(*each))).collect();
     format!("CASE {why} {} END", branches.join(" "))
 }
 
 /// The rows that show no app row.
-pub const WITHOUT_APP_ROW: [Why; 5] = [
-    Why::MissingApp,
-    Why::MissingAppNoEmail,
-    Why::SeveralAuth,
-    Why::SeveralApp,
-    Why::AnothersRow,
-];
+pub const WITHOUT_APP_ROW: [Why; 5] =
+    [Why::MissingApp, Why::MissingAppNoEmail, Why::SeveralAuth, Why::SeveralApp, Why::AnothersRow];
 
 /// The rows that name an auth user who has a row of their own already.
 pub const NAMES_ANOTHERS_AUTH_USER: [Why; 2] = [Why::Duplicate, Why::PendingDuplicate];

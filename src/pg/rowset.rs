@@ -45,11 +45,14 @@ impl RowSet {
 
     /// The rows of `table` that a query answered whole (`SELECT t FROM table t`).
     pub fn of_rows(rows: &super::Rows, table: pg_sys::Oid) -> Self {
-        // SAFETY: the row type's descriptor is copied, so it lives as long as the current memory context; a composite
-        // value is a tuple of that type, dropped columns included.
+        // SAFETY: the row type's descriptor is copied; it and the store live as long as the (sub)transaction, since the
+        // set outlives the connection that `rows` came through; a composite value is a tuple of that type, dropped
+        // columns included.
         unsafe {
             let kind = pg_sys::get_rel_type_id(table);
+            let before = pg_sys::MemoryContextSwitchTo(pg_sys::CurTransactionContext);
             let set = Self::empty(table, pg_sys::lookup_rowtype_tupdesc_copy(kind, -1));
+            pg_sys::MemoryContextSwitchTo(before);
             for row in 0..rows.len() {
                 let datum = rows.datum(row, 1).expect("a whole row is not NULL");
                 let header = pg_sys::pg_detoast_datum(datum.cast_mut_ptr())

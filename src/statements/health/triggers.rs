@@ -22,7 +22,7 @@ pub fn triggers(session: &Session, _: House, report: &mut Report) -> Result<(), 
             },
         );
     }
-    let strays = read(session, STRAYS, &[]);
+    let strays = read(session, STRAYS, &[auth.table.into()]);
     for row in 0..strays.len() {
         report.fail(
             strays.get::<String>(row, 1).unwrap_or_default(),
@@ -43,7 +43,7 @@ const STRAYS: &str = "
       FROM pg_trigger t
      WHERE t.tgfoid = 'onagui.sync_auth_user_to_app_users()'::regprocedure
        AND NOT t.tgisinternal AND t.tgparentid = 0
-       AND (t.tgrelid <> to_regclass('auth.users')
+       AND (t.tgrelid <> $1
             OR t.tgname NOT IN ('trigger_sync_auth_user_to_app_users', 'trigger_sync_auth_user_changes',
                                 'trigger_sync_auth_user_deletes', 'trigger_sync_auth_user_truncates'))
      ORDER BY 1";

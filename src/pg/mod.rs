@@ -3,6 +3,7 @@
 //! What leaves this room is safe to use from the others. A Postgres error travels as a Rust panic from the call that
 //! raised it up to a [`subtransaction`] or to the [`door`](crate::door), the only two places that catch it.
 
+mod aside;
 mod call;
 mod capture;
 mod doors;

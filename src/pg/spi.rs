@@ -1,7 +1,7 @@
 //! The server programming interface: prepared plans, arguments, rows.
 
-use super::loader::Loader;
 use super::aside::Aside;
+use super::loader::Loader;
 use super::rowset::RowSet;
 use pgrx::datum::{FromDatum, IntoDatum};
 use pgrx::pg_sys;

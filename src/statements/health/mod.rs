@@ -98,9 +98,7 @@ pub fn examine(house: House) -> Result<Vec<Finding>, Error> {
         let before = findings.len();
         let outcome = subtransaction(|| {
             let mut report = Report { check, findings: &mut findings };
-            pg::as_role(house.owner, || {
-                connect(|session| look(session, house, &mut report))
-            })
+            pg::as_role(house.owner, || connect(|session| look(session, house, &mut report)))
         });
         let Err(failure) = outcome else { continue };
         if onagui_decide::failure::must_pass_on(&failure.sqlstate) {

@@ -97,6 +97,30 @@ pub enum Error {
         table: String,
         columns: Vec<String>,
     },
+    /// Rows would have to follow two keys that do not agree.
+    KeysDisagree {
+        table: String,
+        columns: Vec<String>,
+    },
+    /// The staying user's row takes over the key by which rows refer to the leaving one, and the foreign key would act.
+    KeyIsTaken {
+        table: String,
+        constraint: String,
+    },
+    /// Rows would refer to nobody.
+    Orphans {
+        table: String,
+        constraint: String,
+        rows: usize,
+    },
+    /// Rows that had the id before it was moved there have come to refer to the user.
+    Adopted {
+        table: String,
+    },
+    /// Rows without a primary key have changed, so that nobody knows which they were.
+    CannotTellApart {
+        table: String,
+    },
     /// Rows that would collide, in words.
     Collides {
         what: String,
@@ -311,6 +335,39 @@ impl From<Error> for Failure {
                 format!("Rows of {table} refer by ({}) to a key that is NULL there.", columns.join(", ")),
                 "Give the auth user's row of onagui.app_users that key, or move those rows, then try again.".into(),
             ),
+            Error::KeysDisagree { table, columns } => (
+                "23503",
+                "the user cannot be moved: rows would have to follow two keys that do not agree".into(),
+                format!("Rows of {table} refer by ({}) to rows that do not go together.", columns.join(", ")),
+                "Look at those rows, and at what they refer to by these columns; change them, then try again.".into(),
+            ),
+            Error::KeyIsTaken { table, constraint } => (
+                "23503",
+                "the users cannot be merged: rows refer to a key that would have to change hands".into(),
+                format!(
+                    "Rows of {table} refer by the foreign key {constraint} to a key of the leaving user that the auth \
+                     user's row lacks, and the foreign key acts on them when a key changes or goes."
+                ),
+                "Give the auth user's row of onagui.app_users a key of its own, or move those rows, then try again.".into(),
+            ),
+            Error::Orphans { table, constraint, rows } => (
+                "23503",
+                "the user cannot be moved: rows would refer to nobody".into(),
+                format!("{rows} rows of {table} would violate the foreign key {constraint}, or do so already (NOT VALID)."),
+                "Let those rows refer to what is there, or to NULL, then try again.".into(),
+            ),
+            Error::Adopted { table } => (
+                "55000",
+                "rows that had the id already refer to the user now".into(),
+                format!("rows of {table} had the id before the user got it, and refer to the user since"),
+                "Remove or change those rows, then try again.".into(),
+            ),
+            Error::CannotTellApart { table } => (
+                "55000",
+                "rows cannot be told apart".into(),
+                format!("rows of {table} had the id before, have changed, and cannot be told apart for want of a primary key"),
+                "Give the table a primary key.".into(),
+            ),
             Error::Collides { what, merge } => (
                 "23505",
                 if merge {
@@ -362,7 +419,7 @@ impl From<Error> for Failure {
                 format!("It must be {wanted}."),
             ),
             Error::NullArgument { name } => (
-                "22004",
+                "22023",
                 format!("{name} must not be NULL"),
                 "The function cannot guess what was meant.".into(),
                 format!("Give {name} a value."),

@@ -3,8 +3,10 @@
 mod catalog;
 mod error;
 mod fix;
+mod health;
 mod pg;
 mod registration;
+mod report;
 mod settings;
 mod signup;
 mod statements;
@@ -35,6 +37,8 @@ door! {
     sync_status => status::status;
     sync_summary => status::summary;
     sync_user_registration => registration::sync_user_registration;
+    sync_report => report::report;
+    sync_health => health::health;
 }
 
 pgrx::extension_sql_file!("../sql/install/00_guard.sql", name = "guard", bootstrap);

@@ -151,7 +151,12 @@ impl Registration {
                 "updated"
             }
             Decision::Link(app_user) => {
-                let linked = Linker::start(target)?.link(app_user, self.id, || {
+                let is_still_so = || {
+                    let policy = settings::link_policy();
+                    let link = Decision::Link(app_user);
+                    target.facts(new).iter().all(|now| decide(&now.facts, policy) == link)
+                };
+                let linked = Linker::start(target)?.link(app_user, self.id, is_still_so, || {
                     target.refresh(new, true, true);
                 })?;
                 let (rows, details) = (linked.rows, linked.details);

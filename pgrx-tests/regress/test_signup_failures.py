@@ -287,7 +287,8 @@ def test_no_owner_runs_code_as_another(app):
         """CREATE TABLE public.ran (who text); GRANT ALL ON public.ran TO PUBLIC;
            CREATE FUNCTION public.act() RETURNS void LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.ran VALUES (current_user); END';
            CREATE FUNCTION public.mark(int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM public.act(); RETURN 'x'; END $$;
-           CREATE INDEX ON onagui.app_users ((public.mark(1) || email));"""
+           CREATE INDEX ON onagui.app_users ((public.mark(1) || email));
+           CREATE STATISTICS public.theirs ON (public.mark(1) || email), id FROM onagui.app_users;"""
     )
     app.sql("GRANT CREATE ON SCHEMA public TO supabase_auth_admin", role="supabase_admin")
     app.sql("CREATE INDEX ON auth.users ((public.mark(1) || email))", role="supabase_auth_admin")
@@ -296,6 +297,8 @@ def test_no_owner_runs_code_as_another(app):
     app.auth.change_email(id, "b@example.com", connection=app.connect("supabase_auth_admin"))
     app.sql("INSERT INTO onagui.app_users (id, email) VALUES (%s, 'c@example.com')", [A])
     app.auth.signup("c@example.com", confirmed=False, connection=app.connect("supabase_auth_admin"))
+    linked = app.auth.signup("c@example.com", sso=True, connection=app.connect("supabase_auth_admin"))
+    assert app.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [linked]) == 1
     app.auth.soft_delete(id, connection=app.connect("supabase_auth_admin"))
     app.auth.delete(id, connection=app.connect("supabase_auth_admin"))
     app.sql("TRUNCATE auth.users CASCADE", role="supabase_auth_admin")

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 /// A foreign key. Columns are quoted; `columns[i]` refers to `keys[i]`.
 #[derive(Debug)]
 pub struct ForeignKey {
+    pub name: String,
     /// Where it stands and what it refers to: places in [`References::tables`].
     pub child: usize,
     pub parent: usize,
@@ -20,12 +21,25 @@ pub struct ForeignKey {
     pub operators: Vec<String>,
     /// The constraint has been checked for all rows, and is enforced.
     pub validated: bool,
-    /// Every column but the one at this place is NOT NULL.
+    /// By column: whether it may be NULL, whether it is generated.
     nullable: Vec<bool>,
+    pub generated: Vec<bool>,
+    /// Whether it acts on what refers to a row that is changed or deleted, though another row has the key by then.
+    /// NO ACTION alone does not.
+    pub acts: bool,
+    /// Some column of the key it refers to is generated.
+    to_generated: bool,
     /// Where the key stands on a partition: only rows in these partitions refer.
     pub partitions: Option<Vec<u32>>,
-    /// `schema.name`, quoted, for SET CONSTRAINTS; and whether it is deferred at first.
-    pub deferrable: Option<(String, bool)>,
+}
+
+impl ForeignKey {
+    /// The condition, over an alias, under which the key applies to a row at all.
+    pub fn within(&self, alias: &str) -> Option<String> {
+        let partitions = self.partitions.as_ref()?;
+        let list: Vec<String> = partitions.iter().map(u32::to_string).collect();
+        Some(format!("{alias}.tableoid IN ({})", list.join(", ")))
+    }
 }
 
 /// How a column holds a user's id.
@@ -50,6 +64,16 @@ pub struct Moving {
     pub generated: bool,
     /// A registered soft reference.
     pub soft: bool,
+}
+
+impl Moving {
+    /// The condition, over an alias, that the column holds the id `$1`.
+    pub fn holds(&self, alias: &str) -> String {
+        match self.form {
+            Form::Uuid => format!("{alias}.{} = $1", self.column),
+            Form::Text => format!("{alias}.{}::text IN ($1::text, upper($1::text))", self.column),
+        }
+    }
 }
 
 /// A table that holds ids of users.
@@ -97,6 +121,11 @@ pub struct References {
     pub tables: Vec<Table>,
     /// All foreign keys among tables that are reached.
     pub keys: Vec<ForeignKey>,
+    /// Deferrable constraints and constraint triggers of all these tables, `schema.name`, quoted, for SET CONSTRAINTS;
+    /// and whether each is deferred at first.
+    pub deferrable: Vec<(String, bool)>,
+    /// Somewhere it takes other rows to tell whether a row refers to the user: changes must be planned row by row.
+    pub by_rows: bool,
 }
 
 struct RawKey {
@@ -110,7 +139,9 @@ struct RawKey {
     nullable: Vec<bool>,
     generated: Vec<bool>,
     text: Vec<bool>,
-    deferrable: Option<(String, bool)>,
+    name: String,
+    acts: bool,
+    to_generated: bool,
 }
 
 /// Every foreign key of the database that is not a partition's copy of its parent's. The root of a partition tree
@@ -122,10 +153,8 @@ const KEYS: &str = "
            columns.names, keys.names, keys.operators,
            c.convalidated,
            columns.nullable, columns.generated, columns.text,
-           CASE WHEN c.condeferrable THEN format('%I.%I', n.nspname, c.conname) END,
-           c.condeferred
+           c.conname::text, c.confupdtype <> 'a' OR c.confdeltype <> 'a', keys.generated
       FROM pg_constraint c
-      JOIN pg_namespace n ON n.oid = c.connamespace
       CROSS JOIN LATERAL (
             SELECT array_agg(quote_ident(a.attname) ORDER BY k.place) AS names,
                    array_agg(NOT a.attnotnull ORDER BY k.place) AS nullable,
@@ -136,7 +165,8 @@ const KEYS: &str = "
               JOIN pg_type t ON t.oid = a.atttypid) columns
       CROSS JOIN LATERAL (
             SELECT array_agg(quote_ident(a.attname) ORDER BY k.place) AS names,
-                   array_agg(format('OPERATOR(%I.%s)', o.nspname, p.oprname) ORDER BY k.place) AS operators
+                   array_agg(format('OPERATOR(%I.%s)', o.nspname, p.oprname) ORDER BY k.place) AS operators,
+                   bool_or(a.attgenerated <> '') AS generated
               FROM unnest(c.confkey, c.conpfeqop) WITH ORDINALITY AS k(attnum, operator, place)
               JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum
               JOIN pg_operator p ON p.oid = k.operator
@@ -146,6 +176,14 @@ const KEYS: &str = "
 const TABLE: &str = "
     SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p'
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+
+const DEFERRABLE: &str = "
+    SELECT DISTINCT format('%I.%I', n.nspname, c.conname), c.condeferred
+      FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace
+     WHERE c.condeferrable
+       AND (coalesce(pg_partition_root(c.conrelid), c.conrelid)::oid = ANY ($1)
+            OR coalesce(pg_partition_root(c.confrelid), c.confrelid)::oid = ANY ($1))
+     ORDER BY 1";
 
 const SOFT: &str = "
     SELECT coalesce(pg_partition_root(c.oid), c.oid)::oid, quote_ident(a.attname), t.typcategory = 'S',
@@ -160,7 +198,12 @@ const SOFT: &str = "
 impl References {
     pub fn read(session: &Session, app: &App, mode: Mode) -> Result<Self, Error> {
         let raw = read_keys(session, mode);
-        let mut found = References { tables: Vec::new(), keys: Vec::new() };
+        let mut found = References {
+            tables: Vec::new(),
+            keys: Vec::new(),
+            deferrable: Vec::new(),
+            by_rows: false,
+        };
         let mut places = HashMap::new();
         let root = found
             .place(session, &mut places, app.table, mode)
@@ -216,6 +259,13 @@ impl References {
         }
         found.settle_conditions();
         found.add_other_keys(session, &raw, &mut taken, &mut places, mode);
+        let tied = found.add_ties(session, &raw, &mut taken, &mut places, mode);
+        found.by_rows = tied || found.needs_rows();
+        let oids: Vec<Oid> = found.tables.iter().map(|t| t.oid).collect();
+        let rows = session.run(DEFERRABLE, &[oids.into()], mode);
+        found.deferrable = (0..rows.len())
+            .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?)))
+            .collect();
         Ok(found)
     }
 
@@ -242,6 +292,47 @@ impl References {
             }
             parent += 1;
         }
+    }
+
+    /// Adds the foreign keys that tie a column which moves to a row that does not: whether they hold afterwards must be
+    /// looked up. Answers whether there are any.
+    fn add_ties(
+        &mut self,
+        session: &Session,
+        raw: &[RawKey],
+        taken: &mut HashMap<usize, usize>,
+        places: &mut HashMap<Oid, usize>,
+        mode: Mode,
+    ) -> bool {
+        let mut is_tied = false;
+        for (number, raw) in raw.iter().enumerate() {
+            let Some(child) = places.get(&raw.child).copied() else {
+                continue;
+            };
+            let moves = |table: usize, column: &String| {
+                let mut moving = self.tables[table].moving.iter();
+                moving.any(|m| m.column == *column)
+            };
+            let parent = places.get(&raw.parent).copied();
+            let ties = raw.columns.iter().zip(&raw.keys).any(|(column, key)| {
+                moves(child, column) && !parent.is_some_and(|parent| moves(parent, key))
+            });
+            let ties = ties
+                || !raw.validated
+                    && raw.columns.len() > 1
+                    && raw.columns.iter().any(|c| moves(child, c));
+            if !ties {
+                continue;
+            }
+            is_tied = true;
+            if !taken.contains_key(&number)
+                && let Some(parent) = self.place(session, places, raw.parent, mode)
+            {
+                self.keys.push(raw.to_key(session, child, parent, mode));
+                taken.insert(number, self.keys.len() - 1);
+            }
+        }
+        is_tied
     }
 
     /// The place of a table, added where it is new.
@@ -334,84 +425,52 @@ impl References {
     /// Whether rows may hold an id in this column that no app user has.
     pub fn is_loose(&self, moving: &Moving) -> bool {
         !moving.generated
-            && (moving.soft
-                || !moving.always
-                || moving.through.iter().any(|k| !self.keys[*k].validated))
+            && (moving.soft || moving.through.iter().any(|k| !self.keys[*k].validated))
     }
 
-    /// The condition, over the alias `t`, under which the column refers to the user with the id `$1`.
-    pub fn condition(&self, table: usize, moving: &Moving) -> String {
-        self.condition_over(table, moving, "t", &mut Vec::new())
-    }
-
-    fn condition_over(
-        &self,
-        table: usize,
-        moving: &Moving,
-        alias: &str,
-        within: &mut Vec<(usize, String)>,
-    ) -> String {
-        let holds = match moving.form {
-            Form::Uuid => format!("{alias}.{} = $1", moving.column),
-            Form::Text => {
-                format!("{alias}.{}::text IN ($1::text, upper($1::text))", moving.column)
-            }
+    fn needs_rows(&self) -> bool {
+        let unclear = |table: &Table| {
+            let mut moving = table.moving.iter();
+            moving.any(|m| {
+                !m.always && m.through.iter().any(|k| self.simple(*k, &m.column).is_none())
+            })
         };
+        let computed =
+            |key: &ForeignKey| key.to_generated && !self.tables[key.parent].moving.is_empty();
+        self.tables.iter().any(unclear) || self.keys.iter().any(computed)
+    }
+
+    /// The condition, over the alias `t`, under which the column refers to the user with the id `$1`. It only holds
+    /// where changes need not be planned row by row ([`Self::by_rows`]).
+    pub fn condition(&self, moving: &Moving) -> String {
+        let holds = moving.holds("t");
         if moving.always {
             return holds;
         }
-        within.push((table, moving.column.clone()));
-        let through: Vec<String> = moving
-            .through
-            .iter()
-            .filter_map(|k| self.path(&self.keys[*k], &moving.column, alias, within))
-            .collect();
-        within.pop();
-        if through.is_empty() {
-            return "false".into();
-        }
+        let through: Vec<String> =
+            moving.through.iter().filter_map(|k| self.simple(*k, &moving.column)).collect();
         format!("{holds} AND ({})", through.join(" OR "))
     }
 
-    /// The condition that a row refers through `key` to a row that changes; None where that leads back to where it
-    /// came from.
-    fn path(
-        &self,
-        key: &ForeignKey,
-        column: &str,
-        alias: &str,
-        within: &mut Vec<(usize, String)>,
-    ) -> Option<String> {
-        let parent = &self.tables[key.parent];
-        let place = key.columns.iter().position(|c| c == column)?;
-        let parent_moving = parent.moving.iter().find(|m| m.column == key.keys[place])?;
-        if within.iter().any(|(t, c)| *t == key.parent && *c == parent_moving.column) {
+    /// The condition under which a row whose column holds the id refers through the key, where the row alone tells:
+    /// the key is valid, so that a row without NULLs refers to one that is there.
+    fn simple(&self, key: usize, column: &str) -> Option<String> {
+        let key = &self.keys[key];
+        let parent_column = &key.keys[key.columns.iter().position(|c| c == column)?];
+        let parent = self.tables[key.parent].moving.iter();
+        let parent_always = parent.clone().any(|m| m.column == *parent_column && m.always);
+        if !(key.validated && parent_always) {
             return None;
         }
-        let inner = format!("{alias}p");
         let mut all: Vec<String> = key
             .columns
             .iter()
-            .zip(&key.keys)
-            .zip(&key.operators)
-            .map(|((c, k), op)| format!("{inner}.{k} {op} {alias}.{c}"))
+            .zip(&key.nullable)
+            .filter(|(c, nullable)| **nullable && *c != column)
+            .map(|(c, _)| format!("t.{c} IS NOT NULL"))
             .collect();
-        all.push(self.condition_over(key.parent, parent_moving, &inner, within));
-        let mut path =
-            format!("EXISTS (SELECT FROM {} {inner} WHERE {})", parent.target(), all.join(" AND "));
-        if let Some(partitions) = &key.partitions {
-            let list: Vec<String> = partitions.iter().map(u32::to_string).collect();
-            path = format!("{alias}.tableoid IN ({}) AND {path}", list.join(", "));
-        }
-        Some(path)
-    }
-
-    /// Constraints that may be deferred, on or to any of the tables.
-    pub fn deferrable(&self) -> Vec<(String, bool)> {
-        let mut all: Vec<_> = self.keys.iter().filter_map(|k| k.deferrable.clone()).collect();
-        all.sort();
-        all.dedup();
-        all
+        all.extend(key.within("t"));
+        Some(if all.is_empty() { "true".into() } else { format!("({})", all.join(" AND ")) })
     }
 }
 
@@ -437,9 +496,12 @@ impl RawKey {
             keys: self.keys.clone(),
             operators: self.operators.clone(),
             validated: self.validated,
+            name: self.name.clone(),
             nullable: self.nullable.clone(),
+            generated: self.generated.clone(),
+            acts: self.acts,
+            to_generated: self.to_generated,
             partitions,
-            deferrable: self.deferrable.clone(),
         }
     }
 }
@@ -459,9 +521,9 @@ fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
                 nullable: rows.get(row, 8)?,
                 generated: rows.get(row, 9)?,
                 text: rows.get(row, 10)?,
-                deferrable: rows
-                    .get::<String>(row, 11)
-                    .map(|name| (name, rows.get(row, 12).unwrap_or_default())),
+                name: rows.get(row, 11)?,
+                acts: rows.get(row, 12)?,
+                to_generated: rows.get(row, 13)?,
             })
         })
         .collect()

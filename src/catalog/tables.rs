@@ -72,6 +72,8 @@ pub struct App {
     pub only: &'static str,
     /// Constraints and constraint triggers that may be deferred, quoted, and whether they are at first.
     pub deferrable: Vec<(String, bool)>,
+    /// An INSERT may run code that is not the server's own.
+    pub runs_code: bool,
 }
 
 pub const AUTH_USERS: &str = "auth.users";
@@ -116,6 +118,7 @@ impl App {
             username_is_unique: read_username_index(session, table),
             only,
             deferrable: read_deferrable(session, table, owner),
+            runs_code: read_runs_code(session, table),
         })
     }
 
@@ -307,4 +310,22 @@ fn read_deferrable(session: &Session, table: Oid, owner: Oid) -> Vec<(String, bo
         Mode::Fresh,
     );
     (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
+}
+
+/// Whether a trigger, or anything in a constraint, default, generated column or index that is not built in, takes part
+/// in an INSERT. What is built in leaves no dependency, so whatever else is depended on counts.
+fn read_runs_code(session: &Session, table: Oid) -> bool {
+    const RUNS_CODE: &str = "
+        WITH part(classid, objid) AS (
+            SELECT 'pg_class'::regclass, $1::oid
+            UNION ALL SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = $1
+            UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE conrelid = $1
+            UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid = $1
+        )
+        SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1 AND tgtype & 4 <> 0)
+            OR EXISTS (SELECT FROM pg_class WHERE oid = $1 AND relispartition)
+            OR EXISTS (SELECT FROM pg_depend d JOIN part p ON p.classid = d.classid AND p.objid = d.objid
+                        WHERE d.refclassid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass,
+                                                   'pg_namespace'::regclass, 'pg_collation'::regclass))";
+    session.run(RUNS_CODE, &[table.into()], Mode::Fresh).one().unwrap_or(true)
 }

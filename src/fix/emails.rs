@@ -13,8 +13,12 @@ use pgrx::Uuid;
 use serde_json::json;
 use std::collections::HashMap;
 
-/// Gives each of `todo` auth's e-mail.
-pub fn exchange(repair: &Repair, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
+/// Gives each of `todo` auth's e-mail. `leaving` are app users who will be gone by then.
+pub fn exchange(
+    repair: &Repair,
+    todo: Vec<Candidate>,
+    leaving: &[Uuid],
+) -> Result<Vec<Outcome>, Error> {
     let (todo, without): (Vec<_>, Vec<_>) = todo.into_iter().partition(|c| c.auth_key.is_some());
     let mut outcomes: Vec<Outcome> = without
         .iter()
@@ -34,7 +38,8 @@ pub fn exchange(repair: &Repair, todo: Vec<Candidate>) -> Result<Vec<Outcome>, E
         .collect();
     let (order, rings) = order_of_exchange(&wants);
     if !repair.apply {
-        let ids: Vec<Uuid> = todo.iter().filter_map(|c| c.app_user_id).collect();
+        let ids = todo.iter().filter_map(|c| c.app_user_id);
+        let ids: Vec<Uuid> = ids.chain(leaving.iter().copied()).collect();
         for candidate in &todo {
             outcomes.push(pg::connect(|session| rehearse(repair, session, candidate, &ids))?);
         }
@@ -132,37 +137,54 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
             return Err(Error::ChangedMeanwhile { table });
         }
     }
-    if users.len() > 1 {
-        // Nobody holds an address of the ring any more while its members take theirs.
+    let mut steps = Vec::new();
+    let mut set = |candidate: &Candidate, before: &Option<String>, after: &Option<String>| {
+        let done = set_email(repair, session, candidate, before.clone(), after.clone())?;
+        steps.push(json!({ "changes": done }));
+        Ok::<_, Error>(())
+    };
+    let is_ring = users.len() > 1;
+    // Nobody holds an address of the ring any more while its members take theirs.
+    let parked = |candidate: &Candidate| match (is_ring, candidate.app_user_id) {
+        (false, _) => candidate.app_email.clone(),
+        (true, _) if may_be_null(repair) => None,
+        (true, id) => id.map(|id| format!("exchange-{id}")),
+    };
+    if is_ring {
         for candidate in users {
-            let nobody = repair.target.app.column("email").is_some_and(|c| !c.not_null);
-            let parked = (!nobody).then(|| {
-                format!(
-                    "exchange-{}",
-                    candidate.app_user_id.map_or_else(String::new, |id| id.to_string())
-                )
-            });
-            set_email(repair, session, candidate, parked)?;
+            set(candidate, &candidate.app_email, &parked(candidate))?;
         }
     }
-    users
+    for candidate in users {
+        set(candidate, &parked(candidate), &candidate.auth_email)?;
+    }
+    // A ring is taken back together: one by one, each would find their address with another.
+    let id = session.run("SELECT gen_random_uuid()::text", &[], Mode::Fresh).one::<String>();
+    Ok(users
         .iter()
         .map(|candidate| {
-            let done = set_email(repair, session, candidate, candidate.auth_email.clone())?;
             let mut row = Outcome::of(candidate, Action::UpdateEmail, "done");
             row.details = json!({ "before": candidate.app_email, "after": candidate.auth_email });
-            row.undo = json!([{ "changes": done }]);
-            Ok(row)
+            if is_ring {
+                row.details["exchange"] = json!(id);
+            }
+            row.undo = json!(steps);
+            row
         })
-        .collect()
+        .collect())
 }
 
-/// Sets the e-mail of the candidate's app user; the audit keeps the one it had at first.
+fn may_be_null(repair: &Repair) -> bool {
+    repair.target.app.column("email").is_some_and(|c| !c.not_null)
+}
+
+/// Sets the e-mail of the candidate's app user.
 fn set_email(
     repair: &Repair,
     session: &Session,
     candidate: &Candidate,
-    email: Option<String>,
+    before: Option<String>,
+    after: Option<String>,
 ) -> Result<Vec<Done>, Error> {
     let table = &repair.mover.references.tables[0];
     let shape = repair.mover.shape(session, 0, Mode::Fresh);
@@ -173,9 +195,9 @@ fn set_email(
         vec![Update {
             address: changes::address_of(session, table, id)
                 .ok_or_else(|| Error::AppUserGone { id: id.to_string() })?,
-            before: vec![candidate.app_email.clone()],
-            after: vec![email],
+            before: vec![before],
+            after: vec![after],
         }],
     );
-    changes::apply(session, &[of_table], &repair.mover.references.deferrable())
+    changes::apply(session, &[of_table], &repair.mover.references.deferrable)
 }

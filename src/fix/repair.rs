@@ -7,7 +7,7 @@ use crate::pg::{self, Mode, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Check, Which, read};
 use crate::statements::changes;
-use crate::statements::merge::{Merge, OnConflict};
+use crate::statements::merge::{self, Merge, OnConflict};
 use crate::statements::rekey::{Collision, Mover, Referring};
 use crate::statements::signup::Target;
 use onagui_decide::failure::must_pass_on;
@@ -114,6 +114,11 @@ impl Repair {
 
     /// Repairs each of `todo`, and records what was done in one statement.
     pub fn run(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
+        // Each of the many switches of role below finds the path pinned already.
+        pg::with_pinned_path(|| self.run_each(todo))
+    }
+
+    fn run_each(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
         let (emails, others): (Vec<_>, Vec<_>) =
             todo.into_iter().partition(|c| c.status == Status::EmailMismatch);
         let mut outcomes = Vec::with_capacity(emails.len() + others.len());
@@ -122,7 +127,10 @@ impl Repair {
             let action = candidate.status.action();
             outcomes.push(self.settle(&candidate, action, true)?);
         }
-        outcomes.extend(emails::exchange(self, emails)?);
+        let merged = |o: &&Outcome| o.action == Action::Merge && o.outcome == "planned";
+        let leaving: Vec<Uuid> =
+            outcomes.iter().filter(merged).filter_map(|o| o.old_app_user_id).collect();
+        outcomes.extend(emails::exchange(self, emails, &leaving)?);
         self.record(&mut outcomes);
         Ok(outcomes)
     }
@@ -132,7 +140,7 @@ impl Repair {
         let action = match candidate.status {
             Status::Synced => Action::None,
             Status::EmailMismatch => {
-                let mut outcomes = emails::exchange(self, vec![candidate])?;
+                let mut outcomes = emails::exchange(self, vec![candidate], &[])?;
                 self.record(&mut outcomes);
                 return Ok(outcomes);
             }
@@ -201,7 +209,8 @@ impl Repair {
         action: Action,
         failure: Box<Failure>,
     ) -> Result<Outcome, Error> {
-        if !matches!(failure.sqlstate.as_str(), "23505" | "23P01") || action == Action::Create {
+        let may_be_foreseen = matches!(failure.sqlstate.as_str(), "23503" | "23505" | "23P01");
+        if !may_be_foreseen || action == Action::Create {
             return Ok(Outcome::failed(candidate, action, failure));
         }
         let rehearsed =
@@ -235,18 +244,26 @@ impl Repair {
         row.new_app_user_id = candidate.auth_user_id;
         let pair = || Ok::<_, Error>((candidate.app()?, candidate.auth()?));
         let (referring, collisions, unsettled) = match action {
-            Action::Rekey => {
+            Action::Rekey if self.is_plain(session, candidate)? => {
                 let (app, auth) = pair()?;
                 let collisions = self.mover.collisions(session, app, auth, Mode::Read);
                 let unsettled = !collisions.is_empty();
-                (self.mover.count(session, app, Mode::Read), collisions, unsettled)
+                let referring = self.mover.count(session, app, Mode::Read);
+                (referring, collisions, unsettled)
             }
-            Action::Merge => {
+            Action::Rekey | Action::Merge => {
                 let (app, auth) = pair()?;
-                match Merge::plan(session, &self.mover, app, auth, self.policy, Mode::Read) {
+                let plan = if action == Action::Merge {
+                    Merge::plan(session, &self.mover, app, auth, self.policy, Mode::Read)
+                } else {
+                    Merge::plan_rekey(session, &self.mover, app, auth, &[], Mode::Read)
+                };
+                match plan {
                     Ok(merge) => (merge.referring(), merge.collisions.clone(), merge.unsettled),
                     Err(error) => {
-                        return Ok(Outcome::failed(candidate, action, Box::new(error.into())));
+                        let mut row = Outcome::failed(candidate, action, Box::new(error.into()));
+                        row.outcome = "refused";
+                        return Ok(row);
                     }
                 }
             }
@@ -267,16 +284,20 @@ impl Repair {
         Ok(row)
     }
 
+    /// Whether a re-key is one statement for each table, and need not be planned row by row.
+    fn is_plain(&self, session: &Session, candidate: &Candidate) -> Result<bool, Error> {
+        let held = self.mover.held(session, candidate.auth()?, Mode::Read);
+        Ok(held.is_empty() && !self.mover.references.by_rows)
+    }
+
     fn rekey(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let (from, to) = (candidate.app()?, candidate.auth()?);
-        let held = self.mover.held_before(session, to);
-        let moved = self.mover.rekey(session, from, to);
+        let done = merge::rekey(session, &self.mover, from, to, &[])?;
         let mut row = Outcome::of(candidate, Action::Rekey, "done");
         row.new_app_user_id = Some(to);
-        row.rows_changed = Referring::total(&moved);
-        row.details = json!({ "references": Referring::to_json(&moved) });
-        row.undo =
-            json!([{ "rekey": { "from": from.to_string(), "to": to.to_string(), "held": held } }]);
+        row.rows_changed = Referring::total(&done.moved);
+        row.details = json!({ "references": Referring::to_json(&done.moved) });
+        row.undo = json!([done.step]);
         Ok(row)
     }
 
@@ -294,8 +315,7 @@ impl Repair {
         if !merge.collisions.is_empty() {
             row.details["conflicts"] = Collision::to_json(&merge.collisions);
         }
-        let done = changes::apply(session, &merge.changes(), &self.mover.references.deferrable())?;
-        row.undo = json!([{ "changes": done }]);
+        row.undo = json!(merge.carry_out(from, to)?);
         Ok(row)
     }
 
@@ -349,15 +369,7 @@ impl Repair {
 }
 
 fn collides(collisions: &[Collision], merge: bool) -> Error {
-    let what: Vec<String> = collisions
-        .iter()
-        .map(|c| format!("{} in {} ({})", rows(c.rows), c.table, c.constraint))
-        .collect();
-    Error::Collides { what: format!("{}.", what.join(", ")), merge }
-}
-
-fn rows(count: u64) -> String {
-    if count == 1 { "1 row".into() } else { format!("{count} rows") }
+    Error::Collides { what: Collision::in_words(collisions), merge }
 }
 
 impl Candidate {

@@ -3,10 +3,10 @@
 use super::repair::Repair;
 use crate::catalog::House;
 use crate::error::{Error, Failure, plain};
-use crate::pg::{self, Call, Mode, Reply, Session, connect, subtransaction};
+use crate::pg::{self, Arg, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::changes::{self, Done};
-use crate::statements::merge::OnConflict;
+use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::Referring;
 use crate::statements::undo;
 use pgrx::{JsonB, Uuid};
@@ -18,7 +18,10 @@ struct Logged {
     auth_user_id: Option<Uuid>,
     old_app_user_id: Option<Uuid>,
     new_app_user_id: Option<Uuid>,
+    rows: u64,
     steps: Vec<Value>,
+    /// Users who exchanged their e-mails can only do so together.
+    exchange: Option<String>,
 }
 
 /// What was taken back, for the log: steps that would do it again, last first.
@@ -48,8 +51,9 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     pg::as_role(house.owner, || {
         connect(|session| {
             session.run(
-                "UPDATE onagui.sync_audit_log SET undone_by = $2 WHERE audit_id = $1",
-                &[audit_id.into(), by.into()],
+                "UPDATE onagui.sync_audit_log SET undone_by = $2
+                  WHERE audit_id = $1 OR details ->> 'exchange' = $3 AND undone_by IS NULL",
+                &[audit_id.into(), by.into(), Arg::of(logged.exchange.clone())],
                 Mode::Fresh,
             );
         })
@@ -78,7 +82,7 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
         connect(|session| {
             let rows = session.run(
                 "SELECT action, outcome, email, auth_user_id, old_app_user_id, new_app_user_id, details -> 'undo',
-                        undone_by
+                        undone_by, coalesce(rows_changed, 0), details ->> 'exchange'
                    FROM onagui.sync_audit_log WHERE audit_id = $1 FOR UPDATE",
                 &[audit_id.into()],
                 Mode::Fresh,
@@ -97,6 +101,8 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
                     auth_user_id: rows.get(0, 4),
                     old_app_user_id: rows.get(0, 5),
                     new_app_user_id: rows.get(0, 6),
+                    exchange: rows.get(0, 10),
+                    rows: rows.get::<i64>(0, 9).unwrap_or_default() as u64,
                     steps,
                 }),
                 _ => Err(Error::NothingToUndo {
@@ -118,7 +124,12 @@ fn take_back(
     let users: Vec<Uuid> =
         [logged.old_app_user_id, logged.new_app_user_id].into_iter().flatten().collect();
     repair.mover.lock(session, &users);
-    let mut undone = Undone { steps: Vec::new(), rows: 0 };
+    let is_rekey = logged.steps.iter().any(|step| step.get("rekey").is_some());
+    let mut undone = Undone {
+        steps: Vec::new(),
+        // More may move back with a re-key than once moved. What else changes with one is the user's own row.
+        rows: if is_rekey { 0 } else { logged.rows },
+    };
     for step in logged.steps.iter().rev() {
         if let Some(rekey) = step.get("rekey") {
             take_back_rekey(repair, session, audit_id, logged, rekey, &mut undone)?;
@@ -161,18 +172,14 @@ fn take_back_rekey(
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }
-    let moved = repair.mover.rekey(session, after, before);
-    undone.rows += Referring::total(&moved);
-    undone.steps.push(json!({
-        "rekey": { "from": after.to_string(), "to": before.to_string(), "held": [] }
-    }));
     let held = rekey["held"].as_array().cloned().unwrap_or_default();
-    repair.mover.give_back(session, &held, before, after).map_err(|table| Error::CannotUndo {
-        audit_id,
-        why: vec![format!(
-            "rows of {table} had the id before and cannot be told apart for want of a primary key"
-        )],
-    })
+    let done = merge::rekey(session, &repair.mover, after, before, &held).map_err(|error| {
+        let failure = Failure::from(error);
+        Error::CannotUndo { audit_id, why: failure.detail.into_iter().collect() }
+    })?;
+    undone.rows += Referring::total(&done.moved);
+    undone.steps.push(done.step);
+    Ok(())
 }
 
 /// Why an app user cannot have the id `id` again.
@@ -180,7 +187,7 @@ fn in_use(repair: &Repair, session: &Session, id: Uuid, by: Option<Uuid>) -> Opt
     if !repair.mover.lock(session, &[id]).is_empty() {
         return Some(format!("another app user has the id {id} now"));
     }
-    let auth = pg::as_role(repair.target.house.owner, || {
+    let auth = pg::as_role(repair.target.auth.owner, || {
         session
             .run(
                 "SELECT EXISTS (SELECT FROM ONLY auth.users WHERE id = $1)",
@@ -209,33 +216,17 @@ fn take_back_changes(
             why.extend(in_use(repair, session, id, logged.auth_user_id));
         }
     }
-    for row in done.iter().filter(|d| d.table == *app_users).flat_map(|d| &d.added) {
-        // Deleting a user must not take along what has come to refer to it.
-        if let Some(id) = id_of(&row["id"]) {
-            let referring = repair.mover.count(session, id, Mode::Fresh);
-            // An undone merge made rows of its own again: those are taken back with it.
-            let own = done
-                .iter()
-                .map(|d| d.added.len() + d.moved.iter().map(|m| m.rows.len()).sum::<usize>());
-            if done.len() == 1 && own.sum::<usize>() == 1 {
-                for table in referring.iter().filter(|r| r.rows > 0) {
-                    why.push(format!(
-                        "{} rows of {} refer to app user {id} now",
-                        table.rows, table.table
-                    ));
-                }
-            }
-        }
-    }
     let tables = undo::resolve(session, repair.target.house, &done, &mut why);
     if tables.len() != done.len() {
         return Err(Error::CannotUndo { audit_id, why });
     }
     let inverse = undo::inverse(session, &done, &tables, &mut why);
+    let references = &repair.mover.references;
+    undo::note_referring(session, references, &inverse, &mut why);
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }
-    let now = changes::apply(session, &inverse, &repair.mover.references.deferrable())?;
+    let now = changes::apply(session, &inverse, &repair.mover.references.deferrable)?;
     // A trigger of the application may have made something else of what was put back.
     for (wanted, got) in done.iter().zip(&now) {
         if wanted.removed.iter().any(|row| !got.added.contains(row)) {
@@ -248,13 +239,6 @@ fn take_back_changes(
             });
         }
     }
-    let users = |d: &Done| {
-        if d.table == *app_users { 0 } else { d.removed.len() + d.added.len() }
-    };
-    undone.rows += now
-        .iter()
-        .map(|d| users(d) + d.moved.iter().map(|m| m.rows.len()).sum::<usize>())
-        .sum::<usize>() as u64;
     undone.steps.push(json!({ "changes": now }));
     Ok(())
 }

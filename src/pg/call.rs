@@ -141,8 +141,17 @@ impl RowWriter {
         }
     }
 
-    /// Adds what a query answers, without holding it in memory; returns how many rows that was.
-    pub fn pour(&self, session: &Session, plan: &Plan, args: &[Arg]) -> u64 {
-        session.pour(plan, args, self.store)
+    /// Adds what a query answers, at most `limit` rows, without holding it in memory; returns how many rows that was.
+    /// The planner does not know of the limit, so the query is not planned for a first few rows.
+    pub fn pour(&self, session: &Session, plan: &Plan, args: &[Arg], limit: Option<u64>) -> u64 {
+        session.pour(plan, args, limit, self.store)
+    }
+
+    pub(super) fn store(&self) -> *mut pg_sys::Tuplestorestate {
+        self.store
+    }
+
+    pub(super) fn descriptor(&self) -> pg_sys::TupleDesc {
+        self.descriptor
     }
 }

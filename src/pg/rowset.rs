@@ -104,7 +104,7 @@ impl RowSet {
     }
 
     /// Calls `f` with each row until it answers false.
-    fn scan(&self, mut f: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool) {
+    pub(super) fn scan(&self, mut f: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool) {
         // SAFETY: pointer 0 is nobody else's, since statements that read the store make pointers of their own. The slot
         // is dropped again; on an error its memory context takes care of it.
         unsafe {

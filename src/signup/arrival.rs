@@ -1,7 +1,7 @@
 //! What is done for each auth user of a statement whose rows could not simply be inserted.
 
 use super::halving::{Act, Failed, do_for_most};
-use super::{Change, give_up};
+use super::{Actor, Change, give_up};
 use crate::error::{Error, Failure};
 use crate::fix::Linker;
 use crate::pg::{RowSet, subtransaction};
@@ -101,7 +101,7 @@ pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result
 }
 
 /// Handles the changed e-mail, confirmation or restoration of the one user in `new`.
-pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &str) -> Result<(), Error> {
+pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &Actor) -> Result<(), Error> {
     let arrivals = match subtransaction(|| Ok(target.facts(new))) {
         Ok(arrivals) => arrivals,
         Err(failure) => return super::record_all(target.house, new, &failure, actor),
@@ -222,11 +222,16 @@ impl Visit<'_> {
         }
         let failed = do_for_most(&self.rows(&places), &places, &|new, places| {
             let linker = Linker::start(self.target)?;
+            let policy = settings::link_policy();
             let mut entries = Vec::new();
             for (i, place) in places.iter().enumerate() {
                 let (from, to) = (app_users[place], self.arrivals[*place].id);
                 let one = new.part(&[i]);
-                let moved = linker.link(from, to, || {
+                let is_still_so = || {
+                    let now = self.target.facts(&one);
+                    now.iter().all(|a| decide(&a.facts, policy) == Decision::Link(from))
+                };
+                let moved = linker.link(from, to, is_still_so, || {
                     self.target.refresh(&one, true, true);
                 })?;
                 entries.push(Entry {

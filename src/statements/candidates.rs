@@ -4,7 +4,7 @@ use super::email_key;
 use super::signup::Target;
 use super::status::{Survey, Which as Whose};
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Plan, Session, connect};
+use crate::pg::{self, Arg, Mode, Plan, Role, Session, connect};
 use onagui_decide::repair::Status;
 use pgrx::Uuid;
 use pgrx::pg_sys::UUIDOID;
@@ -25,21 +25,6 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// A pair of which nothing is known yet but its ids.
-    pub fn pair_of(status: Status, app: Uuid, auth: Uuid) -> Self {
-        Candidate {
-            status,
-            email: None,
-            auth_user_id: Some(auth),
-            app_user_id: Some(app),
-            detail: None,
-            auth_email: None,
-            app_email: None,
-            auth_key: None,
-            app_key: None,
-        }
-    }
-
     /// The ids on the two sides, auth's first.
     pub fn pair(&self) -> (Option<Uuid>, Option<Uuid>) {
         (self.auth_user_id, self.app_user_id)
@@ -121,9 +106,14 @@ impl Pair {
     }
 }
 
-/// The look at one pair, prepared once for a call.
+/// The look at one pair, prepared once for a call. Each side is read as its owner: planning a query runs code that the
+/// owner of a table has put into its indexes.
 #[derive(Default)]
-pub struct Check(OnceCell<Plan>);
+pub struct Check {
+    auth: OnceCell<Plan>,
+    app: OnceCell<Plan>,
+    known: OnceCell<Plan>,
+}
 
 impl Check {
     fn read(
@@ -134,21 +124,26 @@ impl Check {
         auth: Option<Uuid>,
         mode: Mode,
     ) -> Pair {
-        pg::as_role(target.house.owner, || {
-            let plan =
-                self.0.get_or_init(|| session.prepare(&pair_sql(target), &[UUIDOID, UUIDOID]));
-            let rows = session.execute(plan, &[Arg::of(app), Arg::of(auth)], mode);
-            Pair {
-                confirmed: rows.get(0, 1),
-                app_is_there: rows.get(0, 2).unwrap_or_default(),
-                app_is_known: rows.get(0, 3).unwrap_or_default(),
-                own: rows.get(0, 4).unwrap_or_default(),
-                auth_email: rows.get(0, 5),
-                app_email: rows.get(0, 6),
-                auth_key: rows.get(0, 7),
-                app_key: rows.get(0, 8),
-            }
-        })
+        let look = |role: Role, plan: &OnceCell<Plan>, sql: &str| {
+            pg::as_role(role, || {
+                let plan = plan.get_or_init(|| session.prepare(sql, &[UUIDOID, UUIDOID]));
+                session.execute(plan, &[Arg::of(app), Arg::of(auth)], mode)
+            })
+        };
+        let here = look(target.app.owner.into(), &self.app, &app_sql(target));
+        let there = look(target.auth.owner.into(), &self.auth, &auth_sql(target));
+        let known = look(target.house.owner.into(), &self.known, KNOWN);
+        Pair {
+            confirmed: there.get(0, 1),
+            app_is_there: here.get(0, 1).unwrap_or_default(),
+            app_is_known: there.get(0, 4).unwrap_or_default()
+                || known.get(0, 1).unwrap_or_default(),
+            own: here.get(0, 2).unwrap_or_default(),
+            auth_email: there.get(0, 2),
+            app_email: here.get(0, 3),
+            auth_key: there.get(0, 3),
+            app_key: here.get(0, 4),
+        }
     }
 
     /// Whether the candidate, now locked, still is what the survey saw.
@@ -221,21 +216,26 @@ impl Check {
     }
 }
 
-fn pair_sql(target: &Target) -> String {
+const KNOWN: &str = "SELECT EXISTS (SELECT FROM onagui.sync_known_id k WHERE k.auth_user_id = $1 AND $2 IS NOT DISTINCT FROM $2)";
+
+fn app_sql(target: &Target) -> String {
     format!(
-        "SELECT a.confirmed, p.id IS NOT NULL,
-                EXISTS (SELECT FROM ONLY auth.users k WHERE k.id = $1)
-                OR EXISTS (SELECT FROM onagui.sync_known_id k WHERE k.auth_user_id = $1),
-                EXISTS (SELECT FROM {only}onagui.app_users o WHERE o.id = $2),
-                a.email, p.email, nullif({}, ''), nullif({}, '')
+        "SELECT p.id IS NOT NULL, EXISTS (SELECT FROM {only}onagui.app_users o WHERE o.id = $2), p.email,
+                nullif({}, '')
            FROM (SELECT) one
-           LEFT JOIN (SELECT u.email::text AS email, {confirmed} AS confirmed
-                        FROM ONLY auth.users u WHERE u.id = $2 AND NOT ({deleted})) a ON true
-           LEFT JOIN (SELECT u.id, u.email::text AS email
-                        FROM {only}onagui.app_users u WHERE u.id = $1) p ON true",
-        email_key("a.email"),
+           LEFT JOIN (SELECT u.id, u.email::text AS email FROM {only}onagui.app_users u WHERE u.id = $1) p ON true",
         email_key("p.email"),
         only = target.app.only,
+    )
+}
+
+fn auth_sql(target: &Target) -> String {
+    format!(
+        "SELECT a.confirmed, a.email, nullif({}, ''), EXISTS (SELECT FROM ONLY auth.users k WHERE k.id = $1)
+           FROM (SELECT) one
+           LEFT JOIN (SELECT u.email::text AS email, {confirmed} AS confirmed
+                        FROM ONLY auth.users u WHERE u.id = $2 AND NOT ({deleted})) a ON true",
+        email_key("a.email"),
         confirmed = target.confirmed_now("u"),
         deleted = target.deleted("u"),
     )

@@ -77,6 +77,9 @@ pub struct MovedRow {
     pub after: Vec<Text>,
     /// MD5 of the whole row after the change: whether it is still as it was left.
     pub md5: String,
+    /// Where it was before the change.
+    #[serde(skip)]
+    pub was: Option<Address>,
 }
 
 impl<'a> TableChanges<'a> {
@@ -193,6 +196,7 @@ fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
                 before: updates[place].before.clone(),
                 after: updates[place].after.clone(),
                 md5: rows.get(row, 3).unwrap_or_default(),
+                was: Some(updates[place].address.clone()),
             });
         }
         written += rows.len();
@@ -283,6 +287,7 @@ pub fn difference(
         before: changed.iter().map(|c| text(before, &c.name)).collect(),
         after: changed.iter().map(|c| text(&now, &c.name)).collect(),
         md5,
+        was: None,
     };
     Some(Done {
         table: table.label.clone(),

@@ -3,15 +3,18 @@
 //! The row of the user who goes gives way to the row of the user who stays, and everything that refers to the one, by
 //! whichever key, comes to the other. Where a row that comes over would collide with one that is there, one of the two
 //! gives way to the other in the same manner, and so on until nothing collides.
+//!
+//! A re-key is planned in the same way where tables are such that no condition on a row alone tells whether it refers to
+//! the user.
 
-use super::changes::{Address, TableChanges, Text, Update, address};
+use super::changes::{self, TableChanges, Update, address};
 use super::collisions;
-use super::rekey::{Collision, Mover, Referring, unquoted};
-use crate::catalog::references::{Form, Moving};
+use super::plan::{Known, Plan, Row, Side};
+use super::rekey::{Collision, Held, Mover, Referring, unquoted};
 use crate::error::Error;
 use crate::pg::{self, Arg, Mode, Session};
-use pgrx::Uuid;
 use pgrx::pg_sys::Oid;
+use pgrx::{JsonB, Uuid};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What to do where rows collide.
@@ -25,13 +28,6 @@ pub enum OnConflict {
     KeepApp,
 }
 
-/// Whose a row was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Auth,
-    App,
-}
-
 impl Side {
     fn other(self) -> Self {
         match self {
@@ -41,35 +37,13 @@ impl Side {
     }
 }
 
-#[derive(Default)]
-struct Change {
-    /// By column (quoted): before and after.
-    values: BTreeMap<String, (Text, Text)>,
-    side: Option<Side>,
-}
-
-/// Changed rows of a table.
-struct MovedRows {
-    /// Makes them of `$1`.
-    query: String,
-    rows: serde_json::Value,
-    /// Quoted.
-    columns: Vec<String>,
-}
-
-/// A planned merge.
+/// A planned merge, or a re-key planned row by row.
 pub struct Merge<'a> {
-    mover: &'a Mover,
-    session: &'a Session,
-    /// `Read` for a rehearsal. `Fresh` to do it: then every row is locked as it is found.
-    mode: Mode,
-    from: Uuid,
-    to: Uuid,
-    changes: BTreeMap<(usize, Address), Change>,
-    /// Rows that give way.
-    gone: BTreeSet<(usize, Address)>,
+    plan: Plan<'a>,
+    /// The users' own rows.
+    users: Vec<Row>,
     pub collisions: Vec<Collision>,
-    /// Some collision was left as it is: the merge must be refused.
+    /// Some collision was left as it is: nothing may be done.
     pub unsettled: bool,
 }
 
@@ -83,273 +57,128 @@ impl<'a> Merge<'a> {
         policy: OnConflict,
         mode: Mode,
     ) -> Result<Self, Error> {
-        let mut merge = Merge {
-            mover,
-            session,
-            mode,
-            from,
-            to,
-            changes: BTreeMap::new(),
-            gone: BTreeSet::new(),
-            collisions: Vec::new(),
-            unsettled: false,
-        };
         pg::with_stable_text(|| {
-            let leaving = merge.user(from)?;
-            let staying = merge.user(to)?;
-            merge.take_over(&leaving, &staying)?;
-            merge.give_way(0, &leaving, &staying, Side::App)?;
-            merge.bring_soft_references()?;
-            while merge.settle_collisions(policy)? {}
-            Ok(())
-        })
-        .map(|()| merge)
-    }
-
-    fn user(&self, id: Uuid) -> Result<Address, Error> {
-        let found = self.find(0, &[], "t.id = $1", &[id.into()]);
-        let user = found.into_iter().next().map(|(address, _)| address);
-        user.ok_or(Error::AppUserGone { id: id.to_string() })
-    }
-
-    /// The rows of a table that a condition over the alias `t` selects, locked unless this is a rehearsal, with the
-    /// given columns.
-    fn find(
-        &self,
-        place: usize,
-        columns: &[String],
-        condition: &str,
-        args: &[Arg],
-    ) -> Vec<(Address, Vec<Text>)> {
-        let table = &self.mover.references.tables[place];
-        let lock = if self.mode == Mode::Read { "" } else { " FOR UPDATE" };
-        let list: Vec<String> = columns.iter().map(|c| format!("t.{c}::text")).collect();
-        let sql = format!(
-            "SELECT t.tableoid, t.ctid::text, ARRAY[{}]::text[] FROM {} t WHERE {condition}{lock}",
-            list.join(", "),
-            table.target()
-        );
-        pg::as_role(table.owner, || {
-            let rows = self.session.run(&sql, args, self.mode);
-            let mut found: Vec<(Address, Vec<Text>)> = (0..rows.len())
-                .filter_map(|row| Some((address(&rows, row, 1)?, rows.get(row, 3)?)))
-                .collect();
-            found.sort();
-            found
+            let mut plan = Plan::new(session, mover, mode);
+            let leaving = plan.user(from)?;
+            let staying = plan.user(to)?;
+            take_over(&mut plan, &leaving, &staying, from, to);
+            plan.give_way(&leaving, &staying, Side::App);
+            plan.bring_soft_references(from, to);
+            Self::settle(plan, vec![leaving, staying], policy)
         })
     }
 
-    /// Columns of one row as text, as they are in the table.
-    fn read(&self, place: usize, address: &Address, columns: &[String]) -> Vec<Text> {
-        let table = &self.mover.references.tables[place];
-        let list: Vec<String> = columns.iter().map(|c| format!("t.{c}::text")).collect();
-        let sql = format!(
-            "SELECT ARRAY[{}]::text[] FROM {} t WHERE t.tableoid = $1 AND t.ctid = $2::tid",
-            list.join(", "),
-            table.target()
-        );
-        pg::as_role(table.owner, || {
-            self.session
-                .run(&sql, &[Oid::from(address.0).into(), address.1.clone().into()], self.mode)
-                .one::<Vec<Text>>()
-                .unwrap_or_else(|| vec![None; columns.len()])
+    /// Where a row that stays gets the key of one that gives way, the latter must be gone first, or foreign keys would act
+    /// on what refers to that key: the same rows give way, and nothing else happens yet.
+    fn first_phase(&self, mode: Mode) -> Result<Option<Self>, Error> {
+        if !self.plan.needs_phases() {
+            return Ok(None);
+        }
+        pg::with_stable_text(|| {
+            let mut plan = Plan::new(self.plan.session, self.plan.mover, mode);
+            for (loser, heir) in self.plan.gone.iter().filter(|(row, _)| row.0 != 0) {
+                plan.learn(loser)?;
+                plan.learn(heir)?;
+            }
+            for (loser, heir) in self.plan.gone.iter().filter(|(row, _)| row.0 != 0) {
+                plan.give_way(loser, heir, Side::App);
+            }
+            Self::settle(plan, Vec::new(), OnConflict::Error).map(Some)
         })
     }
 
-    /// The same, as they will be.
-    fn read_final(&self, place: usize, address: &Address, columns: &[String]) -> Vec<Text> {
-        let mut values = self.read(place, address, columns);
-        if let Some(change) = self.changes.get(&(place, address.clone())) {
-            for (column, value) in columns.iter().zip(&mut values) {
-                if let Some((_, after)) = change.values.get(column) {
-                    value.clone_from(after);
-                }
-            }
-        }
-        values
-    }
-
-    /// A field that only the user who leaves has is taken over.
-    fn take_over(&mut self, leaving: &Address, staying: &Address) -> Result<(), Error> {
-        let shape = self.mover.shape(self.session, 0, self.mode);
-        let columns: Vec<String> = shape
-            .columns
-            .iter()
-            .filter(|c| c.generated.is_none() && c.quoted != "id")
-            .map(|c| c.quoted.clone())
-            .collect();
-        let theirs = self.read(0, leaving, &columns);
-        let ours = self.read(0, staying, &columns);
-        for ((column, theirs), ours) in columns.iter().zip(theirs).zip(ours) {
-            if ours.is_none() && theirs.is_some() {
-                let refers =
-                    self.mover.references.tables[0].moving.iter().any(|m| m.column == *column);
-                let taken = match theirs {
-                    Some(id) if refers && id == self.from.to_string() => Some(self.to.to_string()),
-                    other => other,
-                };
-                self.set(0, staying, Side::Auth, &[(column.clone(), None, taken)])?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Everything that refers to the row `loser`, by any key, comes to the row `heir`; the loser will be deleted.
-    fn give_way(
-        &mut self,
-        place: usize,
-        loser: &Address,
-        heir: &Address,
-        side: Side,
-    ) -> Result<(), Error> {
-        if !self.gone.insert((place, loser.clone())) {
-            return Ok(());
-        }
-        let here = [Arg::from(Oid::from(loser.0)), loser.1.clone().into()];
-        if self.find(place, &[], "t.tableoid = $1 AND t.ctid = $2::tid", &here).len() != 1 {
-            return Err(Error::ChangedMeanwhile {
-                table: self.mover.references.tables[place].label.clone(),
-            });
-        }
-        for number in 0..self.mover.references.keys.len() {
-            let key = &self.mover.references.keys[number];
-            if key.parent == place {
-                let wanted = self.read_final(place, heir, &key.keys);
-                self.bring_children(number, loser, &wanted, side)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The rows that refer through the foreign key `number` to the row at `parent`, as that is now, refer to the key
-    /// `wanted` from now on.
-    fn bring_children(
-        &mut self,
-        number: usize,
-        parent: &Address,
-        wanted: &[Text],
-        side: Side,
-    ) -> Result<(), Error> {
-        let key = &self.mover.references.keys[number];
-        let (place, child) = (key.parent, key.child);
-        let now = self.read(place, parent, &key.keys);
-        if now.iter().any(Option::is_none) {
-            return Ok(());
-        }
-        let shape = self.mover.shape(self.session, place, self.mode);
-        let mut conditions: Vec<String> = key
-            .columns
-            .iter()
-            .zip(&key.keys)
-            .zip(&key.operators)
-            .enumerate()
-            .map(|(i, ((column, key), operator))| {
-                let kind = shape.column(key).map_or("text", |c| c.kind.as_str());
-                format!("($1::text[])[{}]::{kind} {operator} t.{column}", i + 1)
-            })
-            .collect();
-        if let Some(partitions) = &key.partitions {
-            let list: Vec<String> = partitions.iter().map(u32::to_string).collect();
-            conditions.push(format!("t.tableoid IN ({})", list.join(", ")));
-        }
-        let columns = key.columns.clone();
-        let children = self.find(child, &columns, &conditions.join(" AND "), &[now.into()]);
-        for (address, before) in children {
-            if self.gone.contains(&(child, address.clone())) {
-                continue;
-            }
-            if wanted.iter().any(Option::is_none) {
-                return Err(Error::NoKeyToReferTo {
-                    table: self.mover.references.tables[child].label.clone(),
-                    columns: columns.iter().map(|c| unquoted(c)).collect(),
+    /// Does what was planned. Answers the steps that take it back.
+    pub fn carry_out(&self, from: Uuid, to: Uuid) -> Result<Vec<serde_json::Value>, Error> {
+        let (session, mover) = (self.plan.session, self.plan.mover);
+        let mut steps = Vec::new();
+        let mut apply = |merge: &Self| {
+            if merge.unsettled {
+                return Err(Error::Collides {
+                    what: Collision::in_words(&merge.collisions),
+                    merge: true,
                 });
             }
-            let values: Vec<(String, Text, Text)> = columns
-                .iter()
-                .zip(before)
-                .zip(wanted)
-                .map(|((column, before), after)| (column.clone(), before, after.clone()))
-                .collect();
-            self.set(child, &address, side, &values)?;
+            let done = changes::apply(session, &merge.changes(), &mover.references.deferrable)?;
+            steps.push(serde_json::json!({ "changes": done }));
+            Ok(())
+        };
+        match self.first_phase(Mode::Fresh)? {
+            None => apply(self)?,
+            Some(first) => {
+                apply(&first)?;
+                apply(&Self::plan(session, mover, from, to, OnConflict::Error, Mode::Fresh)?)?;
+            }
         }
-        Ok(())
+        Ok(steps)
     }
 
-    /// Notes what a row's columns become, and brings along what refers to it by them.
-    fn set(
-        &mut self,
-        place: usize,
-        address: &Address,
-        side: Side,
-        values: &[(String, Text, Text)],
-    ) -> Result<(), Error> {
-        let change = self.changes.entry((place, address.clone())).or_default();
-        change.side.get_or_insert(side);
-        let mut changed = Vec::new();
-        for (column, before, after) in values {
-            let known = change.values.get(column).map(|(_, after)| after);
-            if known.unwrap_or(before) != after {
-                changed.push(column.clone());
-                change.values.insert(column.clone(), (before.clone(), after.clone()));
-            }
-        }
-        for number in 0..self.mover.references.keys.len() {
-            let key = &self.mover.references.keys[number];
-            if key.parent == place && key.keys.iter().any(|k| changed.contains(k)) {
-                let wanted = self.read_final(place, address, &key.keys);
-                self.bring_children(number, address, &wanted, side)?;
-            }
-        }
-        Ok(())
+    /// Plans to give the app user `from` the id `to`, leaving alone the fields that held `from` before the user had it.
+    pub fn plan_rekey(
+        session: &'a Session,
+        mover: &'a Mover,
+        from: Uuid,
+        to: Uuid,
+        untouchable: &[Held],
+        mode: Mode,
+    ) -> Result<Self, Error> {
+        pg::with_stable_text(|| {
+            let mut plan = Plan::new(session, mover, mode);
+            let user = plan.user(from)?;
+            plan.untouchable =
+                untouchable.iter().map(|held| (held.row.clone(), held.column.clone())).collect();
+            plan.set(&user, Side::App, vec![("id".into(), Some(to.to_string()))]);
+            plan.bring_soft_references(from, to);
+            Self::settle(plan, vec![user], OnConflict::Error)
+        })
     }
 
-    fn bring_soft_references(&mut self) -> Result<(), Error> {
-        for place in 0..self.mover.references.tables.len() {
-            let soft: Vec<(String, Form, String)> = self.mover.references.tables[place]
-                .moving
-                .iter()
-                .filter(|m: &&Moving| m.soft && !m.generated)
-                .map(|m| (m.column.clone(), m.form, self.mover.references.condition(place, m)))
-                .collect();
-            for (column, form, condition) in soft {
-                let columns = [column.clone()];
-                for (address, mut before) in
-                    self.find(place, &columns, &condition, &[self.from.into()])
-                {
-                    let before = before.remove(0);
-                    let to = self.to.to_string();
-                    let after = match (form, &before) {
-                        (Form::Text, Some(id)) if *id != self.from.to_string() => to.to_uppercase(),
-                        _ => to,
-                    };
-                    self.set(place, &address, Side::App, &[(column.clone(), before, Some(after))])?;
-                }
-            }
+    fn settle(plan: Plan<'a>, users: Vec<Row>, policy: OnConflict) -> Result<Self, Error> {
+        let mut merge = Merge { plan, users, collisions: Vec::new(), unsettled: false };
+        merge.plan.follow()?;
+        while merge.settle_collisions(policy)? {}
+        merge.plan.verify()?;
+        if !merge.unsettled
+            && merge.plan.mode == Mode::Read
+            && let Some(first) = merge.first_phase(Mode::Read)?
+            && first.unsettled
+        {
+            merge.collisions.extend(first.collisions);
+            merge.unsettled = true;
         }
-        Ok(())
+        Ok(merge)
     }
 
     /// Finds the rows that collide as things are planned now, and lets one of each pair give way. Answers whether any
     /// did, so that more may collide.
     fn settle_collisions(&mut self, policy: OnConflict) -> Result<bool, Error> {
         let mut any = false;
-        let places: BTreeSet<usize> = self.changes.keys().map(|(place, _)| *place).collect();
+        let places: BTreeSet<usize> = self.plan.rows.keys().map(|(place, _)| *place).collect();
         for place in places {
-            let Some(moved) = self.moved(place) else {
+            let changed: Vec<Row> = self.plan.of_table(place).map(|(row, _)| row.clone()).collect();
+            if changed.is_empty() {
                 continue;
-            };
-            let table = &self.mover.references.tables[place];
-            let shape = self.mover.shape(self.session, place, self.mode);
+            }
+            let columns: BTreeSet<String> = self
+                .plan
+                .of_table(place)
+                .flat_map(|(_, known)| known.after.keys().cloned())
+                .collect();
+            let columns: Vec<String> = columns.into_iter().collect();
+            let mover = self.plan.mover;
+            let table = &mover.references.tables[place];
+            let shape = mover.shape(self.plan.session, place, self.plan.mode);
+            let (query, images) = self.plan.image(place, changed.iter());
             let gone = "(t.tableoid, t.ctid) IN (SELECT g.at, g.r::tid FROM unnest($2::oid[], $3::text[]) AS g(at, r))";
-            for unique in shape.touched_by(&moved.columns) {
-                let sql = collisions::pairs(table, unique, &moved.query, gone);
-                let pairs: Vec<(Address, Address, bool)> = pg::as_role(table.owner, || {
-                    let rows = self.session.run(&sql, &self.arguments(place, &moved), self.mode);
+            for unique in shape.touched_by(&columns) {
+                let sql = collisions::pairs(table, unique, &query, gone);
+                let pairs: Vec<(Row, Row, bool)> = pg::as_role(table.owner, || {
+                    let args = self.arguments(place, images.clone());
+                    let rows = self.plan.session.run(&sql, &args, self.plan.mode);
                     (0..rows.len())
                         .filter_map(|row| {
                             Some((
-                                address(&rows, row, 1)?,
-                                address(&rows, row, 3)?,
+                                (place, address(&rows, row, 1)?),
+                                (place, address(&rows, row, 3)?),
                                 rows.get(row, 5)?,
                             ))
                         })
@@ -358,7 +187,7 @@ impl<'a> Merge<'a> {
                 if pairs.is_empty() {
                     continue;
                 }
-                let colliding: BTreeSet<&Address> = pairs.iter().map(|(m, _, _)| m).collect();
+                let colliding: BTreeSet<&Row> = pairs.iter().map(|(moved, _, _)| moved).collect();
                 self.note_collision(&table.label, &unique.name, colliding.len() as u64);
                 // Another user's row never gives way.
                 if policy == OnConflict::Error || place == 0 {
@@ -367,13 +196,22 @@ impl<'a> Merge<'a> {
                 }
                 any = true;
                 for (moved, other, both_moved) in &pairs {
-                    self.settle_pair(place, moved, other, *both_moved, policy)?;
+                    self.settle_pair(moved, other, *both_moved, policy)?;
                 }
-                // What is gone now must be known before the next index is looked at.
+                // What is gone now, and where its children went, must be known before the next index is looked at.
+                self.plan.follow()?;
                 break;
             }
         }
         Ok(any)
+    }
+
+    /// The arguments of a query for collisions: the changed rows, and those that are gone.
+    fn arguments(&self, place: usize, images: serde_json::Value) -> [Arg; 3] {
+        let gone = self.plan.gone.keys().filter(|(p, _)| *p == place);
+        let (tables, addresses): (Vec<Oid>, Vec<String>) =
+            gone.map(|(_, (table, row))| (Oid::from(*table), row.clone())).unzip();
+        [JsonB(images).into(), tables.into(), addresses.into()]
     }
 
     fn note_collision(&mut self, table: &str, constraint: &str, rows: u64) {
@@ -391,20 +229,15 @@ impl<'a> Merge<'a> {
 
     fn settle_pair(
         &mut self,
-        place: usize,
-        moved: &Address,
-        other: &Address,
+        moved: &Row,
+        other: &Row,
         both_moved: bool,
         policy: OnConflict,
     ) -> Result<(), Error> {
-        if self.gone.contains(&(place, moved.clone()))
-            || self.gone.contains(&(place, other.clone()))
-        {
+        if self.plan.gone.contains_key(moved) || self.plan.gone.contains_key(other) {
             return Ok(());
         }
-        let side = |address: &Address| {
-            self.changes.get(&(place, address.clone())).and_then(|change| change.side)
-        };
+        let side = |row: &Row| self.plan.rows.get(row).and_then(|known| known.side);
         let moved_side = side(moved).unwrap_or(Side::App);
         let other_side =
             if both_moved { side(other).unwrap_or(Side::App) } else { moved_side.other() };
@@ -412,129 +245,59 @@ impl<'a> Merge<'a> {
             OnConflict::KeepAuth => Side::Auth,
             _ => Side::App,
         };
-        if moved_side == stays || (moved_side == other_side && both_moved) {
-            self.give_way(place, other, moved, other_side)
-        } else {
-            self.give_way(place, moved, other, moved_side)
-        }
+        let moved_stays = moved_side == stays || (moved_side == other_side && both_moved);
+        let (loser, heir, side) =
+            if moved_stays { (other, moved, other_side) } else { (moved, other, moved_side) };
+        self.plan.learn(loser)?;
+        self.plan.learn(heir)?;
+        self.plan.give_way(loser, heir, side);
+        Ok(())
     }
 
-    /// The changed rows of a table that stay, as they will be.
-    fn moved(&self, place: usize) -> Option<MovedRows> {
-        let table = &self.mover.references.tables[place];
-        let shape = self.mover.shape(self.session, place, self.mode);
-        let mut columns = BTreeSet::new();
-        let mut rows = Vec::new();
-        for ((_, address), change) in self.of_table(place) {
-            let values: serde_json::Map<String, serde_json::Value> = change
-                .values
-                .iter()
-                .map(|(column, (_, after))| (column.clone(), serde_json::json!(after)))
-                .collect();
-            columns.extend(change.values.keys().cloned());
-            rows.push(serde_json::json!({
-                "t": address.0.to_string(), "r": address.1, "v": values
-            }));
-        }
-        if rows.is_empty() {
-            return None;
-        }
-        let source = format!(
-            "FROM jsonb_array_elements($1) AS x(r) JOIN {} t
-               ON t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid",
-            table.target()
-        );
-        let query = collisions::moved(shape, &source, |column| {
-            columns.contains(&column.quoted).then(|| {
-                let name = pgrx::spi::quote_literal(&column.quoted);
-                format!(
-                    "CASE WHEN x.r -> 'v' ? {name} THEN (x.r -> 'v' ->> {name})::{} ELSE t.{} END",
-                    column.kind, column.quoted
-                )
-            })
-        });
-        Some(MovedRows {
-            query,
-            rows: serde_json::Value::Array(rows),
-            columns: columns.into_iter().collect(),
-        })
-    }
-
-    /// The arguments of a query for collisions: the changed rows, and those that are gone.
-    fn arguments(&self, place: usize, moved: &MovedRows) -> [Arg; 3] {
-        let gone = self.gone.iter().filter(|(p, _)| *p == place);
-        let (tables, addresses): (Vec<Oid>, Vec<String>) =
-            gone.map(|(_, (table, row))| (Oid::from(*table), row.clone())).unzip();
-        [pgrx::JsonB(moved.rows.clone()).into(), tables.into(), addresses.into()]
-    }
-
-    /// The changed rows of a table that stay.
-    fn of_table(&self, place: usize) -> impl Iterator<Item = (&(usize, Address), &Change)> {
-        self.changes.iter().filter(move |(key, change)| {
-            key.0 == place && !self.gone.contains(*key) && !change.values.is_empty()
-        })
-    }
-
-    /// How many rows of each table come over or give way, the two users' own not counted.
+    /// How many rows of each table come over or give way, the users' own not counted.
     pub fn referring(&self) -> Vec<Referring> {
         let mut all: BTreeMap<usize, (BTreeSet<String>, u64)> = BTreeMap::new();
-        let users: BTreeSet<&(usize, Address)> = self
-            .gone
-            .iter()
-            .filter(|(place, _)| *place == 0)
-            .chain(self.changes.keys().filter(|(place, _)| *place == 0))
-            .filter(|key| self.is_a_user(key))
-            .collect();
-        for (key, change) in &self.changes {
-            if users.contains(key) || change.values.is_empty() {
-                continue;
-            }
-            let (columns, rows) = all.entry(key.0).or_default();
-            columns.extend(change.values.keys().map(|c| unquoted(c)));
-            *rows += 1;
-        }
-        for key in self.gone.iter().filter(|key| !users.contains(key)) {
-            let is_counted = self.changes.get(key).is_some_and(|c| !c.values.is_empty());
-            if !is_counted {
-                all.entry(key.0).or_default().1 += 1;
+        let is_touched = |row: &Row, known: &Known| {
+            !self.users.contains(row)
+                && (!known.after.is_empty() || self.plan.gone.contains_key(row))
+        };
+        for (row, known) in &self.plan.rows {
+            if is_touched(row, known) {
+                let (columns, rows) = all.entry(row.0).or_default();
+                columns.extend(known.after.keys().map(|c| unquoted(c)));
+                *rows += 1;
             }
         }
         all.into_iter()
             .map(|(place, (columns, rows))| Referring {
-                table: self.mover.references.tables[place].label.clone(),
+                table: self.plan.mover.references.tables[place].label.clone(),
                 columns: columns.into_iter().collect(),
                 rows,
             })
             .collect()
     }
 
-    /// Whether a row of `app_users` is one of the two users' own.
-    fn is_a_user(&self, key: &(usize, Address)) -> bool {
-        let ids = self.read(0, &key.1, &["id".to_owned()]);
-        ids.iter().flatten().any(|id| *id == self.from.to_string() || *id == self.to.to_string())
-    }
-
     /// The plan as changes to the tables.
     pub fn changes(&self) -> Vec<TableChanges<'a>> {
-        let places: BTreeSet<usize> =
-            self.changes.keys().chain(self.gone.iter()).map(|(place, _)| *place).collect();
+        let places: BTreeSet<usize> = self.plan.rows.keys().map(|(place, _)| *place).collect();
+        let mover = self.plan.mover;
         places
             .into_iter()
             .map(|place| {
-                let table = &self.mover.references.tables[place];
-                let shape = self.mover.shape(self.session, place, self.mode);
-                let mut changes = TableChanges::new(table, shape);
-                let gone = self.gone.iter().filter(|(p, _)| *p == place);
+                let shape = mover.shape(self.plan.session, place, self.plan.mode);
+                let mut changes = TableChanges::new(&mover.references.tables[place], shape);
+                let gone = self.plan.gone.keys().filter(|(p, _)| *p == place);
                 changes.deleted = gone.map(|(_, address)| address.clone()).collect();
-                for ((_, address), change) in self.of_table(place) {
+                for (row, known) in self.plan.of_table(place) {
                     // A generated column follows by itself.
-                    let written = change.values.iter().filter(|(column, _)| {
+                    let written = known.after.iter().filter(|(column, _)| {
                         shape.column(column).is_some_and(|c| c.generated.is_none())
                     });
                     let columns: Vec<String> = written.clone().map(|(c, _)| c.clone()).collect();
-                    let (before, after) = written.map(|(_, v)| v.clone()).unzip();
+                    let before = columns.iter().map(|c| self.plan.before(row, c)).collect();
+                    let after = written.map(|(_, after)| after.clone()).collect();
                     changes.updated.entry(columns).or_default().push(Update {
-                        address: address.clone(),
+                        address: row.1.clone(),
                         before,
                         after,
                     });
@@ -542,6 +305,100 @@ impl<'a> Merge<'a> {
                 changes.updated.remove(&Vec::new());
                 changes
             })
+            .filter(|changes| !changes.deleted.is_empty() || !changes.updated.is_empty())
             .collect()
     }
+}
+
+/// What a re-key did, and what must be kept to take it back.
+pub struct Rekeyed {
+    pub moved: Vec<Referring>,
+    pub step: serde_json::Value,
+}
+
+/// Moves the user `from` and all that refers to it to the id `to`, leaving alone what `recorded` names: fields that held
+/// `from` before the user had it. The user's row must be locked.
+pub fn rekey(
+    session: &Session,
+    mover: &Mover,
+    from: Uuid,
+    to: Uuid,
+    recorded: &[serde_json::Value],
+) -> Result<Rekeyed, Error> {
+    let mut held = mover.held(session, to, Mode::Fresh);
+    let is_plain = held.is_empty() && recorded.is_empty() && !mover.references.by_rows;
+    let moved = if is_plain {
+        mover.rekey(session, from, to)
+    } else {
+        let untouchable = mover.find_held(session, recorded, from)?;
+        let merge = Merge::plan_rekey(session, mover, from, to, &untouchable, Mode::Fresh)?;
+        if merge.unsettled {
+            return Err(Error::Collides {
+                what: Collision::in_words(&merge.collisions),
+                merge: false,
+            });
+        }
+        let changes = merge.changes();
+        let done = changes::apply(session, &changes, &mover.references.deferrable)?;
+        // What held the id before may have changed along with the user, in another column.
+        let all = changes.iter().zip(&done);
+        for (c, row) in all
+            .flat_map(|(c, d)| d.moved.iter().flat_map(move |m| m.rows.iter().map(move |r| (c, r))))
+        {
+            for held in held.iter_mut().filter(|held| {
+                mover.references.tables[held.row.0].oid == c.of.table.oid
+                    && Some(&held.row.1) == row.was.as_ref()
+            }) {
+                held.key.clone_from(&row.key);
+                held.md5.clone_from(&row.md5);
+            }
+        }
+        merge.referring()
+    };
+    Ok(Rekeyed {
+        moved,
+        step: serde_json::json!({ "rekey": {
+            "from": from.to_string(), "to": to.to_string(), "held": mover.held_to_json(&held)
+        } }),
+    })
+}
+
+/// The fields that only the user who leaves has are taken over. Columns that refer together are taken together.
+fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid) {
+    let references = &plan.mover.references;
+    let shape = plan.mover.shape(plan.session, 0, plan.mode);
+    let own: Vec<&str> = shape
+        .columns
+        .iter()
+        .filter(|c| c.generated.is_none() && c.quoted != "id")
+        .map(|c| c.quoted.as_str())
+        .collect();
+    let theirs = plan.fields(leaving, &own);
+    let ours = plan.fields(staying, &own);
+    let is_free = |column: &String| {
+        let place = own.iter().position(|c| c == column);
+        place.is_some_and(|place| ours[place].is_none())
+    };
+    let mut taken = Vec::new();
+    for (place, column) in own.iter().enumerate() {
+        let refer = || {
+            let keys = references.keys.iter().enumerate();
+            keys.filter(|(_, key)| key.child == 0 && key.columns.iter().any(|c| c == column))
+        };
+        let is_whole = refer().all(|(_, key)| key.columns.iter().all(is_free));
+        let (Some(value), None, true) = (&theirs[place], &ours[place], is_whole) else {
+            continue;
+        };
+        for (number, _) in refer() {
+            let took_over = &mut plan.took_over;
+            took_over.insert((leaving.clone(), number), staying.clone());
+        }
+        let is_own_id = references.tables[0]
+            .moving
+            .iter()
+            .any(|m| m.column == **column && *value == from.to_string());
+        let value = if is_own_id { to.to_string() } else { value.clone() };
+        taken.push(((*column).to_owned(), Some(value)));
+    }
+    plan.set(staying, Side::Auth, taken);
 }

@@ -3,7 +3,9 @@
 //! Each table is changed by one statement, written as its owner. All statements run before any of their foreign-key
 //! checks and AFTER triggers does (see [`QueryLevel`]), so that to the constraints it is one statement.
 
+use super::changes::address;
 use super::collisions;
+use super::plan::Row;
 use crate::catalog::references::{Form, Moving, References, Table};
 use crate::catalog::shape::Shape;
 use crate::catalog::{App, House};
@@ -20,6 +22,7 @@ pub struct Mover {
     pub app_owner: Oid,
     pub references: References,
     statements: Vec<Statements>,
+    locker: OnceCell<Plan>,
 }
 
 /// The statements for one table; `$1` is the id it is now, `$2` the id it becomes.
@@ -60,11 +63,31 @@ pub struct Collision {
 }
 
 impl Collision {
+    pub fn in_words(all: &[Collision]) -> String {
+        let what: Vec<String> = all
+            .iter()
+            .map(|c| {
+                let s = if c.rows == 1 { "" } else { "s" };
+                format!("{} row{s} in {} ({})", c.rows, c.table, c.constraint)
+            })
+            .collect();
+        format!("{}.", what.join(", "))
+    }
+
     pub fn to_json(all: &[Collision]) -> Value {
         all.iter()
             .map(|c| json!({ "table": c.table, "constraint": c.constraint, "rows": c.rows }))
             .collect()
     }
+}
+
+/// A row that holds an id without any need to.
+pub struct Held {
+    pub row: Row,
+    /// Quoted.
+    pub column: String,
+    pub key: Option<Value>,
+    pub md5: String,
 }
 
 const ID: [pgrx::pg_sys::BuiltinOid; 1] = [pgrx::pg_sys::BuiltinOid::UUIDOID];
@@ -85,7 +108,7 @@ impl Mover {
                 shape: OnceCell::new(),
             })
             .collect();
-        Ok(Mover { house, app_owner: app.owner, references, statements })
+        Ok(Mover { house, app_owner: app.owner, references, statements, locker: OnceCell::new() })
     }
 
     /// The places of the tables that hold ids.
@@ -181,14 +204,16 @@ impl Mover {
             self.references.tables[0].target()
         );
         pg::as_role(self.app_owner, || {
-            session.run(&sql, &[users.to_vec().into()], Mode::Fresh).column()
+            let uuids = [Oid::from(pgrx::pg_sys::BuiltinOid::UUIDARRAYOID)];
+            let plan = self.locker.get_or_init(|| session.prepare(&sql, &uuids));
+            session.execute(plan, &[users.to_vec().into()], Mode::Fresh).column()
         })
     }
 
     /// Moves the user `from` and all that refers to it to the id `to`. The user's row must be locked.
     pub fn rekey(&self, session: &Session, from: Uuid, to: Uuid) -> Vec<Referring> {
         let mut moved = Vec::new();
-        as_one_statement(&self.owners(), &self.references.deferrable(), session, |owner| {
+        as_one_statement(&self.owners(), &self.references.deferrable, session, |owner| {
             for place in self.moving().filter(|p| self.references.tables[*p].owner == owner) {
                 let statements = &self.statements[place];
                 let Some(sql) = &statements.update else {
@@ -204,68 +229,84 @@ impl Mover {
         moved
     }
 
-    /// Rows that hold the id `to` before anything is moved to it, where no foreign key keeps them from it. Taking a
-    /// re-key back must leave them alone.
-    pub fn held_before(&self, session: &Session, to: Uuid) -> Vec<Value> {
+    /// Rows that hold an id in a column where no foreign key keeps them from it, whoever has that id: locked unless this
+    /// is a rehearsal.
+    pub fn held(&self, session: &Session, id: Uuid, mode: Mode) -> Vec<Held> {
         let mut held = Vec::new();
-        for place in self.moving() {
+        let lock = if mode == Mode::Read { "" } else { " FOR UPDATE" };
+        for (place, moving) in self.loose() {
             let table = &self.references.tables[place];
-            for moving in table.moving.iter().filter(|m| self.references.is_loose(m)) {
-                let shape = self.shape(session, place, Mode::Fresh);
-                let sql = format!(
-                    "SELECT jsonb_agg({}) FROM {} t WHERE t.{}::text = $1::text",
-                    shape.key_image(),
-                    table.target(),
-                    moving.column
-                );
-                let rows = pg::with_stable_text(|| {
-                    pg::as_role(table.owner, || {
-                        session.run(&sql, &[to.into()], Mode::Fresh).one::<pgrx::JsonB>()
-                    })
-                });
-                if let Some(rows) = rows {
-                    held.push(
-                        json!({ "table": table.label, "column": moving.column, "keys": rows.0 }),
-                    );
-                }
-            }
+            let shape = self.shape(session, place, mode);
+            let sql = format!(
+                "SELECT t.tableoid, t.ctid::text, {}, md5({}::text) FROM {} t WHERE {}{lock}",
+                shape.key_image(),
+                shape.image(),
+                table.target(),
+                moving.holds("t")
+            );
+            pg::with_stable_text(|| {
+                pg::as_role(table.owner, || {
+                    let rows = session.run(&sql, &[id.into()], mode);
+                    held.extend((0..rows.len()).filter_map(|row| {
+                        Some(Held {
+                            row: (place, address(&rows, row, 1)?),
+                            column: moving.column.clone(),
+                            key: rows.get::<pgrx::JsonB>(row, 3).map(|key| key.0),
+                            md5: rows.get(row, 4)?,
+                        })
+                    }));
+                })
+            });
         }
         held
     }
 
-    /// Gives rows that held the id `to` before it was moved there ([`Self::held_before`]) that id again, once it has been
-    /// moved back to `from`. Fails with the table's name where they cannot be told apart.
-    pub fn give_back(
+    /// What the audit log keeps of rows that held the id before the user got it: taking that back must leave them alone.
+    pub fn held_to_json(&self, held: &[Held]) -> Value {
+        let rows = held.iter().map(|held| {
+            let table = &self.references.tables[held.row.0].label;
+            json!({ "table": table, "column": held.column, "key": held.key, "md5": held.md5 })
+        });
+        rows.collect()
+    }
+
+    /// Those of the rows that hold `id` now that are named in `recorded` ([`Self::held_to_json`]).
+    pub fn find_held(
         &self,
         session: &Session,
-        held: &[Value],
-        from: Uuid,
-        to: Uuid,
-    ) -> Result<(), String> {
-        for place in self.moving() {
-            let table = &self.references.tables[place];
-            for rows in held.iter().filter(|rows| rows["table"] == table.label.as_str()) {
-                let keys = rows["keys"].as_array().cloned().unwrap_or_default();
-                let moving = table.moving.iter().find(|m| rows["column"] == m.column.as_str());
-                let (Some(moving), false) = (moving, keys.iter().any(Value::is_null)) else {
-                    return Err(table.label.clone());
-                };
-                let shape = self.shape(session, place, Mode::Fresh);
-                let value = if moving.form == Form::Text { "$3::text" } else { "$3" };
-                let sql = format!(
-                    "UPDATE {} t SET {column} = {value}
-                      WHERE t.{column}::text = $2::text AND {} IN (SELECT jsonb_array_elements($1))",
-                    table.target(),
-                    shape.key_image(),
-                    column = moving.column
-                );
-                let args = [pgrx::JsonB(Value::Array(keys)).into(), from.into(), to.into()];
-                pg::with_stable_text(|| {
-                    pg::as_role(table.owner, || session.run(&sql, &args, Mode::Fresh).touched())
-                });
-            }
+        recorded: &[Value],
+        id: Uuid,
+    ) -> Result<Vec<Held>, Error> {
+        if recorded.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(())
+        let mut wanted: Vec<&Value> = recorded.iter().collect();
+        let mut found = self.held(session, id, Mode::Fresh);
+        found.retain(|held| {
+            let table = self.references.tables[held.row.0].label.as_str();
+            let is = |w: &&Value| {
+                let same = match &held.key {
+                    Some(key) if !w["key"].is_null() => w["key"] == *key,
+                    _ => w["md5"] == held.md5.as_str(),
+                };
+                same && w["table"] == table && w["column"] == held.column.as_str()
+            };
+            let place = wanted.iter().position(is);
+            place.map(|place| wanted.swap_remove(place)).is_some()
+        });
+        match wanted.iter().find(|w| w["key"].is_null()) {
+            Some(lost) => Err(Error::CannotTellApart {
+                table: lost["table"].as_str().unwrap_or_default().to_owned(),
+            }),
+            None => Ok(found),
+        }
+    }
+
+    fn loose(&self) -> impl Iterator<Item = (usize, &Moving)> {
+        self.moving().flat_map(|place| {
+            let moving = self.references.tables[place].moving.iter();
+            moving.filter(|m| self.references.is_loose(m)).map(move |m| (place, m))
+        })
     }
 
     /// The owners of the tables that hold ids, the application's first.
@@ -377,7 +418,7 @@ fn any_condition(references: &References, place: usize) -> String {
     let all: Vec<String> = references.tables[place]
         .moving
         .iter()
-        .map(|m| format!("({})", references.condition(place, m)))
+        .map(|m| format!("({})", references.condition(m)))
         .collect();
     all.join(" OR ")
 }
@@ -394,11 +435,7 @@ fn new_value(references: &References, place: usize, moving: &Moving) -> String {
     if references.tables[place].moving.len() == 1 {
         return new;
     }
-    format!(
-        "CASE WHEN {} THEN {new} ELSE t.{} END",
-        references.condition(place, moving),
-        moving.column
-    )
+    format!("CASE WHEN {} THEN {new} ELSE t.{} END", references.condition(moving), moving.column)
 }
 
 fn count_sql(references: &References, place: usize) -> String {
@@ -406,7 +443,7 @@ fn count_sql(references: &References, place: usize) -> String {
     let mut conditions: Vec<String> = Vec::new();
     for moving in &table.moving {
         if place > 0 || moving.column != "id" {
-            conditions.push(format!("({})", references.condition(place, moving)));
+            conditions.push(format!("({})", references.condition(moving)));
         }
     }
     let others = if place == 0 { " AND t.id <> $1" } else { "" };

@@ -1,0 +1,205 @@
+"""Two sessions at once: no orphan, no lost row, one audit row for each thing done, ordinary errors."""
+
+import psycopg
+import pytest
+from repairs import ADMIN, duplicate, fix_one, log, mismatched, new_id, statuses, undo
+
+FIX = "SELECT action, outcome, rows_changed, details #>> '{error,sqlstate}' FROM onagui.fix_user_ids(NULL, true)"
+
+
+@pytest.fixture
+def db(db):
+    db.install()
+    db.sql("CREATE TABLE orders (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users)")
+    return db
+
+
+def orphans(db):
+    return db.one("SELECT count(*) FROM orders o LEFT JOIN onagui.app_users u ON u.id = o.user_id WHERE u.id IS NULL")
+
+
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+def test_child_inserted_before_the_fix_commits(db, make):
+    """The child's foreign-key check holds the user's row: the fix waits, and then moves the child too."""
+    app, auth = make(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    child = db.connect()
+    child.execute("BEGIN")
+    child.execute("INSERT INTO orders VALUES (2, %s)", [app])
+    running = db.in_background(FIX)
+    running.wait_blocked(by=child)
+    child.execute("COMMIT")
+    rows = [row for row in running.result() if row[0] != "none"]
+    assert [row[1:3] for row in rows] == [("done", 2)]
+    assert db.sql("SELECT DISTINCT user_id FROM orders") == [(auth,)]
+
+
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+def test_child_inserted_while_the_fix_is_under_way(db, make):
+    """It waits for the fix and is refused: its user is not there any more."""
+    app, auth = make(db, "ann@example.com")
+    fixer = db.connect()
+    fixer.execute("BEGIN")
+    fixer.execute(FIX)
+    child = db.in_background("INSERT INTO orders VALUES (2, %s)", [app])
+    child.wait_blocked(by=fixer)
+    fixer.execute("COMMIT")
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        child.result()
+    assert orphans(db) == 0
+
+
+def test_child_survives_a_fix_that_is_rolled_back(db):
+    app, auth = mismatched(db, "ann@example.com")
+    fixer = db.connect()
+    fixer.execute("BEGIN")
+    fixer.execute(FIX)
+    child = db.in_background("INSERT INTO orders VALUES (2, %s)", [app])
+    child.wait_blocked(by=fixer)
+    fixer.execute("ROLLBACK")
+    child.result()
+    assert orphans(db) == 0 and log(db) == []
+
+
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+def test_two_fixes_of_one_user(db, make):
+    app, auth = make(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    first = db.connect()
+    first.execute("BEGIN")
+    first.execute(FIX)
+    second = db.in_background(FIX)
+    second.wait_blocked(by=first)
+    first.execute("COMMIT")
+    assert [row[:2] for row in second.result()] == [("none", "unchanged")]
+    assert len(log(db)) == 1 and orphans(db) == 0 and statuses(db) == {"SYNCED": 1}
+
+
+def test_confirmation_during_the_fix(db):
+    """Whoever comes second finds the link made."""
+    app, auth = mismatched(db, "ann@example.com", confirmed=False)
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    auth_server = db.connect("supabase_auth_admin")
+    auth_server.execute("BEGIN")
+    auth_server.execute("UPDATE auth.users SET email_confirmed_at = now() WHERE id = %s", [auth])
+    # The fix still sees an e-mail that is not confirmed.
+    assert db.sql("SELECT outcome FROM onagui.fix_user_ids(ARRAY['ann@example.com'], true)") == [("refused",)]
+    auth_server.execute("COMMIT")
+    assert statuses(db) == {"SYNCED": 1} and orphans(db) == 0
+    assert [entry["action"] for entry in log(db) if entry["outcome"] == "done"] == ["link"]
+
+
+def test_confirmation_waits_for_the_fix(db):
+    app, auth = mismatched(db, "ann@example.com")
+    fixer = db.connect()
+    fixer.execute("BEGIN")
+    fixer.execute(FIX)
+    confirm = db.in_background("UPDATE auth.users SET email_confirmed_at = now(), email = 'ann2@example.com' WHERE id = %s", [auth], role="supabase_auth_admin")
+    confirm.wait_blocked(by=fixer)
+    fixer.execute("COMMIT")
+    confirm.result()
+    assert db.sql("SELECT id FROM onagui.app_users") == [(auth,)]
+    assert len(log(db, action="rekey")) == 1
+
+
+def test_sign_up_during_the_fix(db):
+    """Somebody signs up with the address while a decision about its holder is under way."""
+    app, auth = mismatched(db, "ann@example.com")
+    fixer = db.connect()
+    fixer.execute("BEGIN")
+    fixer.execute(FIX)
+    other = new_id()
+    signup = db.in_background("INSERT INTO auth.users (id, email, is_sso_user) VALUES (%s, 'ann@example.com', true)", [other], role="supabase_auth_admin")
+    signup.result()
+    fixer.execute("COMMIT")
+    assert db.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [auth]) == 1 and orphans(db) == 0
+
+
+def test_fix_and_undo(db):
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    first = db.connect()
+    first.execute("BEGIN")
+    first.execute("SELECT onagui.undo_fix(%s)", [audit_id])
+    second = db.in_background("SELECT onagui.undo_fix(%s)", [audit_id])
+    second.wait_blocked(by=first)
+    first.execute("COMMIT")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        second.result()
+    third = db.connect()
+    third.execute("BEGIN")
+    third.execute(FIX)
+    undo_of_undo = db.in_background("SELECT onagui.undo_fix(%s)", [log(db, action="undo")[0]["audit_id"]])
+    undo_of_undo.wait_blocked(by=third)
+    third.execute("COMMIT")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        undo_of_undo.result()
+    assert orphans(db) == 0 and statuses(db) == {"SYNCED": 1}
+    assert [entry["action"] for entry in log(db)] == ["rekey", "undo", "rekey"]
+    undo(db, log(db)[-1]["audit_id"])
+    assert db.one("SELECT user_id FROM orders") == app
+
+
+def test_deadlock_on_purpose(db):
+    """An ordinary 40P01 for one of the two; the other one goes through, and nothing is done by halves."""
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    other = db.connect()
+    other.execute("BEGIN")
+    other.execute("UPDATE orders SET id = id WHERE id = 1")
+    running = db.in_background(FIX)
+    running.wait_blocked(by=other)
+    told = None
+    try:
+        other.execute("SELECT FROM onagui.app_users WHERE id = %s FOR UPDATE", [app])
+        other.execute("COMMIT")
+    except psycopg.errors.DeadlockDetected as error:
+        told = error
+        other.execute("ROLLBACK")
+    try:
+        rows = running.result()
+    except psycopg.errors.DeadlockDetected as error:
+        rows, told = [], error
+    assert told or any(row[3] == "40P01" for row in rows), rows
+    assert orphans(db) == 0
+    assert len(log(db, action="rekey")) == (1 if statuses(db) == {"SYNCED": 1} else 0)
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+def test_row_that_the_snapshot_does_not_see(db, level, make):
+    """In these levels a child that was committed since the snapshot must end in an ordinary error, not in an orphan."""
+    app, auth = make(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    session = db.connect()
+    session.execute(f"BEGIN ISOLATION LEVEL {level}")
+    session.execute("SELECT count(*) FROM orders")
+    db.sql("INSERT INTO orders VALUES (2, %s)", [app])
+    outcome = None
+    try:
+        outcome = [row for row in session.execute(FIX).fetchall() if row[0] != "none"]
+        session.execute("COMMIT")
+    except (psycopg.errors.SerializationFailure, psycopg.errors.ForeignKeyViolation) as error:
+        outcome = error.sqlstate
+        session.execute("ROLLBACK")
+    assert orphans(db) == 0, outcome
+    assert db.one("SELECT count(*) FROM orders") == 2
+    assert outcome == "40001" or outcome[0][1] == "failed" and outcome[0][3] in ("40001", "23503"), outcome
+
+
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+def test_row_that_changes_under_a_planned_move(db, make):
+    app, auth = make(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    other = db.connect()
+    other.execute("BEGIN")
+    other.execute("UPDATE orders SET id = 7 WHERE id = 1")
+    running = db.in_background(FIX)
+    running.wait_blocked(by=other)
+    other.execute("COMMIT")
+    rows = [row for row in running.result() if row[0] != "none"]
+    assert [row[1] for row in rows] == ["done"], rows
+    assert db.sql("SELECT id, user_id FROM orders") == [(7, auth)]
+    undo(db, log(db)[-1]["audit_id"], role=ADMIN)
+    assert db.sql("SELECT id, user_id FROM orders") == [(7, app)]

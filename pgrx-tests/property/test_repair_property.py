@@ -1,0 +1,199 @@
+"""Random schemas, random data, random repairs, against a model in plain Python (repair_model.py).
+
+SCHEMAS=10000 runs more of them; SEED=n runs the one that failed.
+"""
+
+import os
+import traceback
+from collections import Counter
+
+import psycopg
+import pytest
+from random_schema import OWNERS, SCHEMAS, World
+from repair_model import Cascade, Refused, as_state, check_merge_with_losers, orphans, rows_of, snapshot
+
+COUNT = int(os.environ.get("SCHEMAS", "304"))
+CHUNKS = 8
+FIRST = int(os.environ.get("FIRST_SEED", "1"))
+SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else list(range(FIRST, FIRST + COUNT))
+
+OIDS = """
+    SELECT 'c', oid::text, pg_get_constraintdef(oid), convalidated::text FROM pg_constraint WHERE conrelid <> 0
+    UNION ALL SELECT 't', oid::text, tgname, tgenabled::text FROM pg_trigger
+    UNION ALL SELECT 'r', oid::text, relname, relrowsecurity::text || relforcerowsecurity || relowner FROM pg_class WHERE relnamespace <> 'pg_toast'::regnamespace
+    ORDER BY 1, 2"""
+
+
+class Lab:
+    """A database in which one random world after the other is made."""
+
+    def __init__(self, db):
+        for owner in OWNERS:
+            db.sql(f"DO $$ BEGIN CREATE ROLE {owner} LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$", role="supabase_admin")
+        db.install(app_users=False)
+        self.admin = db.session("supabase_admin")
+        self.admin.execute("SET onagui_sync.enabled = off; CREATE DOMAIN public.user_id AS uuid")
+        for schema in SCHEMAS:
+            self.admin.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"; GRANT USAGE ON SCHEMA "{schema}" TO PUBLIC')
+        self.has_gist = bool(self.admin.one("SELECT count(*) FROM pg_available_extensions WHERE name = 'btree_gist'"))
+        if self.has_gist:
+            self.admin.execute("CREATE EXTENSION btree_gist SCHEMA public")
+        # A caller whose settings and search_path are as unlike as can be.
+        self.dba = db.session("postgres")
+        self.dba.execute(
+            """SET datestyle = 'German'; SET intervalstyle = 'sql_standard'; SET bytea_output = 'escape'; SET extra_float_digits = -3;
+               SET timezone = 'Asia/Kathmandu'; SET search_path = "Shop", billing, public"""
+        )
+        self.seen = Counter()
+
+    def fix(self, world, apply, policy):
+        call = "SELECT * FROM onagui.fix_user_id(%s, %s, %s, %s)"
+        arguments = [world.from_id, world.to_id, apply, policy]
+        if world.by_email:
+            call = "SELECT * FROM onagui.fix_user_ids(ARRAY[%s], %s, %s) WHERE action <> 'none'"
+            arguments = [world.email, apply, policy]
+        if not apply:
+            with self.dba.transaction():
+                self.dba.execute("SET TRANSACTION READ ONLY")
+                rows = self.rows(call, arguments)
+                assert self.dba.one("SELECT pg_current_xact_id_if_assigned()") is None
+        else:
+            rows = self.rows(call, arguments)
+        assert len(rows) == 1, rows
+        return rows[0]
+
+    def rows(self, query, arguments):
+        with self.dba.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+            return cursor.execute(query, arguments).fetchall()
+
+    def undo(self, audit_id):
+        self.dba.execute("SELECT onagui.undo_fix(%s)", [audit_id])
+        return self.admin.one("SELECT undone_by FROM onagui.sync_audit_log WHERE audit_id = %s", [audit_id])
+
+    def removed(self, audit_id):
+        details = self.admin.one("SELECT details FROM onagui.sync_audit_log WHERE audit_id = %s", [audit_id])
+        found = {}
+        for step in details["undo"]:
+            for done in step.get("changes", []):
+                found.setdefault(done["table"], []).extend(done.get("removed", []))
+        return found
+
+    def try_one(self, seed):
+        world = World(seed, self.has_gist)
+        world.by_email = world.chance(0.5)
+        policy = world.random.choice(["error", "keep_auth", "keep_app", "keep_auth", "keep_app"])
+        try:
+            self.admin.execute(world.script())
+            self.check(world, policy)
+        finally:
+            self.dba.rollback()
+            self.admin.execute(world.clear())
+
+    def check(self, world, policy):
+        before = snapshot(world, self.admin)
+        oids = self.admin.execute(OIDS).fetchall()
+        wanted, refused, conflicts = Cascade(world, before), None, {}
+        try:
+            (wanted.merge if world.is_merge else wanted.rekey)(world.from_id, world.to_id)
+            conflicts = wanted.collisions()
+        except Refused as error:
+            refused = str(error)
+        if refused is None and wanted.changes_hands():
+            refused = "key changes hands"
+        if not refused and not conflicts and wanted.leaves_orphans():
+            refused = "orphans"
+        if not refused and conflicts and (policy == "error" or not world.is_merge or any(t == "onagui.app_users" for t, _ in conflicts)):
+            refused = "conflicts"
+
+        plan = self.fix(world, False, policy)
+        assert snapshot(world, self.admin) == before, "the dry run changed something"
+        done = self.fix(world, True, policy)
+        after = snapshot(world, self.admin)
+        assert self.admin.execute(OIDS).fetchall() == oids, "constraints or triggers were touched"
+        told = (world.is_merge, world.by_email, policy, plan, done)
+
+        # The rehearsal foresaw it all.
+        assert plan["outcome"] == {"done": "planned", "refused": "refused"}.get(done["outcome"]), told
+        assert plan["action"] == done["action"] == ("merge" if world.is_merge else "rekey"), told
+        assert plan["rows_changed"] == done["rows_changed"], told
+        for part in "references", "conflicts":
+            assert tables(plan["details"].get(part)) == tables(done["details"].get(part)), (part, told)
+
+        kind = "merge" if world.is_merge else "rekey"
+        if done["outcome"] == "refused":
+            assert after == before, ("a refusal changed something", told)
+            assert refused or (world.is_merge and conflicts), ("refused without a reason", told)
+            if refused != "conflicts" and not conflicts:
+                assert done["details"]["error"]["sqlstate"] in ("23503", "23505"), told
+            if refused == "conflicts" and "conflicts" in done["details"] and (policy == "error" or not world.is_merge):
+                assert {(c["table"], c["constraint"]) for c in done["details"]["conflicts"]} == {(t, name) for t, name in conflicts}, (conflicts, told)
+                if not world.is_merge:
+                    assert done["details"]["error"]["sqlstate"] == "23505", told
+            self.seen[kind, "refused"] += 1
+            return
+        assert not refused, (refused, conflicts, told)
+        had, has = orphans(world, rows_of(world, before)), orphans(world, rows_of(world, after))
+        assert all(has[key] <= had[key] for key in had), ("orphans", had, has, told)
+        removed = self.removed(done["audit_id"])
+        if conflicts or sum(map(len, removed.values())) > (1 if world.is_merge else 0):
+            assert conflicts, ("rows gave way without any conflict", removed, told)
+            check_merge_with_losers(world, wanted, before, after, removed, policy)
+            self.seen[kind, policy] += 1
+        else:
+            assert differences(world, wanted.state(), after) == [], told
+            self.check_references(wanted.references(), done, told)
+            self.seen[kind, "done"] += 1
+
+        if had != has:
+            # A NOT VALID key let rows in that had the key already. They refer to the user's rows now, and bar the undo.
+            with pytest.raises(psycopg.Error) as refusal:
+                self.undo(done["audit_id"])
+            assert refusal.value.sqlstate == "55000", refusal.value
+            assert differences(world, after, snapshot(world, self.admin)) == []
+            self.seen[kind, "adopted"] += 1
+            return
+        undo = self.undo(done["audit_id"])
+        assert differences(world, before, snapshot(world, self.admin)) == [], ("undo", told)
+        assert self.admin.one("SELECT rows_changed FROM onagui.sync_audit_log WHERE audit_id = %s", [undo]) == done["rows_changed"], ("undo", told)
+        redo = self.undo(undo)
+        assert differences(world, after, snapshot(world, self.admin)) == [], ("undo of the undo", told)
+        if world.chance(0.3):
+            self.undo(redo)
+            assert differences(world, before, snapshot(world, self.admin)) == [], ("undo of the undo of the undo", told)
+        assert self.admin.execute(OIDS).fetchall() == oids, "constraints or triggers were touched by the undo"
+
+    @staticmethod
+    def check_references(wanted, done, told):
+        got = {r["table"]: (set(r["columns"]), r["rows"]) for r in done["details"]["references"]}
+        assert {t: rows for t, (_, rows) in got.items()} == {t: rows for t, (_, rows) in wanted.items()}, (wanted, told)
+        for table, (columns, _) in wanted.items():
+            assert columns <= got[table][0], (table, columns, told)
+        assert done["rows_changed"] == sum(rows for _, rows in wanted.values()), (wanted, told)
+
+
+def tables(part):
+    return sorted((sorted(entry.items(), key=str) for entry in part or []), key=str)
+
+
+def differences(world, wanted, got):
+    return [
+        (t.name, "wanted", dict(wanted[t] - got[t]), "got", dict(got[t] - wanted[t])) for t in world.tables if wanted[t] != got[t]
+    ]
+
+
+@pytest.mark.parametrize("chunk", range(min(CHUNKS, len(SEEDS))))
+def test_repair_of_random_schemas(db, chunk):
+    lab, failures = Lab(db), []
+    seeds = SEEDS[chunk::CHUNKS]
+    for seed in seeds:
+        try:
+            lab.try_one(seed)
+        except (Exception, AssertionError) as error:
+            failures.append(seed)
+            print(f"---- SEED={seed}: {type(error).__name__}: {error}"[:6000])
+            if "VERBOSE" in os.environ:
+                traceback.print_exc()
+            if len(failures) >= int(os.environ.get("MOST_FAILURES", "5")):
+                break
+    print(f"{len(seeds)} schemas: {dict(lab.seen)}")
+    assert not failures, f"failing seeds: {failures} (SEED={failures[0]} runs one)"

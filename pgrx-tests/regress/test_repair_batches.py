@@ -1,0 +1,139 @@
+"""CALL onagui.fix_all_user_ids(): commits after each batch, can be stopped, and goes on where it stopped."""
+
+import time
+
+import psycopg
+import pytest
+from repairs import ADMIN, log, mismatched, statuses
+from support import expect_error, wait_until
+
+
+@pytest.fixture
+def db(db):
+    db.install()
+    db.sql("CREATE TABLE orders (id int GENERATED ALWAYS AS IDENTITY, user_id uuid REFERENCES onagui.app_users)")
+    db.sql("CREATE INDEX ON orders (user_id)")
+    return db
+
+
+def many(db, users, orders=2):
+    session = db.session(ADMIN)
+    with session.transaction():
+        session.execute("SET LOCAL onagui_sync.enabled = off")
+        session.execute("INSERT INTO onagui.app_users (id, email) SELECT gen_random_uuid(), format('u%%s@example.com', g) FROM generate_series(1, %s) g", [users])
+        session.execute(
+            """INSERT INTO auth.users (id, email, email_confirmed_at, is_sso_user)
+               SELECT gen_random_uuid(), format('u%%s@example.com', g), now(), false FROM generate_series(1, %s) g""",
+            [users],
+        )
+        session.execute("INSERT INTO orders (user_id) SELECT id FROM onagui.app_users, generate_series(1, %s)", [orders])
+    db.sql("ANALYZE", role=ADMIN)
+
+
+def test_all_in_batches_with_progress(db):
+    many(db, 25)
+    db.sql("CALL onagui.fix_all_user_ids(10)")
+    assert statuses(db) == {"SYNCED": 25}
+    said = [notice.message for notice in db.notices if "users done" in notice.message]
+    assert [text.split(":")[0] for text in said] == ["batch committed"] * 3 + ["finished"]
+    assert said[0].startswith("batch committed: 10 users done, 15 left, 0 failed, 20 referring rows moved, ")
+    assert said[-1].startswith("finished: 25 users done, 0 left, 0 failed, 50 referring rows moved, ")
+    assert len(log(db, action="rekey")) == 25
+    assert len({entry["occurred_at"] for entry in log(db, action="rekey")}) == 3
+    db.sql("CALL onagui.fix_all_user_ids()")
+    assert len(log(db)) == 25
+
+
+def test_wrong_arguments(db):
+    for arguments in "0", "-1", "NULL", "10, 'x'", "10, NULL":
+        with expect_error("22023"):
+            db.sql(f"CALL onagui.fix_all_user_ids({arguments})")
+
+
+def test_refused_inside_a_transaction(db):
+    many(db, 1)
+    session = db.connect()
+    with expect_error("25001"), session.transaction():
+        session.execute("CALL onagui.fix_all_user_ids()")
+    with expect_error("25001"):
+        session.execute("DO $$ BEGIN PERFORM 1; CALL onagui.fix_all_user_ids(); EXCEPTION WHEN division_by_zero THEN NULL; END $$")
+    assert statuses(db) == {"MISMATCHED": 1}
+
+
+def test_bad_users_do_not_stop_it_and_are_tried_once(db):
+    many(db, 12)
+    db.sql(
+        """CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS
+               $$BEGIN IF EXISTS (SELECT FROM onagui.app_users u WHERE u.id = OLD.id AND email ~ 'u[37]@') THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END$$;
+           CREATE TRIGGER no BEFORE UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION no()"""
+    )
+    db.sql("CALL onagui.fix_all_user_ids(5)")
+    assert statuses(db) == {"SYNCED": 10, "MISMATCHED": 2}
+    assert len(log(db, action="failure")) == 2
+    assert any(notice.message.startswith("finished: 10 users done, 0 left, 2 failed") for notice in db.notices)
+
+
+def test_stopped_and_called_again(db):
+    many(db, 60)
+    db.sql(
+        """CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END$$;
+           CREATE TRIGGER slow BEFORE UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION slow()"""
+    )
+    running = db.in_background("CALL onagui.fix_all_user_ids(5)")
+    wait_until(lambda: statuses(db).get("SYNCED", 0) >= 10, "two batches are committed")
+    started = time.monotonic()
+    running.cancel()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        running.result()
+    assert time.monotonic() - started < 5
+    done = statuses(db)["SYNCED"]
+    assert 10 <= done < 60 and done % 5 == 0 and len(log(db, action="rekey")) == done
+    db.sql("DROP TRIGGER slow ON onagui.app_users")
+    db.sql("CALL onagui.fix_all_user_ids(50)")
+    assert statuses(db) == {"SYNCED": 60} and len(log(db, action="rekey")) == 60
+
+
+def test_statement_timeout_counts_for_each_batch(db):
+    many(db, 12)
+    db.sql(
+        """CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END$$;
+           CREATE TRIGGER slow BEFORE UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION slow()"""
+    )
+    session = db.connect()
+    session.execute("SET statement_timeout = '900ms'")
+    session.execute("CALL onagui.fix_all_user_ids(3)")
+    assert statuses(db) == {"SYNCED": 12}
+
+
+def test_lock_timeout(db):
+    many(db, 2)
+    holder = db.connect()
+    session = db.connect()
+    with holder.transaction():
+        holder.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        session.execute("SET lock_timeout = '100ms'")
+        try:
+            session.execute("CALL onagui.fix_all_user_ids()")
+        except psycopg.errors.LockNotAvailable:
+            pass
+    assert statuses(db) == {"MISMATCHED": 2}
+    session.execute("CALL onagui.fix_all_user_ids()")
+    assert statuses(db) == {"SYNCED": 2}
+
+
+def test_backend_memory_stays_flat(db):
+    """Ten times the users in ten times the batches need no more memory, and what a call used is given back."""
+    session = db.connect(ADMIN)
+    db.sql(
+        """CREATE TABLE memory (bytes bigint);
+           CREATE FUNCTION measure() RETURNS trigger LANGUAGE plpgsql AS
+               $$BEGIN INSERT INTO public.memory SELECT sum(total_bytes) FROM pg_backend_memory_contexts; RETURN NULL; END$$;
+           CREATE TRIGGER measure AFTER INSERT ON onagui.sync_audit_log FOR EACH STATEMENT EXECUTE FUNCTION measure()""",
+        role=ADMIN,
+    )
+    many(db, 4000, orders=3)
+    session.execute("CALL onagui.fix_all_user_ids(100)")
+    assert statuses(db) == {"SYNCED": 4000}
+    used = [bytes for (bytes,) in db.sql("SELECT bytes FROM memory", role=ADMIN)]
+    assert len(used) == 40
+    assert max(used[5:]) - min(used[2:5]) < 1024 * 1024, used

@@ -1,0 +1,175 @@
+"""undo_fix: what it refuses, and what it puts back."""
+
+import pytest
+from repairs import ADMIN, app_user, auth_user, content, duplicate, fix_one, log, mismatched, new_id, undo
+from support import expect_error
+
+
+@pytest.fixture
+def db(db):
+    db.install()
+    db.sql("CREATE TABLE orders (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, note text)")
+    return db
+
+
+def merged(db):
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s, 'x'), (2, %s, 'y')", [app, auth])
+    return app, auth, fix_one(db, "ann@example.com")["audit_id"]
+
+
+def refused(db, audit_id, detail):
+    before = content(db, "onagui.app_users", "onagui.sync_audit_log")
+    with expect_error("55000", detail=detail):
+        undo(db, audit_id)
+    assert content(db, "onagui.app_users", "onagui.sync_audit_log") == before
+
+
+def test_unknown_and_second(db):
+    with expect_error("P0002", detail="4711"):
+        undo(db, 4711)
+    mismatched(db, "ann@example.com")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    undo(db, audit_id)
+    refused(db, audit_id, "audit_id")
+
+
+def test_nothing_to_undo(db):
+    mismatched(db, "ann@example.com", confirmed=False)
+    fix_one(db, "ann@example.com")
+    db.sql("INSERT INTO onagui.sync_audit_log (action, outcome, actor) VALUES ('pending', 'done', 'x')", role=ADMIN)
+    refused(db, db.one("SELECT max(audit_id) FROM onagui.sync_audit_log", role=ADMIN), "pending")
+
+
+def test_old_id_in_use(db):
+    app, auth = mismatched(db, "ann@example.com")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    app_user(db, "new@example.com", app)
+    refused(db, audit_id, str(app))
+    db.sql("DELETE FROM onagui.app_users WHERE id = %s", [app])
+    auth_user(db, "new@example.com", app)
+    refused(db, audit_id, str(app))
+
+
+def test_user_is_gone(db):
+    app, auth = mismatched(db, "ann@example.com")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("DELETE FROM onagui.app_users")
+    refused(db, audit_id, str(auth))
+
+
+@pytest.mark.parametrize("change, detail", [
+    ("UPDATE orders SET note = 'z' WHERE id = 1", r"public.orders \(id 1\) has changed"),
+    ("DELETE FROM orders WHERE id = 1", r"public.orders \(id 1\) is gone"),
+    ("DROP TABLE orders", "public.orders is not there"),
+    ("ALTER TABLE orders DROP COLUMN user_id", "user_id"),
+    ("UPDATE onagui.app_users SET full_name = 'z'", "onagui.app_users"),
+])  # fmt: skip
+def test_what_was_moved_has_changed(db, change, detail):
+    app, auth, audit_id = merged(db)
+    db.sql("UPDATE onagui.app_users SET metadata = '{}' WHERE false")
+    db.sql(change, role=ADMIN)
+    if "app_users" in change:
+        # The staying user's own row is the application's to change, unless the merge had changed it too.
+        undo(db, audit_id)
+        return
+    refused(db, audit_id, detail)
+
+
+def test_more_than_ten_changed_rows_are_not_all_named(db):
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO orders SELECT g, %s FROM generate_series(1, 30) g", [app])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("UPDATE orders SET note = 'z'")
+    with expect_error("55000", detail="and more") as caught:
+        undo(db, audit_id)
+    assert caught.diag.message_detail.count("public.orders") == 10
+
+
+def test_creation(db):
+    auth = auth_user(db, "ann@example.com")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("INSERT INTO orders VALUES (1, %s)", [auth])
+    refused(db, audit_id, "1 row refers from public.orders")
+    db.sql("DELETE FROM orders")
+    undo(db, audit_id)
+    assert db.one("SELECT count(*) FROM onagui.app_users") == 0
+    undo(db, log(db, action="undo")[0]["audit_id"])
+    assert db.one("SELECT id FROM onagui.app_users") == auth
+
+
+def test_link_made_by_a_confirmation(db):
+    app = app_user(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    before = content(db, "onagui.app_users", "orders")
+    auth = new_id()
+    db.sql("INSERT INTO auth.users (id, email, is_sso_user, raw_user_meta_data) VALUES (%s, 'ann@example.com', false, '{\"full_name\": \"Ann\"}')", [auth], role=ADMIN)
+    db.sql("UPDATE auth.users SET email_confirmed_at = now()", role=ADMIN)
+    assert db.one("SELECT user_id FROM orders") == auth
+    (link,) = log(db, action="link")
+    assert link["rows_changed"] == 1
+    after = content(db, "onagui.app_users", "orders")
+    undo(db, link["audit_id"])
+    assert content(db, "onagui.app_users", "orders") == before
+    undo(db, log(db, action="undo")[0]["audit_id"])
+    assert content(db, "onagui.app_users", "orders") == after
+
+
+def test_soft_rows_that_had_the_id_already_stay(db):
+    db.sql("CREATE TABLE files (owner text, user_id uuid REFERENCES onagui.app_users); SELECT onagui.register_reference('files', 'owner')")
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql(f"INSERT INTO files VALUES ('{auth}', '{app}'), ('{app}', '{app}'), ('{auth}', NULL)")
+    before = content(db, "files")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    undo(db, audit_id)
+    assert content(db, "files") == before
+
+
+def test_trigger_that_changes_what_is_put_back(db):
+    app, auth, audit_id = merged(db)
+    db.sql("CREATE FUNCTION up() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.full_name = 'changed'; RETURN NEW; END$$;"
+           "CREATE TRIGGER up BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION up()")  # fmt: skip
+    refused(db, audit_id, "trigger")
+
+
+def test_unique_conflict_since(db):
+    app, auth, audit_id = merged(db)
+    app_user(db, "someone@example.com", username="w")
+    db.sql("ALTER TABLE onagui.app_users ADD CHECK (email = lower(email)) NOT VALID")
+    refused(db, audit_id, "check")
+
+
+def test_prune(db):
+    mismatched(db, "ann@example.com")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    assert db.one("SELECT onagui.prune_audit('1 day')") == 0
+    db.sql("UPDATE onagui.sync_audit_log SET occurred_at = now() - interval '2 days'", role=ADMIN)
+    assert db.one("SELECT onagui.prune_audit('1 day')") == 1
+    with expect_error("P0002"):
+        undo(db, audit_id)
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM onagui.sync_audit_log", "UPDATE onagui.sync_audit_log SET actor = 'x'", "TRUNCATE onagui.sync_audit_log"])
+def test_nobody_changes_the_log(db, statement):
+    with expect_error("42501", detail=False, hint=False):
+        db.sql(statement)
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_isolation_levels(db, level):
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    one = db.connect()
+    one.execute(f"BEGIN ISOLATION LEVEL {level}")
+    one.execute("SELECT count(*) FROM orders")
+    db.sql("INSERT INTO orders VALUES (2, %s)", [app])
+    error = None
+    try:
+        one.execute("SELECT * FROM onagui.fix_user_ids(NULL, true)")
+        rows = one.execute("SELECT outcome, details #>> '{error,sqlstate}' FROM onagui.fix_user_ids(NULL, true)").fetchall()
+        one.execute("COMMIT")
+        error = rows
+    except Exception as caught:
+        error = caught
+        one.execute("ROLLBACK")
+    assert db.one("SELECT count(*) FROM orders o LEFT JOIN onagui.app_users u ON u.id = o.user_id WHERE u.id IS NULL") == 0, error

@@ -1,0 +1,39 @@
+"""The repair runs nothing of the application's with more rights than the owner of the table has."""
+
+import pytest
+from repairs import ADMIN, duplicate, mismatched, undo
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_code_in_an_index_never_runs_as_the_extensions_owner(db, merge):
+    """Expressions of indexes, statistics and checks are evaluated as soon as a query on the table is planned."""
+    db.install()
+    db.sql("DO $$ BEGIN CREATE ROLE shopkeeper; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$", role=ADMIN)
+    db.sql(
+        """CREATE FUNCTION evil(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';
+           CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, owner text, CHECK (evil(1) IS NOT NULL));
+           CREATE INDEX ON orders ((evil(1)));
+           CREATE STATISTICS orders_stats ON evil(1), id FROM orders;
+           CREATE UNIQUE INDEX ON orders (user_id, id, evil(1)) WHERE evil(2) = 1;
+           CREATE INDEX ON onagui.app_users ((evil(1)));
+           CREATE STATISTICS onagui.users_stats ON evil(1), id FROM onagui.app_users;
+           SELECT onagui.register_reference('orders', 'owner');
+           ALTER TABLE orders OWNER TO shopkeeper;
+           GRANT USAGE ON SCHEMA public TO shopkeeper""",
+        role=ADMIN,
+    )
+    app, auth = (duplicate if merge else mismatched)(db, "ann@example.com")
+    db.sql(f"INSERT INTO orders VALUES (1, '{app}', '{app}')", role=ADMIN)
+    db.sql(
+        """CREATE OR REPLACE FUNCTION evil(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+           $$BEGIN RAISE NOTICE 'evil as %', current_user; RETURN 1; END$$""",
+        role=ADMIN,
+    )
+    session = db.connect()
+    session.execute("SELECT * FROM onagui.fix_user_id(%s, %s)", [app, auth])
+    rows = session.execute("SELECT outcome, audit_id FROM onagui.fix_user_id(%s, %s, true)", [app, auth]).fetchall()
+    assert rows[0][0] == "done"
+    session.execute("SELECT onagui.undo_fix(%s)", [rows[0][1]])
+    session.execute("SELECT onagui.undo_fix(max(audit_id)) FROM onagui.sync_audit_log")
+    said = {notice.message for notice in session.notices if "evil" in notice.message}
+    assert said and said <= {"evil as postgres", "evil as shopkeeper"}, said

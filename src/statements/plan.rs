@@ -1,0 +1,601 @@
+//! Which rows change when a key changes or a row gives way to another, worked out row by row before anything is written.
+//!
+//! Everything that refers to a changed key follows it, through every foreign key and however deep. Each row is read once,
+//! and locked as it is read unless this is a rehearsal.
+
+use super::changes::{Address, Text, address};
+use super::collisions;
+use super::rekey::{Mover, unquoted};
+use crate::catalog::references::{ForeignKey, Form};
+use crate::error::Error;
+use crate::pg::{self, Arg, Mode, Session};
+use pgrx::pg_sys::Oid;
+use pgrx::{JsonB, Uuid};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A row: the place of its table, and its address.
+pub type Row = (usize, Address);
+
+/// Whose a row was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Auth,
+    App,
+}
+
+/// How often the keys of one user's rows may change before it is plain that they never agree.
+const ROUNDS: usize = 1_000;
+
+/// A row as it is, in the columns that keys are made of, and what becomes of it.
+pub struct Known {
+    pub before: Vec<Text>,
+    pub after: BTreeMap<String, Text>,
+    pub side: Option<Side>,
+}
+
+pub struct Plan<'a> {
+    pub mover: &'a Mover,
+    pub session: &'a Session,
+    /// `Read` for a rehearsal. `Fresh` to do it: then every row is locked as it is found.
+    pub mode: Mode,
+    /// By table: the (quoted) columns that refer or are referred to, or hold an id.
+    columns: Vec<Vec<String>>,
+    pub rows: BTreeMap<Row, Known>,
+    /// Rows that give way, and to which.
+    pub gone: BTreeMap<Row, Row>,
+    losers: BTreeMap<Row, Vec<Row>>,
+    /// Which row refers to which through a foreign key, as things are in the tables.
+    parents: BTreeMap<(Row, usize), Row>,
+    children: BTreeMap<(Row, usize), Vec<Row>>,
+    looked_up: BTreeSet<(Row, usize)>,
+    /// Where the fields by which a row that gives way refers to another were taken over by its heir.
+    pub took_over: BTreeMap<(Row, usize), Row>,
+    /// Fields that must stay as they are.
+    pub untouchable: BTreeSet<(Row, String)>,
+    /// Rows whose keys have changed, or that gave way, and whose children must follow.
+    open: BTreeMap<Row, (BTreeSet<String>, Side)>,
+}
+
+impl<'a> Plan<'a> {
+    pub fn new(session: &'a Session, mover: &'a Mover, mode: Mode) -> Self {
+        let columns =
+            (0..mover.references.tables.len()).map(|place| key_columns(mover, place)).collect();
+        Plan {
+            mover,
+            session,
+            mode,
+            columns,
+            rows: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            losers: BTreeMap::new(),
+            parents: BTreeMap::new(),
+            children: BTreeMap::new(),
+            looked_up: BTreeSet::new(),
+            took_over: BTreeMap::new(),
+            untouchable: BTreeSet::new(),
+            open: BTreeMap::new(),
+        }
+    }
+
+    fn keys(&self) -> &'a [ForeignKey] {
+        &self.mover.references.keys
+    }
+
+    fn lock(&self) -> &'static str {
+        if self.mode == Mode::Read { "" } else { " FOR UPDATE OF t" }
+    }
+
+    /// The rows of a table that `source` (`… t …`) selects, each with the number `place` of what it was found by.
+    fn find(&mut self, table: usize, place: &str, source: &str, args: &[Arg]) -> Vec<(usize, Row)> {
+        let of = &self.mover.references.tables[table];
+        let list: Vec<String> =
+            self.columns[table].iter().map(|c| format!("t.{c}::text")).collect();
+        let sql = format!(
+            "SELECT {place}::bigint, t.tableoid, t.ctid::text, ARRAY[{}]::text[] FROM {source}{}",
+            list.join(", "),
+            self.lock()
+        );
+        let found: Vec<(usize, Address, Vec<Text>)> = pg::as_role(of.owner, || {
+            let rows = self.session.run(&sql, args, self.mode);
+            (0..rows.len())
+                .filter_map(|row| {
+                    let place = rows.get::<i64>(row, 1)? as usize;
+                    Some((place, address(&rows, row, 2)?, rows.get(row, 4)?))
+                })
+                .collect()
+        });
+        let mut all: Vec<(usize, Row)> = found
+            .into_iter()
+            .map(|(place, address, before)| {
+                let row = (table, address);
+                self.rows.entry(row.clone()).or_insert_with(|| Known {
+                    before,
+                    after: BTreeMap::new(),
+                    side: None,
+                });
+                (place, row)
+            })
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// The app user with this id.
+    pub fn user(&mut self, id: Uuid) -> Result<Row, Error> {
+        let target = self.mover.references.tables[0].target();
+        let found = self.find(0, "0", &format!("{target} t WHERE t.id = $1"), &[id.into()]);
+        let user = found.into_iter().next().map(|(_, row)| row);
+        user.ok_or(Error::AppUserGone { id: id.to_string() })
+    }
+
+    /// Reads, and locks, a row that is only known by its address.
+    pub fn learn(&mut self, row: &Row) -> Result<(), Error> {
+        if self.rows.contains_key(row) {
+            return Ok(());
+        }
+        let table = &self.mover.references.tables[row.0];
+        let source = format!("{} t WHERE t.tableoid = $1 AND t.ctid = $2::tid", table.target());
+        let args = [Oid::from(row.1.0).into(), row.1.1.clone().into()];
+        if self.find(row.0, "0", &source, &args) == [(0, row.clone())] {
+            return Ok(());
+        }
+        Err(Error::ChangedMeanwhile { table: table.label.clone() })
+    }
+
+    /// Any columns of a row, as they are in the table.
+    pub fn fields(&self, row: &Row, columns: &[&str]) -> Vec<Text> {
+        let table = &self.mover.references.tables[row.0];
+        let list: Vec<String> = columns.iter().map(|c| format!("t.{c}::text")).collect();
+        let sql = format!(
+            "SELECT ARRAY[{}]::text[] FROM {} t WHERE t.tableoid = $1 AND t.ctid = $2::tid",
+            list.join(", "),
+            table.target()
+        );
+        let args = [Oid::from(row.1.0).into(), row.1.1.clone().into()];
+        let found = pg::as_role(table.owner, || {
+            self.session.run(&sql, &args, self.mode).one::<Vec<Text>>()
+        });
+        found.unwrap_or_else(|| vec![None; columns.len()])
+    }
+
+    pub fn before(&self, row: &Row, column: &str) -> Text {
+        let place = self.columns[row.0].iter().position(|c| c == column);
+        place.and_then(|place| self.rows.get(row)?.before[place].clone())
+    }
+
+    pub fn after(&self, row: &Row, column: &str) -> Text {
+        match self.rows.get(row).and_then(|known| known.after.get(column)) {
+            Some(after) => after.clone(),
+            None => self.before(row, column),
+        }
+    }
+
+    /// Who stays in place of a row.
+    fn heir<'r>(&'r self, row: &'r Row) -> &'r Row {
+        let mut heir = row;
+        while let Some(next) = self.gone.get(heir) {
+            heir = next;
+        }
+        heir
+    }
+
+    /// Notes what a row's columns become. [`Self::follow`] brings along what refers to it by them.
+    pub fn set(&mut self, row: &Row, side: Side, values: Vec<(String, Text)>) {
+        let mut changed = Vec::new();
+        for (column, after) in values {
+            if self.after(row, &column) == after {
+                continue;
+            }
+            let is_as_before = self.before(row, &column) == after;
+            if let Some(known) = self.rows.get_mut(row) {
+                if is_as_before {
+                    known.after.remove(&column);
+                } else {
+                    known.after.insert(column.clone(), after);
+                }
+            }
+            changed.push(column);
+        }
+        if let Some(known) = self.rows.get_mut(row) {
+            known.side.get_or_insert(side);
+        }
+        if !changed.is_empty() {
+            self.open(row, side).extend(changed);
+        }
+    }
+
+    fn open(&mut self, row: &Row, side: Side) -> &mut BTreeSet<String> {
+        let open = self.open.entry(row.clone());
+        &mut open.or_insert_with(|| (BTreeSet::new(), side)).0
+    }
+
+    /// The row `loser` will be deleted; everything that refers to it, by any key, comes to `heir`.
+    pub fn give_way(&mut self, loser: &Row, heir: &Row, side: Side) {
+        let heir = self.heir(heir).clone();
+        if self.gone.contains_key(loser) || heir == *loser {
+            return;
+        }
+        self.losers.entry(heir.clone()).or_default().push(loser.clone());
+        self.gone.insert(loser.clone(), heir);
+        self.open(loser, side);
+    }
+
+    /// Brings along what refers to rows that were changed or gave way, until nothing is left to do.
+    pub fn follow(&mut self) -> Result<(), Error> {
+        for _ in 0..ROUNDS {
+            let mut open = std::mem::take(&mut self.open);
+            if open.is_empty() {
+                return Ok(());
+            }
+            self.compute_generated(&open);
+            for (row, (columns, side)) in std::mem::take(&mut self.open) {
+                let open = open.entry(row).or_insert_with(|| (BTreeSet::new(), side));
+                open.0.extend(columns);
+            }
+            for number in 0..self.keys().len() {
+                let key = &self.keys()[number];
+                let parents: Vec<(&Row, Side)> = open
+                    .iter()
+                    .filter(|(row, (columns, _))| {
+                        row.0 == key.parent
+                            && (self.gone.contains_key(*row)
+                                || key.keys.iter().any(|k| columns.contains(k)))
+                    })
+                    .map(|(row, (_, side))| (row, *side))
+                    .collect();
+                self.bring_children(number, &parents)?;
+            }
+        }
+        Err(Error::KeysDisagree {
+            table: self.mover.references.tables[0].label.clone(),
+            columns: Vec::new(),
+        })
+    }
+
+    fn bring_children(&mut self, number: usize, parents: &[(&Row, Side)]) -> Result<(), Error> {
+        self.look_up(number, parents.iter().map(|(row, _)| *row));
+        for (parent, side) in parents {
+            let mut all = vec![(*parent).clone()];
+            let mut next = 0;
+            while next < all.len() {
+                all.extend(self.losers.get(&all[next]).into_iter().flatten().cloned());
+                next += 1;
+            }
+            let children: Vec<Row> = all
+                .into_iter()
+                .filter_map(|row| self.children.get(&(row, number)))
+                .flatten()
+                .cloned()
+                .collect();
+            for child in children {
+                if let Some(row) = self.stays(number, &child).cloned() {
+                    let wanted = self.wanted(number, &child)?;
+                    self.set(&row, *side, wanted);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The row that refers through the key in the end: the child itself, if it does not give way.
+    fn stays<'r>(&'r self, number: usize, child: &'r Row) -> Option<&'r Row> {
+        if self.gone.contains_key(child) {
+            return self.took_over.get(&(child.clone(), number));
+        }
+        Some(child)
+    }
+
+    /// What the columns of a foreign key must be, for the row to refer to its parent as that will be. Generated ones
+    /// follow by themselves.
+    fn wanted(&self, number: usize, child: &Row) -> Result<Vec<(String, Text)>, Error> {
+        let key = &self.keys()[number];
+        let Some(parent) = self.parents.get(&(child.clone(), number)) else {
+            return Ok(Vec::new());
+        };
+        let heir = self.heir(parent);
+        let table = || self.mover.references.tables[child.0].label.clone();
+        let mut wanted = Vec::with_capacity(key.columns.len());
+        let mut is_same = true;
+        for ((column, k), is_generated) in key.columns.iter().zip(&key.keys).zip(&key.generated) {
+            let (was, is) = (self.before(parent, k), self.after(heir, k));
+            if is.is_none() {
+                return Err(Error::NoKeyToReferTo {
+                    table: table(),
+                    columns: key.columns.iter().map(|c| unquoted(c)).collect(),
+                });
+            }
+            is_same &= was == is;
+            if !is_generated {
+                // What is equal to the key, though not to the last byte, is good enough as long as the key stays.
+                let value = if was == is { self.before(child, column) } else { is };
+                wanted.push((column.clone(), value));
+            }
+        }
+        if is_same && heir != parent && key.acts && parent.0 == 0 {
+            return Err(Error::KeyIsTaken { table: table(), constraint: key.name.clone() });
+        }
+        Ok(wanted)
+    }
+
+    /// Finds the rows that refer through a foreign key to any of `parents`, as those are now.
+    fn look_up<'r>(&mut self, number: usize, parents: impl Iterator<Item = &'r Row>) {
+        let key = &self.keys()[number];
+        let mut new: Vec<Row> = Vec::new();
+        let mut values: Vec<Value> = Vec::new();
+        for parent in parents {
+            if !self.looked_up.insert((parent.clone(), number)) {
+                continue;
+            }
+            let now: Vec<Text> = key.keys.iter().map(|k| self.before(parent, k)).collect();
+            if now.iter().all(Option::is_some) {
+                new.push(parent.clone());
+                values.push(json!(now));
+            }
+        }
+        if new.is_empty() {
+            return;
+        }
+        let shape = self.mover.shape(self.session, key.parent, self.mode);
+        let mut conditions: Vec<String> = key
+            .columns
+            .iter()
+            .zip(&key.keys)
+            .zip(&key.operators)
+            .enumerate()
+            .map(|(i, ((column, k), operator))| {
+                let kind = shape.column(k).map_or("text", |c| c.kind.as_str());
+                format!("(x.r ->> {i})::{kind} {operator} t.{column}")
+            })
+            .collect();
+        conditions.extend(key.within("t"));
+        let source = format!(
+            "jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}",
+            self.mover.references.tables[key.child].target(),
+            conditions.join(" AND ")
+        );
+        let args = [JsonB(Value::Array(values)).into()];
+        for (place, child) in self.find(key.child, "x.place", &source, &args) {
+            let parent = new[place - 1].clone();
+            self.parents.insert((child.clone(), number), parent.clone());
+            self.children.entry((parent, number)).or_default().push(child);
+        }
+    }
+
+    /// Soft references to `from` become references to `to`.
+    pub fn bring_soft_references(&mut self, from: Uuid, to: Uuid) {
+        for place in 0..self.mover.references.tables.len() {
+            let table = &self.mover.references.tables[place];
+            for moving in table.moving.iter().filter(|m| m.soft && !m.generated) {
+                let source = format!("{} t WHERE {}", table.target(), moving.holds("t"));
+                for (_, row) in self.find(place, "0", &source, &[from.into()]) {
+                    let field = (row.clone(), moving.column.clone());
+                    if self.untouchable.contains(&field) || self.gone.contains_key(&row) {
+                        continue;
+                    }
+                    let to = match (moving.form, self.before(&row, &moving.column)) {
+                        (Form::Text, Some(id)) if id != from.to_string() => {
+                            to.to_string().to_uppercase()
+                        }
+                        _ => to.to_string(),
+                    };
+                    self.set(&row, Side::App, vec![(moving.column.clone(), Some(to))]);
+                }
+            }
+        }
+    }
+
+    /// Generated columns that are keys follow the columns they are made of.
+    fn compute_generated(&mut self, open: &BTreeMap<Row, (BTreeSet<String>, Side)>) {
+        let places: BTreeSet<usize> = open.keys().map(|row| row.0).collect();
+        for place in places {
+            let shape = self.mover.shape(self.session, place, self.mode);
+            let generated: Vec<String> = self.columns[place]
+                .iter()
+                .filter(|c| shape.column(c).is_some_and(|c| c.generated.is_some()))
+                .cloned()
+                .collect();
+            let rows: Vec<Row> = open
+                .iter()
+                .filter(|(row, (columns, _))| {
+                    row.0 == place && !columns.is_empty() && !self.gone.contains_key(*row)
+                })
+                .map(|(row, _)| row.clone())
+                .collect();
+            if generated.is_empty() || rows.is_empty() {
+                continue;
+            }
+            let (query, images) = self.image(place, rows.iter());
+            let list: Vec<String> = generated.iter().map(|c| format!("m.{c}::text")).collect();
+            let sql = format!(
+                "SELECT m.\"#table\"::oid, m.\"#row\"::text, ARRAY[{}]::text[] FROM ({query}) m",
+                list.join(", ")
+            );
+            let owner = self.mover.references.tables[place].owner;
+            let found: Vec<(Row, Vec<Text>)> = pg::as_role(owner, || {
+                let rows = self.session.run(&sql, &[JsonB(images).into()], self.mode);
+                (0..rows.len())
+                    .filter_map(|row| Some(((place, address(&rows, row, 1)?), rows.get(row, 3)?)))
+                    .collect()
+            });
+            for (row, values) in found {
+                let side = open.get(&row).map_or(Side::App, |(_, side)| *side);
+                self.set(&row, side, generated.iter().cloned().zip(values).collect());
+            }
+        }
+    }
+
+    /// A query over `$1` for rows of a table as they will be (see [`collisions::moved`]), and that argument.
+    pub fn image<'r>(&self, place: usize, rows: impl Iterator<Item = &'r Row>) -> (String, Value) {
+        let table = &self.mover.references.tables[place];
+        let shape = self.mover.shape(self.session, place, self.mode);
+        let mut columns = BTreeSet::new();
+        let images: Vec<Value> = rows
+            .filter_map(|row| {
+                let after = &self.rows.get(row)?.after;
+                columns.extend(after.keys().cloned());
+                Some(json!({ "t": row.1.0.to_string(), "r": row.1.1, "v": after }))
+            })
+            .collect();
+        let source = format!(
+            "FROM jsonb_array_elements($1) AS x(r) JOIN {} t
+               ON t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid",
+            table.target()
+        );
+        let query = collisions::moved(shape, &source, |column| {
+            columns.contains(&column.quoted).then(|| {
+                let name = pgrx::spi::quote_literal(&column.quoted);
+                format!(
+                    "CASE WHEN x.r -> 'v' ? {name} THEN (x.r -> 'v' ->> {name})::{} ELSE t.{} END",
+                    column.kind, column.quoted
+                )
+            })
+        });
+        (query, Value::Array(images))
+    }
+
+    /// Fails where a row would come to refer to nobody: by a key that it shares columns with, or because it does now and
+    /// the foreign key is NOT VALID.
+    fn verify_ties(&self) -> Result<(), Error> {
+        // The server checks an unchanged key too, where the row is changed for the second time in a transaction.
+        let is_twice = self.needs_phases();
+        for (number, key) in self.keys().iter().enumerate() {
+            let mut wanted: Vec<Vec<Text>> = Vec::new();
+            for (row, known) in self.of_table(key.child) {
+                let changes = key.columns.iter().any(|c| known.after.contains_key(c))
+                    || is_twice && !key.validated;
+                if !changes || self.parents.contains_key(&(row.clone(), number)) {
+                    continue;
+                }
+                let values: Vec<Text> = key.columns.iter().map(|c| self.after(row, c)).collect();
+                if values.iter().all(Option::is_some) {
+                    wanted.push(values);
+                }
+            }
+            wanted.retain(|values| {
+                !self.rows.keys().any(|row| {
+                    row.0 == key.parent
+                        && !self.gone.contains_key(row)
+                        && key.keys.iter().zip(values).all(|(k, v)| self.after(row, k) == *v)
+                })
+            });
+            if wanted.is_empty() {
+                continue;
+            }
+            let shape = self.mover.shape(self.session, key.parent, self.mode);
+            let parent = &self.mover.references.tables[key.parent];
+            let on: Vec<String> = key
+                .keys
+                .iter()
+                .zip(&key.operators)
+                .enumerate()
+                .map(|(i, (k, operator))| {
+                    let kind = shape.column(k).map_or("text", |c| c.kind.as_str());
+                    format!("t.{k} {operator} (x.r ->> {i})::{kind}")
+                })
+                .collect();
+            let sql = format!(
+                "SELECT x.place, t.tableoid, t.ctid::text
+                   FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}",
+                parent.target(),
+                on.join(" AND ")
+            );
+            let mut found = BTreeSet::new();
+            pg::as_role(parent.owner, || {
+                let rows = self.session.run(&sql, &[JsonB(json!(wanted)).into()], self.mode);
+                for row in 0..rows.len() {
+                    if let (Some(place), Some(address)) =
+                        (rows.get::<i64>(row, 1), address(&rows, row, 2))
+                    {
+                        let parent = (key.parent, address);
+                        let is_other =
+                            |known: &Known| key.keys.iter().any(|k| known.after.contains_key(k));
+                        if !self.gone.contains_key(&parent)
+                            && !self.rows.get(&parent).is_some_and(is_other)
+                        {
+                            found.insert(place);
+                        }
+                    }
+                }
+            });
+            if found.len() < wanted.len() {
+                return Err(Error::Orphans {
+                    table: self.mover.references.tables[key.child].label.clone(),
+                    constraint: key.name.clone(),
+                    rows: wanted.len() - found.len(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a row that gives way has a key that another row has in the end. It must be gone before the other row gets
+    /// that key, and what refers to it must refer to the other row by then: or foreign keys would act on it.
+    pub fn needs_phases(&self) -> bool {
+        let passes = |loser: &Row| {
+            let heir = self.heir(loser);
+            self.keys().iter().any(|key| {
+                key.parent == loser.0
+                    && key.keys.iter().all(|k| {
+                        let before = self.before(loser, k);
+                        before.is_some() && before == self.after(heir, k)
+                    })
+            })
+        };
+        self.gone.keys().any(|loser| loser.0 != 0 && passes(loser))
+    }
+
+    /// Whether all that refers to a row will refer to what stays in its place. Fails where a column has to follow two
+    /// keys that do not agree, or a row that must stay as it is would have to follow.
+    pub fn verify(&self) -> Result<(), Error> {
+        for ((child, number), parent) in &self.parents {
+            let Some(row) = self.stays(*number, child) else {
+                continue;
+            };
+            let key = &self.keys()[*number];
+            let label = || self.mover.references.tables[child.0].label.clone();
+            let heir = self.heir(parent);
+            let generated = key.columns.iter().zip(&key.keys).zip(&key.generated);
+            let disagrees = self
+                .wanted(*number, child)?
+                .iter()
+                .any(|(column, wanted)| self.after(row, column) != *wanted)
+                || generated
+                    .filter(|(_, is_generated)| **is_generated)
+                    .any(|((column, k), _)| self.after(row, column) != self.after(heir, k));
+            if disagrees {
+                return Err(Error::KeysDisagree {
+                    table: label(),
+                    columns: key.columns.iter().map(|c| unquoted(c)).collect(),
+                });
+            }
+            let mut fields = key.columns.iter().map(|c| (row.clone(), c.clone()));
+            if fields.any(|field| self.untouchable.contains(&field)) {
+                return Err(Error::Adopted { table: label() });
+            }
+        }
+        self.verify_ties()
+    }
+
+    /// The rows of a table that change and stay.
+    pub fn of_table(&self, place: usize) -> impl Iterator<Item = (&Row, &Known)> {
+        self.rows.iter().filter(move |(row, known)| {
+            row.0 == place && !self.gone.contains_key(*row) && !known.after.is_empty()
+        })
+    }
+}
+
+fn key_columns(mover: &Mover, place: usize) -> Vec<String> {
+    let mut all: BTreeSet<String> = BTreeSet::new();
+    for key in &mover.references.keys {
+        if key.child == place {
+            all.extend(key.columns.iter().cloned());
+        }
+        if key.parent == place {
+            all.extend(key.keys.iter().cloned());
+        }
+    }
+    let moving = mover.references.tables[place].moving.iter();
+    all.extend(moving.map(|m| m.column.clone()));
+    all.into_iter().collect()
+}

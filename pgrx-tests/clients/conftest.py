@@ -15,12 +15,8 @@ ROOT = HERE.parents[1]
 INSTALLED = ROOT / "target" / "clients"
 SECRET = "a secret of at least thirty-two characters, for tests"
 
-
-
-def readme():
-    """Where the snippets stand. A section that is not in the README yet lies here."""
-    there = ROOT / "README.md"
-    return there if there.exists() and "// Clients\n" in there.read_text() else HERE / "readme_section.md"
+#: Where the snippets stand.
+README = ROOT / "README.md"
 
 
 def free_port():
@@ -101,7 +97,7 @@ class Gateway:
             "rest": f"http://127.0.0.1:{rest}",
             "port": free_port(),
             "secret": SECRET,
-            "readme": str(readme()),
+            "readme": str(README),
             "scratch": str(INSTALLED / "run" / scratch.name),
         }
         self.node = self._start(

@@ -247,3 +247,14 @@ def test_nothing_of_this_needs_a_rule_for_the_plain_role(db, owned):
     owner, _ = owned
     with expect_error("42501", detail=False, hint=False):
         db.sql("SELECT * FROM onagui.sync_status()", role=owner)
+
+
+@pytest.mark.parametrize("where", ["ALTER full_name SET DEFAULT set_config('search_path', 'evil', false)", "ADD CHECK (set_config('search_path', 'evil', false) = 'evil')"])
+def test_settings_that_a_built_in_function_changes_do_not_leak(db, plain, where):
+    db.install()
+    db.sql(f"ALTER TABLE onagui.app_users {where}")
+    auth = db.connect("supabase_auth_admin")
+    for n in range(3):
+        auth.execute("INSERT INTO auth.users (id, email) VALUES (%s, %s)", [uuid.uuid4(), f"{n}@example.com"])
+        assert auth.one("SHOW search_path") == "auth"
+    assert db.one("SELECT count(*) FROM onagui.app_users") == 3

@@ -7,21 +7,11 @@ from pathlib import Path
 import pytest
 from support import expect_error
 
-HERE = Path(__file__).resolve().parent
+README = Path(__file__).resolve().parents[2] / "README.md"
 LETTERS = {"EXECUTE": "X", "SELECT": "r", "INSERT": "w", "UPDATE": "w", "DELETE": "w", "USAGE": "U"}
 ROLES = ["PUBLIC", "installer", "service_role", "authenticated", "anon"]
-#: Written in the table already, made by a later file.
-COMING = {"sync_report()", "sync_health()"}
-
-
-def readme():
-    there = HERE.parents[1] / "README.md"
-    text = there.read_text() if there.exists() else ""
-    return text if "## Privileges" in text else (HERE / "readme_rights.md").read_text()
-
-
 def listed():
-    section = readme().partition("## Privileges")[2].partition("\n## ")[0]
+    section = README.read_text().partition("## Privileges")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", section, re.M)
     return {
         name: {role: "".join(sorted(cell.strip())) for role, cell in zip(ROLES, cells.split("|"), strict=True) if cell.strip()}
@@ -60,17 +50,12 @@ def found(db):
     return rights
 
 
-def without(rights):
-    return {name: held for name, held in rights.items() if name not in COMING}
-
-
 def test_rights_are_those_of_the_readme(db):
     # So that the table's columns are relative to nothing but names.
     db.session("supabase_admin").execute("SET search_path = ''")
     db.session("postgres").execute("SET search_path = ''")
     db.install()
-    assert without(found(db)) == without(listed())
-    assert set(found(db)) | COMING == set(listed()) | COMING
+    assert found(db) == listed()
 
 
 def test_default_privileges_give_nobody_more(db, plain):
@@ -79,8 +64,7 @@ def test_default_privileges_give_nobody_more(db, plain):
         db.sql(f"ALTER DEFAULT PRIVILEGES FOR ROLE supabase_admin, postgres GRANT ALL ON {kind} TO PUBLIC, anon, {mallory}", role="supabase_admin")
     db.session("supabase_admin").execute("SET search_path = ''")
     db.sql("CREATE EXTENSION onagui_sync")
-    rights = found(db)
-    assert without(rights) == without(listed())
+    assert found(db) == listed()
 
 
 def test_a_later_grant_on_everything_does_not_fail(db):

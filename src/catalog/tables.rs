@@ -313,7 +313,8 @@ fn read_deferrable(session: &Session, table: Oid, owner: Oid) -> Vec<(String, bo
 }
 
 /// Whether a trigger, or anything in a constraint, default, generated column or index that is not built in, takes part
-/// in an INSERT. What is built in leaves no dependency, so whatever else is depended on counts.
+/// in an INSERT. What is built in leaves no dependency, so whatever else is depended on counts; and what is built in but
+/// may do anything, as set_config() does.
 fn read_runs_code(session: &Session, table: Oid) -> bool {
     const RUNS_CODE: &str = "
         WITH part(classid, objid) AS (
@@ -326,6 +327,12 @@ fn read_runs_code(session: &Session, table: Oid) -> bool {
             OR EXISTS (SELECT FROM pg_class WHERE oid = $1 AND relispartition)
             OR EXISTS (SELECT FROM pg_depend d JOIN part p ON p.classid = d.classid AND p.objid = d.objid
                         WHERE d.refclassid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass,
-                                                   'pg_namespace'::regclass, 'pg_collation'::regclass))";
+                                                   'pg_namespace'::regclass, 'pg_collation'::regclass))
+            OR EXISTS (SELECT FROM (SELECT adbin::text FROM pg_attrdef WHERE adrelid = $1
+                                    UNION ALL SELECT conbin::text FROM pg_constraint WHERE conrelid = $1) e(tree)
+                        CROSS JOIN LATERAL regexp_matches(e.tree, ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
+                        JOIN pg_proc p ON p.oid = f.id[1]::oid
+                        WHERE p.provolatile = 'v'
+                          AND p.proname NOT IN ('gen_random_uuid', 'random', 'clock_timestamp', 'nextval'))";
     session.run(RUNS_CODE, &[table.into()], Mode::Fresh).one().unwrap_or(true)
 }

@@ -119,6 +119,11 @@ impl Loader {
 
     /// Inserts as the current role, within a subtransaction of the caller's. None, and nothing is done, where the statement itself must be executed.
     pub fn insert(&self, rows: &RowSet) -> Option<u64> {
+        // The statement is refused in a READ ONLY transaction, this would not be.
+        // SAFETY: a backend-local variable.
+        if unsafe { pg_sys::XactReadOnly } {
+            return None;
+        }
         // A function in a constraint might sign somebody up.
         if self.busy.replace(true) {
             return None;

@@ -47,6 +47,8 @@ def test_rehearsal_on_a_standby(pair):
         auth_user(db, "missing@example.com")
         app_user(db, "old@example.com", auth_user(db, "mail@example.com"))
         there = Database(standby, db.name)
+        # Commits are not waited for on these servers.
+        db.sql("CHECKPOINT", role=ADMIN)
         position = db.one("SELECT pg_current_wal_lsn()::text", role=ADMIN)
 
         def caught_up():

@@ -28,6 +28,7 @@ cat <<EOT
 The server is stopped; its data is kept until the next demo. To look around and go on:
   pgrx-tests/private_server.sh start target/demo 15
   pgrx-tests/private_server.sh psql target/demo -d demo -U postgres
+  demo=> SELECT onagui.sync_report();
   demo=> SELECT * FROM onagui.sync_audit_log;
   demo=> \\df+ onagui.*
   pgrx-tests/private_server.sh stop target/demo

@@ -1,5 +1,7 @@
 //! Every error a person can cause: SQLSTATE, message, DETAIL and HINT. The only place that words them.
 
+use onagui_decide::registration::{Wrong, printable};
+
 /// An error as the server reports it.
 #[derive(Clone, Debug, Default)]
 pub struct Failure {
@@ -169,6 +171,25 @@ pub enum Error {
         table: String,
         column: String,
         why: String,
+    },
+    /// A call on behalf of a user, without the user's token.
+    NoToken,
+    /// A call for somebody else than the user of the token.
+    NotOneself,
+    BadBody(Wrong),
+    NotAnAuthUser,
+    NotTheirEmail,
+    UsernameTaken {
+        username: String,
+    },
+    /// A conflict, as the user concerned may know it.
+    RegistrationConflict {
+        reason: &'static str,
+    },
+    /// An error of the application's side, as somebody without rights there may know it.
+    AppRefused {
+        sqlstate: String,
+        constraint: Option<String>,
     },
     /// Ends a subtransaction whose work was only tried.
     Rehearsed,
@@ -434,6 +455,64 @@ impl From<Error> for Failure {
                 why,
                 "A reference is a uuid, text or varchar column of an ordinary or partitioned table.".into(),
             ),
+            Error::NoToken => (
+                "42501",
+                "permission denied: this call needs the token of the user it is for".into(),
+                "request.jwt.claims has no sub with a uuid, so it is not known who is calling.".into(),
+                "Sign in first and send the user's access token; a server's own calls use service_role.".into(),
+            ),
+            Error::NotOneself => (
+                "42501",
+                "permission denied: users can only register themselves".into(),
+                "The userId in the body is not the sub of the token.".into(),
+                "Send the id of the user who is signed in, or leave the body to a server's call as service_role.".into(),
+            ),
+            Error::BadBody(wrong) => {
+                let (message, detail) = bad_body(&wrong);
+                (
+                    "22023",
+                    message,
+                    detail,
+                    r#"For example: {"userId": "8c5d7f5e-…", "email": "ann@example.com", "username": "ann", "metadata": {"theme": "dark"}}; username and metadata may be left out."#.into(),
+                )
+            }
+            Error::NotAnAuthUser => (
+                "22023",
+                "userId is not the id of an auth user".into(),
+                "auth.users has no user with this id that is not deleted; nothing is made for ids it does not know.".into(),
+                "Sign the user up first: auth.signUp() alone makes the app user, too.".into(),
+            ),
+            Error::NotTheirEmail => (
+                "22023",
+                "email is not the auth user's e-mail".into(),
+                "auth.users has another e-mail for this userId, or none.".into(),
+                "Send the e-mail the user has signed up with; to change it, use auth.updateUser(), and the app user follows.".into(),
+            ),
+            Error::UsernameTaken { username } => (
+                "23505",
+                "this username is taken".into(),
+                format!("Another app user has the username {username:?}."),
+                "Choose another one, or leave it out: then a free one is found at the first registration.".into(),
+            ),
+            Error::RegistrationConflict { reason } => (
+                "21000",
+                "the user cannot be registered: a person must decide who is who".into(),
+                format!("The reason: {reason}."),
+                "An operator sees both sides with SELECT * FROM onagui.sync_status(p_email => '…'); and decides with onagui.fix_user_id(…).".into(),
+            ),
+            Error::AppRefused { sqlstate, constraint } => {
+                let detail = match constraint {
+                    Some(name) => format!("The constraint {name:?} or a trigger of the application refused it ({sqlstate})."),
+                    None => format!("The application's table or one of its triggers refused it ({sqlstate})."),
+                };
+                return Failure {
+                    sqlstate,
+                    message: "the app user could not be written".into(),
+                    detail: Some(plain(&detail)),
+                    hint: Some("The server's log has the error in full, for those who run the application.".into()),
+                    ..Failure::default()
+                };
+            }
             Error::Rehearsed => (Failure::REHEARSAL, "rehearsed".into(), String::new(), String::new()),
             Error::NotWhole => (
                 "42P01",
@@ -444,10 +523,36 @@ impl From<Error> for Failure {
         };
         Failure {
             sqlstate: sqlstate.into(),
-            message,
-            detail: Some(detail),
-            hint: Some(hint),
+            message: plain(&message),
+            detail: Some(plain(&detail)),
+            hint: Some(plain(&hint)),
             ..Failure::default()
         }
+    }
+}
+
+/// Names and values come from anywhere: none may make one line look like two.
+fn plain(text: &str) -> String {
+    text.chars().map(printable).collect()
+}
+
+fn bad_body(wrong: &Wrong) -> (String, String) {
+    let not_fit = |key: &str| format!("{key} in the body does not fit");
+    match wrong {
+        Wrong::NotAnObject { found } => {
+            ("the body must be a JSON object".into(), format!("It is {found}."))
+        }
+        Wrong::Missing { key } => (
+            format!("{key} is missing in the body"),
+            format!("There is no key {key}, or it is null; keys are case-sensitive."),
+        ),
+        Wrong::WrongType { key, found, wanted } => {
+            (not_fit(key), format!("It is {found}; it must be {wanted}."))
+        }
+        Wrong::NotAUuid { found } => (not_fit("userId"), format!("{found:?} is not a uuid.")),
+        Wrong::TooLong { key, longest } => (
+            not_fit(key),
+            format!("It has more than {longest} characters, which is what the column takes."),
+        ),
     }
 }

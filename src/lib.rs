@@ -3,7 +3,10 @@
 mod catalog;
 mod error;
 mod fix;
+mod health;
 mod pg;
+mod registration;
+mod report;
 mod settings;
 mod signup;
 mod statements;
@@ -33,6 +36,9 @@ door! {
     prune_audit => fix::prune_audit;
     sync_status => status::status;
     sync_summary => status::summary;
+    sync_user_registration => registration::sync_user_registration;
+    sync_report => report::report;
+    sync_health => health::health;
 }
 
 pgrx::extension_sql_file!("../sql/install/10_tables.sql", name = "tables");
@@ -40,13 +46,23 @@ pgrx::extension_sql_file!("../sql/install/20_signup.sql", name = "signup", requi
 pgrx::extension_sql_file!("../sql/install/30_repair.sql", name = "repair", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/install/40_status.sql", name = "status", requires = ["tables"]);
 pgrx::extension_sql_file!(
+    "../sql/install/50_registration.sql",
+    name = "registration",
+    requires = ["tables"]
+);
+pgrx::extension_sql_file!(
     "../sql/install/90_grants.sql",
     name = "grants",
-    requires = ["signup", "repair", "status"]
+    requires = ["signup", "repair", "status", "registration"]
+);
+pgrx::extension_sql_file!(
+    "../sql/install/95_api_roles.sql",
+    name = "api_roles",
+    requires = ["grants"]
 );
 pgrx::extension_sql_file!(
     "../sql/install/99_attach.sql",
     name = "attach",
-    requires = ["grants"],
+    requires = ["api_roles"],
     finalize
 );

@@ -38,7 +38,10 @@ missing_packages() {
 # The packages that are missing, and no others: an upgrade of a server that runs here is not ours to make.
 packages() {
     local missing
-    command -v apt-get >/dev/null || die "these recipes are for Debian 12; elsewhere install by yourself: $*"
+    if ! command -v apt-get >/dev/null; then
+        say "these recipes are for Debian 12; here the counterparts of these packages have to be there already: $*"
+        return
+    fi
     mapfile -t missing < <(missing_packages "$@")
     ((${#missing[@]})) || return 0
     long "$logs/apt.log" "installing packages (usually under a minute): ${missing[*]}" apt_install "${missing[@]}"
@@ -214,9 +217,9 @@ provide_pg() {
 
 provide_cargo_pgrx() {
     local prefix=$cache/cargo-pgrx-$cargo_pgrx_version
+    command -v cargo >/dev/null || die "no cargo in PATH: install Rust first"
     if [[ ! -x $prefix/bin/cargo-pgrx ]]; then
         packages gcc libc6-dev pkg-config
-        command -v cargo >/dev/null || die "cargo is missing: install Rust first"
         lock "$cache"
         if [[ ! -x $prefix/bin/cargo-pgrx ]]; then
             long "$logs/cargo-pgrx.log" "installing cargo-pgrx $cargo_pgrx_version (usually 2 to 3 minutes, once)" \

@@ -2,5 +2,6 @@
 
 pub mod failure;
 pub mod names;
+pub mod registration;
 pub mod repair;
 pub mod signup;

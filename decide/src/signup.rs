@@ -70,6 +70,9 @@ pub enum Conflict {
     EmailIsGone,
 }
 
+/// Why a link is pending, for the audit log.
+pub const PENDING: &str = "the e-mail is not confirmed yet; its confirmation links the app user";
+
 impl Conflict {
     /// The reason in words, for the audit log and warnings.
     pub fn reason(self) -> &'static str {

@@ -30,3 +30,17 @@ CREATE FUNCTION onagui.sync_summary() RETURNS TABLE (sync_status text, users big
 COMMENT ON FUNCTION onagui.sync_summary() IS 'How many users have each status, zeros included';
 -- Reads both tables with the rights of the extension's owner.
 REVOKE ALL ON FUNCTION onagui.sync_summary() FROM PUBLIC;
+
+CREATE FUNCTION onagui.sync_report() RETURNS text
+    LANGUAGE c STABLE COST 10000 AS 'MODULE_PATHNAME', 'sync_report';
+COMMENT ON FUNCTION onagui.sync_report() IS
+    'For people: a summary, then who is not SYNCED, with ids, dates, the reason, and the call that fixes it';
+-- Reads both tables with the rights of the extension's owner.
+REVOKE ALL ON FUNCTION onagui.sync_report() FROM PUBLIC;
+
+CREATE FUNCTION onagui.sync_health() RETURNS TABLE (check_name text, status text, detail text, remedy text)
+    LANGUAGE c STABLE COST 10000 ROWS 20 AS 'MODULE_PATHNAME', 'sync_health';
+COMMENT ON FUNCTION onagui.sync_health() IS
+    'What keeps users from being in step, or might: each check with status ok, warn or fail, and the SQL that mends it';
+-- Reads tables and catalogs with the rights of the extension's owner.
+REVOKE ALL ON FUNCTION onagui.sync_health() FROM PUBLIC;

@@ -45,11 +45,6 @@ BEGIN
     END LOOP;
     EXECUTE pg_catalog.format('GRANT INSERT, UPDATE, DELETE ON onagui.sync_column TO %s', installer);
 
-    -- The role behind a server's own calls may look into what happened.
-    IF pg_catalog.to_regrole('service_role') IS NOT NULL THEN
-        GRANT SELECT ON onagui.sync_audit_log TO service_role;
-    END IF;
-
     -- Where this very transaction made the schema, everybody may look names up in it, and nobody gets more by default
     -- privileges. In a schema that was there before, that is for its owner to decide.
     IF made_here THEN

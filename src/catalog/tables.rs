@@ -1,19 +1,19 @@
 //! The extension's own tables, `auth.users` and `onagui.app_users` as they are now.
 
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Session};
+use crate::pg::{self, Arg, Guarded, Mode, Session};
 use pgrx::pg_sys::Oid;
 
 /// The extension's own tables, and the role that owns them.
 #[derive(Clone, Copy)]
 pub struct House {
-    pub owner: Oid,
+    pub owner: Guarded,
 }
 
 impl House {
     pub fn find() -> Result<Self, Error> {
         let log = pg::table_named(c"onagui", c"sync_audit_log").ok_or(Error::NotWhole)?;
-        Ok(House { owner: pg::owner_of(log).ok_or(Error::NotWhole)? })
+        Ok(House { owner: Guarded(pg::owner_of(log).ok_or(Error::NotWhole)?) })
     }
 }
 
@@ -72,6 +72,8 @@ pub struct App {
     pub only: &'static str,
     /// Constraints and constraint triggers that may be deferred, quoted, and whether they are at first.
     pub deferrable: Vec<(String, bool)>,
+    /// An INSERT may run code that is not the server's own.
+    pub runs_code: bool,
 }
 
 pub const AUTH_USERS: &str = "auth.users";
@@ -116,6 +118,7 @@ impl App {
             username_is_unique: read_username_index(session, table),
             only,
             deferrable: read_deferrable(session, table, owner),
+            runs_code: read_runs_code(session, table),
         })
     }
 
@@ -287,13 +290,42 @@ fn read_deferrable(session: &Session, table: Oid, owner: Oid) -> Vec<(String, bo
                 bool_and(c.condeferred)
                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o
                                  WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred)
-           FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
-          WHERE c.condeferrable AND $1 IN (c.conrelid, c.confrelid)
+           FROM pg_catalog.pg_constraint c
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+           JOIN pg_catalog.pg_class t ON t.oid = c.conrelid
+          WHERE c.condeferrable
+            AND (c.conrelid = $1
+                 OR c.contype = 'f' AND c.confrelid = $1
+                 -- What the table's triggers write elsewhere.
+                 OR c.condeferred AND t.relowner = $2
+                    AND EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = $1 AND NOT g.tgisinternal))
             AND pg_catalog.has_schema_privilege($2, n.oid, 'USAGE')
+            -- Setting a name fires what waits under it: nobody else's trigger may run as this owner.
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class ot ON ot.oid = o.conrelid
+                             WHERE o.connamespace = n.oid AND o.conname = c.conname AND o.contype <> 'f'
+                               AND ot.relowner <> $2)
           GROUP BY n.oid, n.nspname, c.conname
           ORDER BY 1",
         &[Arg::from(table), Arg::from(owner)],
         Mode::Fresh,
     );
     (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
+}
+
+/// Whether a trigger, or anything in a constraint, default, generated column or index that is not built in, takes part
+/// in an INSERT. What is built in leaves no dependency, so whatever else is depended on counts.
+fn read_runs_code(session: &Session, table: Oid) -> bool {
+    const RUNS_CODE: &str = "
+        WITH part(classid, objid) AS (
+            SELECT 'pg_class'::regclass, $1::oid
+            UNION ALL SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = $1
+            UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE conrelid = $1
+            UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid = $1
+        )
+        SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1 AND tgtype & 4 <> 0)
+            OR EXISTS (SELECT FROM pg_class WHERE oid = $1 AND relispartition)
+            OR EXISTS (SELECT FROM pg_depend d JOIN part p ON p.classid = d.classid AND p.objid = d.objid
+                        WHERE d.refclassid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass,
+                                                   'pg_namespace'::regclass, 'pg_collation'::regclass))";
+    session.run(RUNS_CODE, &[table.into()], Mode::Fresh).one().unwrap_or(true)
 }

@@ -114,6 +114,11 @@ impl Repair {
 
     /// Repairs each of `todo`, and records what was done in one statement.
     pub fn run(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
+        // Each of the many switches of role below finds the path pinned already.
+        pg::with_pinned_path(|| self.run_each(todo))
+    }
+
+    fn run_each(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
         let (emails, others): (Vec<_>, Vec<_>) =
             todo.into_iter().partition(|c| c.status == Status::EmailMismatch);
         let mut outcomes = Vec::with_capacity(emails.len() + others.len());

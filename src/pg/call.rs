@@ -20,6 +20,18 @@ impl Reply {
     pub fn of<T: IntoDatum>(value: T) -> Self {
         value.into_datum().map_or(Reply::Null, Reply::Value)
     }
+
+    /// A jsonb from its text, which is never taken apart on the way: no depth, size or number is too much for it.
+    pub fn json(text: &str) -> Self {
+        let text = std::ffi::CString::new(text).expect("JSON has no NUL byte");
+        // SAFETY: the input function of jsonb takes a NUL-terminated string, and its answer is palloc'd.
+        unsafe {
+            let input = pg_sys::Oid::from(pg_sys::F_JSONB_IN);
+            let text = text.as_ptr().cast_mut();
+            let kind = pg_sys::JSONBOID;
+            Reply::Value(pg_sys::OidInputFunctionCall(input, text, kind, -1))
+        }
+    }
 }
 
 impl Call {
@@ -40,6 +52,20 @@ impl Call {
             assert!(place < (*self.fcinfo).nargs as usize, "argument {place}");
             let arg = &*(*self.fcinfo).args.as_ptr().add(place);
             T::from_datum(arg.value, arg.isnull)
+        }
+    }
+
+    /// The argument at `place`, of type jsonb, as its text.
+    pub fn arg_json(&self, place: usize) -> Option<String> {
+        // SAFETY: as in arg(); the output function answers a palloc'd, NUL-terminated string.
+        unsafe {
+            assert!(place < (*self.fcinfo).nargs as usize, "argument {place}");
+            let arg = &*(*self.fcinfo).args.as_ptr().add(place);
+            (!arg.isnull).then(|| {
+                let output = pg_sys::Oid::from(pg_sys::F_JSONB_OUT);
+                let text = pg_sys::OidOutputFunctionCall(output, arg.value);
+                std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+            })
         }
     }
 
@@ -115,8 +141,17 @@ impl RowWriter {
         }
     }
 
-    /// Adds what a query answers, without holding it in memory; returns how many rows that was.
-    pub fn pour(&self, session: &Session, plan: &Plan, args: &[Arg]) -> u64 {
-        session.pour(plan, args, self.store)
+    /// Adds what a query answers, at most `limit` rows, without holding it in memory; returns how many rows that was.
+    /// The planner does not know of the limit, so the query is not planned for a first few rows.
+    pub fn pour(&self, session: &Session, plan: &Plan, args: &[Arg], limit: Option<u64>) -> u64 {
+        session.pour(plan, args, limit, self.store)
+    }
+
+    pub(super) fn store(&self) -> *mut pg_sys::Tuplestorestate {
+        self.store
+    }
+
+    pub(super) fn descriptor(&self) -> pg_sys::TupleDesc {
+        self.descriptor
     }
 }

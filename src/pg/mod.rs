@@ -3,11 +3,14 @@
 //! What leaves this room is safe to use from the others. A Postgres error travels as a Rust panic from the call that
 //! raised it up to a [`subtransaction`] or to the [`door`](crate::door), the only two places that catch it.
 
+mod aside;
 mod call;
 mod capture;
 mod doors;
 mod levels;
+mod loader;
 mod owner;
+mod planning;
 mod procedure;
 mod rowset;
 mod server;
@@ -18,7 +21,11 @@ mod trigger;
 pub use call::{Call, Reply, RowWriter};
 pub use doors::enter;
 pub use levels::QueryLevel;
-pub use owner::{Lockwait, as_role, current_role, with_stable_text};
+pub use loader::Loader;
+pub use owner::{
+    Lockwait, as_role, as_role_without_code, current_role, with_pinned_path, with_stable_text,
+};
+pub use planning::{Guarded, Role};
 pub use procedure::{connect_nonatomic, restart_statement_timeout};
 pub use rowset::{Person, RowSet};
 pub use server::*;

@@ -2,8 +2,10 @@
 //! (`ri_PerformCheck` in src/backend/utils/adt/ri_triggers.c): only around a statement, with row security not forced,
 //! with nothing resolved through the caller's search_path, and undone on every path.
 
+use super::planning::{self, Role};
 use pgrx::pg_sys;
 use std::cell::Cell;
+use std::ffi::CStr;
 
 /// The role whose rights are in force now.
 pub fn current_role() -> pg_sys::Oid {
@@ -11,55 +13,100 @@ pub fn current_role() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
-struct Restore {
-    role: pg_sys::Oid,
+/// Another role's rights while it lives.
+struct Assumed {
+    before: pg_sys::Oid,
     context: i32,
-    settings: i32,
+    guarded: bool,
 }
 
-impl Drop for Restore {
-    fn drop(&mut self) {
-        // SAFETY: puts back what was read before. The settings first: restoring them needs no rights.
+impl Assumed {
+    fn assume(role: Role) -> Self {
+        let mut before = Assumed {
+            before: pg_sys::InvalidOid,
+            context: 0,
+            guarded: planning::guard(role.guarded),
+        };
+        // SAFETY: saves, then sets backend-local state.
         unsafe {
-            pg_sys::AtEOXact_GUC(false, self.settings);
-            pg_sys::SetUserIdAndSecContext(self.role, self.context);
+            pg_sys::GetUserIdAndSecContext(&mut before.before, &mut before.context);
+            let context = before.context
+                | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
+                | pg_sys::SECURITY_RESTRICTED_OPERATION as i32
+                | pg_sys::SECURITY_NOFORCE_RLS as i32;
+            pg_sys::SetUserIdAndSecContext(role.oid, context);
         }
+        before
     }
 }
 
-/// Runs `f` as `role`. `SET ROLE` and `SET SESSION AUTHORIZATION` are refused in there, and every setting that is
-/// changed in there (by a trigger of the application, say) is put back afterwards.
-pub fn as_role<R>(role: pg_sys::Oid, f: impl FnOnce() -> R) -> R {
-    let mut restore = Restore { role: pg_sys::InvalidOid, context: 0, settings: 0 };
-    // SAFETY: saves, then sets backend-local state; `restore` puts it back also when `f` unwinds.
-    let _restore = unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut restore.role, &mut restore.context);
-        restore.settings = pg_sys::NewGUCNestLevel();
-        let context = restore.context
-            | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
-            | pg_sys::SECURITY_NOFORCE_RLS as i32;
-        pg_sys::SetUserIdAndSecContext(role, context);
-        pin_search_path();
-        restore
+impl Drop for Assumed {
+    fn drop(&mut self) {
+        // SAFETY: puts back what was read before.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.before, self.context) };
+        planning::guard(self.guarded);
+    }
+}
+
+/// Settings that are changed while it lives are put back afterwards, which needs no rights.
+struct Settings(i32);
+
+impl Settings {
+    fn keep() -> Self {
+        // SAFETY: opens a nest level of settings.
+        Settings(unsafe { pg_sys::NewGUCNestLevel() })
+    }
+}
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        // SAFETY: ends the nest level opened above.
+        unsafe { pg_sys::AtEOXact_GUC(false, self.0) };
+    }
+}
+
+const PINNED: &CStr = c"pg_catalog, pg_temp";
+
+/// Pins the search_path, which is worth a look first: each change of it makes every plan look names up anew.
+fn pin_search_path() {
+    // SAFETY: the variable of the setting search_path is NULL or NUL-terminated.
+    let is_pinned = unsafe {
+        let path = pg_sys::namespace_search_path;
+        !path.is_null() && CStr::from_ptr(path) == PINNED
     };
+    if !is_pinned {
+        set_locally(c"search_path", PINNED);
+    }
+}
+
+/// Runs `f` with the search_path pinned. Around many calls of [`as_role`] it spares each of them the change.
+pub fn with_pinned_path<R>(f: impl FnOnce() -> R) -> R {
+    let _settings = Settings::keep();
+    pin_search_path();
     f()
 }
 
-fn pin_search_path() {
-    set_locally(c"search_path", c"pg_catalog, pg_temp");
+/// Runs `f` as `role`. `SET ROLE` and `SET SESSION AUTHORIZATION` are refused in there, and every setting that is
+/// changed in there (by a trigger of the application, say) is put back afterwards. Nothing of it may outlive `f` either:
+/// no temporary object that the session would later take for another one, no deferred trigger that COMMIT would fire as
+/// the session's role.
+pub fn as_role<R>(role: impl Into<Role>, f: impl FnOnce() -> R) -> R {
+    let _role = Assumed::assume(role.into());
+    let _settings = Settings::keep();
+    pin_search_path();
+    f()
+}
+
+/// The same for an `f` that looks no name up and runs no code but the server's own: neither search_path nor settings
+/// matter to it.
+pub fn as_role_without_code<R>(role: impl Into<Role>, f: impl FnOnce() -> R) -> R {
+    let _role = Assumed::assume(role.into());
+    f()
 }
 
 /// Runs `f` with the settings under which a value's text form is the same in every session.
 pub fn with_stable_text<R>(f: impl FnOnce() -> R) -> R {
-    struct Settings(i32);
-    impl Drop for Settings {
-        fn drop(&mut self) {
-            // SAFETY: ends the nest level opened below.
-            unsafe { pg_sys::AtEOXact_GUC(false, self.0) };
-        }
-    }
-    // SAFETY: opens a nest level of settings.
-    let _settings = Settings(unsafe { pg_sys::NewGUCNestLevel() });
+    let _settings = Settings::keep();
     for (name, value) in [
         (c"datestyle", c"ISO, YMD"),
         (c"timezone", c"UTC"),
@@ -73,7 +120,7 @@ pub fn with_stable_text<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-fn set_locally(name: &std::ffi::CStr, value: &std::ffi::CStr) {
+fn set_locally(name: &CStr, value: &CStr) {
     // SAFETY: as a SET clause of a function does it; the caller holds the nest level.
     unsafe {
         pg_sys::set_config_option(

@@ -14,6 +14,7 @@ pub struct RowSet {
     table: pg_sys::Oid,
     descriptor: pg_sys::TupleDesc,
     owned: bool,
+    owns_descriptor: bool,
 }
 
 impl RowSet {
@@ -25,7 +26,13 @@ impl RowSet {
     ) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
-            RowSet { store, table: (*relation).rd_id, descriptor: (*relation).rd_att, owned: false }
+            RowSet {
+                store,
+                table: (*relation).rd_id,
+                descriptor: (*relation).rd_att,
+                owned: false,
+                owns_descriptor: false,
+            }
         }
     }
 
@@ -45,11 +52,15 @@ impl RowSet {
 
     /// The rows of `table` that a query answered whole (`SELECT t FROM table t`).
     pub fn of_rows(rows: &super::Rows, table: pg_sys::Oid) -> Self {
-        // SAFETY: the row type's descriptor is copied, so it lives as long as the current memory context; a composite
-        // value is a tuple of that type, dropped columns included.
+        // SAFETY: store and descriptor outlive the connection that made the rows, and end with the value or with the
+        // transaction; a composite value is a tuple of the row type, dropped columns included.
         unsafe {
             let kind = pg_sys::get_rel_type_id(table);
-            let set = Self::empty(table, pg_sys::lookup_rowtype_tupdesc_copy(kind, -1));
+            let here = pg_sys::CurrentMemoryContext;
+            pg_sys::CurrentMemoryContext = pg_sys::TopTransactionContext;
+            let mut set = Self::empty(table, pg_sys::lookup_rowtype_tupdesc_copy(kind, -1));
+            set.owns_descriptor = true;
+            pg_sys::CurrentMemoryContext = here;
             for row in 0..rows.len() {
                 let datum = rows.datum(row, 1).expect("a whole row is not NULL");
                 let header = pg_sys::pg_detoast_datum(datum.cast_mut_ptr())
@@ -68,7 +79,7 @@ impl RowSet {
     fn empty(table: pg_sys::Oid, descriptor: pg_sys::TupleDesc) -> Self {
         // SAFETY: the store lives in the current memory context and its files end with the resource owner.
         let store = unsafe { pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem) };
-        RowSet { store, table, descriptor, owned: true }
+        RowSet { store, table, descriptor, owned: true, owns_descriptor: false }
     }
 
     pub fn len(&self) -> usize {
@@ -93,7 +104,7 @@ impl RowSet {
     }
 
     /// Calls `f` with each row until it answers false.
-    fn scan(&self, mut f: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool) {
+    pub(super) fn scan(&self, mut f: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool) {
         // SAFETY: pointer 0 is nobody else's, since statements that read the store make pointers of their own. The slot
         // is dropped again; on an error its memory context takes care of it.
         unsafe {
@@ -182,7 +193,12 @@ impl Drop for RowSet {
     fn drop(&mut self) {
         if self.owned && !std::thread::panicking() {
             // SAFETY: ours; on an error the memory context and the resource owner take care of it.
-            unsafe { pg_sys::tuplestore_end(self.store) };
+            unsafe {
+                pg_sys::tuplestore_end(self.store);
+                if self.owns_descriptor {
+                    pg_sys::FreeTupleDesc(self.descriptor);
+                }
+            }
         }
     }
 }

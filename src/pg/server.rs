@@ -3,29 +3,41 @@
 use super::capture::raise;
 use crate::error::Failure;
 use pgrx::{PgLogLevel, pg_sys};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 
+/// A table found by name, and the version under which it was.
+struct Known {
+    schema: &'static CStr,
+    name: &'static CStr,
+    table: pg_sys::Oid,
+    version: u64,
+}
+
 thread_local! {
-    static WATCHED: Cell<[pg_sys::Oid; 3]> = const { Cell::new([pg_sys::InvalidOid; 3]) };
+    static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
     static CHANGES: Cell<u64> = const { Cell::new(1) };
 }
 
-/// Changes whenever the definition of a watched table may have changed. What was learnt of them under one value may be
-/// used as long as the value stays.
+/// Changes whenever a table that [`table_named`] has found may have changed or got another name. What was learnt of
+/// such tables under one value may be used as long as the value stays.
 pub fn watched_version() -> u64 {
     CHANGES.get()
 }
 
-/// Names the tables whose changes count from now on.
-pub fn watch(tables: [pg_sys::Oid; 3]) {
-    WATCHED.set(tables);
+fn changed() {
+    CHANGES.set(CHANGES.get().wrapping_add(1));
 }
 
 unsafe extern "C-unwind" fn table_changed(_: pg_sys::Datum, table: pg_sys::Oid) {
-    if table == pg_sys::InvalidOid || WATCHED.get().contains(&table) {
-        CHANGES.set(CHANGES.get().wrapping_add(1));
+    let ours = |known: &Known| known.table == table;
+    if table == pg_sys::InvalidOid || KNOWN.with_borrow(|known| known.iter().any(ours)) {
+        changed();
     }
+}
+
+unsafe extern "C-unwind" fn schema_changed(_: pg_sys::Datum, _: i32, _: u32) {
+    changed();
 }
 
 /// Set-up of a backend that loads the library.
@@ -33,22 +45,41 @@ pub fn start() {
     // SAFETY: the backend has one thread. The first keeps Rust backtraces out of messages meant for people.
     unsafe {
         std::env::set_var("RUST_LIB_BACKTRACE", "0");
-        pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), pg_sys::Datum::null());
+        let nothing = pg_sys::Datum::null();
+        pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), nothing);
+        let schemas = pg_sys::SysCacheIdentifier::NAMESPACEOID as i32;
+        pg_sys::CacheRegisterSyscacheCallback(schemas, Some(schema_changed), nothing);
         pg_sys::MarkGUCPrefixReserved(c"onagui_sync".as_ptr());
     }
+    super::planning::start();
 }
 
-/// The oid of a table by schema and name, without a lock.
-pub fn table_named(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
+/// The oid of a table by schema and name, without a lock. From now on its changes count for [`watched_version`].
+pub fn table_named(schema: &'static CStr, name: &'static CStr) -> Option<pg_sys::Oid> {
+    let same = |known: &Known| known.schema == schema && known.name == name;
+    let version = watched_version();
+    let known = KNOWN.with_borrow(|known| {
+        known.iter().find(|k| k.version == version && same(k)).map(|k| k.table)
+    });
+    if known.is_some() {
+        return known;
+    }
     // SAFETY: look-ups in the system cache.
-    unsafe {
+    let table = unsafe {
         let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
         if schema == pg_sys::InvalidOid {
             return None;
         }
-        let table = pg_sys::get_relname_relid(name.as_ptr(), schema);
-        (table != pg_sys::InvalidOid).then_some(table)
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    if table == pg_sys::InvalidOid {
+        return None;
     }
+    KNOWN.with_borrow_mut(|known| {
+        known.retain(|k| !same(k));
+        known.push(Known { schema, name, table, version });
+    });
+    Some(table)
 }
 
 /// Tells all backends, when this transaction commits, that what they know of `table` is out of date.
@@ -124,6 +155,38 @@ pub fn role_name(role: pg_sys::Oid) -> String {
         }
         CStr::from_ptr(name).to_string_lossy().into_owned()
     }
+}
+
+/// The role with this name.
+pub fn role_named(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a look-up in the system cache.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (role != pg_sys::InvalidOid).then_some(role)
+}
+
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the system cache.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether `role` is `other` or inherits its rights. A superuser inherits everything.
+pub fn has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the system cache.
+    unsafe { pg_sys::has_privs_of_role(role, other) }
+}
+
+/// A setting of the session; None where it has never been set.
+pub fn setting(name: &CStr) -> Option<String> {
+    // SAFETY: answers NULL or a string that holds until the setting changes.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+    }
+}
+
+/// Writes `failure` into the server's log, and nowhere else.
+pub fn log(failure: Failure) {
+    raise(PgLogLevel::LOG_SERVER_ONLY, failure);
 }
 
 /// A table's name as SQL writes it, schema included.

@@ -1,5 +1,7 @@
 //! The server programming interface: prepared plans, arguments, rows.
 
+use super::aside::Aside;
+use super::loader::Loader;
 use super::rowset::RowSet;
 use pgrx::datum::{FromDatum, IntoDatum};
 use pgrx::pg_sys;
@@ -55,6 +57,12 @@ pub fn connect<R>(f: impl FnOnce(&Session) -> R) -> R {
 pub struct Plan {
     plan: pg_sys::SPIPlanPtr,
     arity: usize,
+}
+
+impl Plan {
+    pub(super) fn raw(&self) -> pg_sys::SPIPlanPtr {
+        self.plan
+    }
 }
 
 impl Drop for Plan {
@@ -130,6 +138,17 @@ impl Session {
         Rows::taken()
     }
 
+    /// A quicker way to execute `plan`, which inserts into `table`, where there is one; see [`Loader`].
+    pub fn loader(
+        &self,
+        plan: &Plan,
+        table: pg_sys::Oid,
+        runs_code: bool,
+        version: u64,
+    ) -> Option<Loader> {
+        Loader::of(plan, table, runs_code, version)
+    }
+
     /// Plans and executes `sql` once.
     pub fn run(&self, sql: &str, args: &[Arg], mode: Mode) -> Rows {
         let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
@@ -152,11 +171,29 @@ impl Session {
         }
     }
 
-    /// Executes a query and writes its rows straight into `store`; returns how many. The columns must fit the store's.
+    /// Lets the statements of this connection select from `rows` under the name `name`.
+    pub fn offer_aside(&self, name: &CStr, rows: &Aside) {
+        // SAFETY: as in offer().
+        unsafe {
+            let enr = pg_sys::palloc0(size_of::<pg_sys::EphemeralNamedRelationData>())
+                as *mut pg_sys::EphemeralNamedRelationData;
+            (*enr).md.name = pg_sys::pstrdup(name.as_ptr());
+            (*enr).md.tupdesc = rows.descriptor();
+            (*enr).md.enrtype = pg_sys::EphemeralNameRelationType::ENR_NAMED_TUPLESTORE;
+            (*enr).md.enrtuples = rows.len() as f64;
+            (*enr).reldata = rows.store().cast();
+            pg_sys::SPI_unregister_relation(name.as_ptr());
+            check(pg_sys::SPI_register_relation(enr), "a set of rows");
+        }
+    }
+
+    /// Executes a query and writes its rows, at most `limit`, straight into `store`; returns how many. The columns must
+    /// fit the store's.
     pub(super) fn pour(
         &self,
         plan: &Plan,
         args: &[Arg],
+        limit: Option<u64>,
         store: *mut pg_sys::Tuplestorestate,
     ) -> u64 {
         unsafe extern "C-unwind" {
@@ -169,8 +206,7 @@ impl Session {
                 map_failure: *const c_char,
             );
         }
-        assert_eq!(plan.arity, args.len(), "arguments of a prepared statement");
-        // SAFETY: the receiver is set up before use; the parameter list has as many entries as arguments.
+        // SAFETY: the receiver is set up before use.
         unsafe {
             let receiver = pg_sys::CreateDestReceiver(pg_sys::CommandDest::DestTuplestore);
             let context = pg_sys::MemoryContextGetParent(pg_sys::CurrentMemoryContext);
@@ -182,6 +218,28 @@ impl Session {
                 std::ptr::null_mut(),
                 std::ptr::null(),
             );
+            self.hand_to(plan, args, limit, receiver)
+        }
+    }
+
+    /// Executes a query for a receiver of its rows, at most `limit`, which the planner does not know of; returns how
+    /// many there were.
+    ///
+    /// # Safety
+    /// `receiver` is set up and outlives the call.
+    pub(super) unsafe fn hand_to(
+        &self,
+        plan: &Plan,
+        args: &[Arg],
+        limit: Option<u64>,
+        receiver: *mut pg_sys::DestReceiver,
+    ) -> u64 {
+        if limit == Some(0) {
+            return 0;
+        }
+        assert_eq!(plan.arity, args.len(), "arguments of a prepared statement");
+        // SAFETY: the parameter list has as many entries as arguments.
+        unsafe {
             let params = pg_sys::makeParamList(args.len() as i32);
             for (i, arg) in args.iter().enumerate() {
                 let param = (*params).params.as_mut_ptr().add(i);
@@ -193,6 +251,7 @@ impl Session {
             let options = pg_sys::SPIExecuteOptions {
                 params,
                 read_only: true,
+                tcount: limit.unwrap_or_default(),
                 dest: receiver,
                 ..Default::default()
             };

@@ -1,7 +1,7 @@
 //! What is done for each auth user of a statement whose rows could not simply be inserted.
 
 use super::halving::{Act, Failed, do_for_most};
-use super::{Change, give_up};
+use super::{Actor, Change, give_up};
 use crate::error::{Error, Failure};
 use crate::fix::Linker;
 use crate::pg::{RowSet, subtransaction};
@@ -11,7 +11,7 @@ use crate::statements::facts::Arrival;
 use crate::statements::people::AT_ONCE;
 use crate::statements::signup::{Target, all_written};
 use onagui_decide::failure::must_pass_on;
-use onagui_decide::signup::{Decision, decide};
+use onagui_decide::signup::{Decision, PENDING, decide};
 use pgrx::Uuid;
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
@@ -101,7 +101,7 @@ pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result
 }
 
 /// Handles the changed e-mail, confirmation or restoration of the one user in `new`.
-pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &str) -> Result<(), Error> {
+pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &Actor) -> Result<(), Error> {
     let arrivals = match subtransaction(|| Ok(target.facts(new))) {
         Ok(arrivals) => arrivals,
         Err(failure) => return super::record_all(target.house, new, &failure, actor),
@@ -154,7 +154,7 @@ impl Visit<'_> {
     fn pending(&self, place: usize, app_user: Uuid) -> Entry {
         Entry {
             old_app_user_id: Some(app_user),
-            details: json!({ "reason": "the e-mail is not confirmed yet; its confirmation links the app user" }),
+            details: json!({ "reason": PENDING }),
             ..self.entry(place, "pending", "planned")
         }
     }

@@ -19,6 +19,10 @@ use crate::statements::audit::{self, Entry};
 use crate::statements::people::{self, AT_ONCE};
 use crate::statements::signup::Target;
 use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on, not_about_the_row};
+use std::cell::LazyCell;
+
+/// The caller's name, for the audit log: looked up only where there is something to record.
+type Actor = LazyCell<String>;
 
 /// The trigger function `onagui.sync_auth_user_to_app_users()`.
 pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
@@ -35,7 +39,7 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
             return Ok(Reply::Done);
         }
     };
-    let actor = pg::role_name(pg::current_role());
+    let actor: Actor = LazyCell::new(|| pg::role_name(pg::current_role()));
     let _lockwait = Lockwait::at_most(settings::lock_timeout());
     match event {
         TriggerEvent::Insert { new } => {
@@ -56,7 +60,7 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
     Ok(Reply::Done)
 }
 
-fn signed_up(house: House, new: &RowSet, actor: &str) -> Result<(), Error> {
+fn signed_up(house: House, new: &RowSet, actor: &Actor) -> Result<(), Error> {
     if new.len() == 0 {
         return Ok(());
     }
@@ -95,7 +99,7 @@ fn signed_up(house: House, new: &RowSet, actor: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn changed(house: House, old: &RowSet, new: &RowSet, actor: &str) -> Result<(), Error> {
+fn changed(house: House, old: &RowSet, new: &RowSet, actor: &Actor) -> Result<(), Error> {
     let (Some((before, was_deleted)), Some((after, is_deleted))) = (old.first(), new.first())
     else {
         return Ok(());
@@ -110,9 +114,15 @@ fn changed(house: House, old: &RowSet, new: &RowSet, actor: &str) -> Result<(), 
     if !settings::enabled() || is_deleted {
         return Ok(());
     }
-    match Target::get(house) {
-        Ok(target) => arrival::follow(&target, new, &change, actor),
-        Err(error) => record_all(house, new, &error.into(), actor),
+    let target = match Target::get(house) {
+        Ok(target) => target,
+        Err(error) => return record_all(house, new, &error.into(), actor),
+    };
+    // Nearly always: a confirmation of somebody whose row was made when they signed up.
+    match subtransaction(|| Ok(target.is_in_step(&after))) {
+        Ok(true) => Ok(()),
+        Ok(false) => arrival::follow(&target, new, &change, actor),
+        Err(failure) => record_all(house, new, &failure, actor),
     }
 }
 

@@ -57,6 +57,9 @@ fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
     ]
 }
 
+/// Gives roles of the REST interface their rights where they have been created since CREATE EXTENSION.
+const API_ROLES: &str = include_str!("../../sql/install/95_api_roles.sql");
+
 /// Attaches what is not attached as wanted, and leaves the rest alone: a call that changes nothing takes no lock.
 pub fn enable(call: &Call) -> Result<Reply, Error> {
     let always = call.arg::<bool>(0).unwrap_or_default();
@@ -64,6 +67,7 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
     pg::as_role(house.owner, || {
         connect(|session| {
             let auth = Auth::read(session)?;
+            session.run(API_ROLES, &[], Mode::Fresh);
             let state = if always { "A" } else { "O" };
             let mut changed = 0;
             for trigger in wanted(&auth, always) {
@@ -166,4 +170,46 @@ fn level(definition: &str) -> &'static str {
 /// `name` is quoted where it must be.
 fn drop_trigger(session: &Session, name: &str) {
     session.run(&format!("DROP TRIGGER {name} ON auth.users"), &[], Mode::Fresh);
+}
+
+/// What is wrong with the triggers, in words, and the call that puts it right; for `onagui.sync_health()`.
+pub fn faults(session: &Session, auth: &Auth) -> (Vec<String>, &'static str) {
+    let found = |name: &str| find(session, auth.table, name);
+    // Whoever attached them for replicated rows wants them so.
+    let always = wanted(auth, false)
+        .iter()
+        .any(|trigger| found(trigger.name).is_some_and(|found| found.ours && found.state == "A"));
+    let state = if always { "A" } else { "O" };
+    let mut faults = Vec::new();
+    for trigger in wanted(auth, always) {
+        let name = trigger.name;
+        match found(name) {
+            None => faults.push(format!("trigger {name} on auth.users is missing")),
+            Some(found) if !found.ours => {
+                faults.push(format!("auth.users has a trigger {name} that is not the extension's"));
+            }
+            Some(found) if found.state == "D" => {
+                faults.push(format!("trigger {name} on auth.users is disabled"));
+            }
+            Some(found) if found.state != state => faults.push(format!(
+                "trigger {name} on auth.users does not fire for the same rows as the others"
+            )),
+            Some(found)
+                if found.level != level(&trigger.definition)
+                    || found.columns != trigger.columns =>
+            {
+                faults
+                    .push(format!("trigger {name} on auth.users is not as enable_sync() makes it"));
+            }
+            Some(_) => {}
+        }
+    }
+    (
+        faults,
+        if always {
+            "SELECT onagui.enable_sync(p_always => true);"
+        } else {
+            "SELECT onagui.enable_sync();"
+        },
+    )
 }

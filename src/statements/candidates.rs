@@ -4,7 +4,7 @@ use super::email_key;
 use super::signup::Target;
 use super::status::{Survey, Which as Whose};
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Plan, Session, connect};
+use crate::pg::{self, Arg, Mode, Plan, Role, Session, connect};
 use onagui_decide::repair::Status;
 use pgrx::Uuid;
 use pgrx::pg_sys::UUIDOID;
@@ -124,15 +124,15 @@ impl Check {
         auth: Option<Uuid>,
         mode: Mode,
     ) -> Pair {
-        let look = |role, plan: &OnceCell<Plan>, sql: &str| {
+        let look = |role: Role, plan: &OnceCell<Plan>, sql: &str| {
             pg::as_role(role, || {
                 let plan = plan.get_or_init(|| session.prepare(sql, &[UUIDOID, UUIDOID]));
                 session.execute(plan, &[Arg::of(app), Arg::of(auth)], mode)
             })
         };
-        let here = look(target.app.owner, &self.app, &app_sql(target));
-        let there = look(target.auth.owner, &self.auth, &auth_sql(target));
-        let known = look(target.house.owner, &self.known, KNOWN);
+        let here = look(target.app.owner.into(), &self.app, &app_sql(target));
+        let there = look(target.auth.owner.into(), &self.auth, &auth_sql(target));
+        let known = look(target.house.owner.into(), &self.known, KNOWN);
         Pair {
             confirmed: there.get(0, 1),
             app_is_there: here.get(0, 1).unwrap_or_default(),

@@ -2,9 +2,10 @@
 
 use super::signup::Target;
 use super::{email_key, offer_new};
-use crate::pg::{self, Mode, RowSet, connect};
+use crate::pg::{self, Arg, Mode, Person, RowSet, connect};
 use onagui_decide::signup::{Facts, Namesake, OwnRow};
 use pgrx::Uuid;
+use pgrx::pg_sys::{TEXTOID, UUIDOID};
 use std::collections::HashSet;
 
 /// What is known of one arriving auth user.
@@ -23,6 +24,24 @@ pub struct Arrival {
 }
 
 impl Target {
+    /// Whether there is a row with this id and, to the letter, this e-mail.
+    pub fn is_in_step(&self, person: &Person) -> bool {
+        pg::as_role(self.app.owner, || {
+            connect(|session| {
+                let args = [Arg::of(person.id), Arg::of(person.email.as_deref())];
+                let plan = self.in_step.get_or_init(|| {
+                    let sql = format!(
+                        "SELECT FROM {}onagui.app_users
+                          WHERE id = $1 AND email::text IS NOT DISTINCT FROM $2",
+                        self.app.only
+                    );
+                    session.prepare(&sql, &[UUIDOID, TEXTOID])
+                });
+                !session.execute(plan, &args, Mode::Fresh).is_empty()
+            })
+        })
+    }
+
     /// What is known of each of `new`, in their order. Each side is read with the rights of its owner: the planner alone
     /// may run functions that an owner has put into an index of theirs.
     pub fn facts(&self, new: &RowSet) -> Vec<Arrival> {
@@ -75,16 +94,16 @@ impl Target {
 
     /// Which of `ids` are, or once were, an auth user's.
     fn known(&self, ids: Vec<Uuid>) -> HashSet<[u8; 16]> {
-        let ask = |role, sql: &str| {
+        let ask = |role: pg::Role, sql: &str| {
             pg::as_role(role, || {
                 connect(|session| {
                     session.run(sql, &[ids.clone().into()], Mode::Fresh).column::<Uuid>()
                 })
             })
         };
-        let now = ask(self.auth.owner, "SELECT id FROM ONLY auth.users WHERE id = ANY ($1)");
+        let now = ask(self.auth.owner.into(), "SELECT id FROM ONLY auth.users WHERE id = ANY ($1)");
         let once = ask(
-            self.house.owner,
+            self.house.owner.into(),
             "SELECT auth_user_id FROM onagui.sync_known_id WHERE auth_user_id = ANY ($1)",
         );
         now.iter().chain(&once).map(|id| *id.as_bytes()).collect()

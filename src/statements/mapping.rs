@@ -2,7 +2,7 @@
 
 use super::quote;
 use crate::catalog::{App, Auth, Column};
-use crate::pg::{Mode, Session};
+use crate::pg::{self, Mode, Session};
 
 /// A column of `app_users` that is filled from the auth user.
 pub struct Mapped {
@@ -69,6 +69,8 @@ struct Source {
 
 /// The mapped columns that both tables have.
 pub fn read(session: &Session, auth: &Auth, app: &App) -> Vec<Mapped> {
+    // From now on its changes are heard of.
+    let _ = pg::table_named(c"onagui", c"sync_column");
     let rows = session.run(
         "SELECT app_column, source, key FROM onagui.sync_column ORDER BY app_column",
         &[],

@@ -33,8 +33,16 @@ pub struct Question {
     pub limit: Option<i64>,
 }
 
+/// So many are fetched one by one.
+const FEW: i64 = 10_000;
+
 const CONTRACT_COLUMNS: &str =
     "email, auth_user_id, app_user_id, sync_status, auth_created_at, app_created_at, detail";
+
+/// As the extension's owner, who may read both tables, and without running anything of the tables' owners.
+fn look<R>(house: House, f: impl FnOnce() -> R) -> R {
+    pg::as_role(house.owner, f)
+}
 
 impl Kept {
     /// Fails with a hint where a table is missing or does not fit.
@@ -55,11 +63,8 @@ impl Kept {
         if let Some(kept) = kept {
             return Ok(kept);
         }
-        let none = pgrx::pg_sys::InvalidOid;
-        let mapping = pg::table_named(c"onagui", c"sync_column");
-        pg::watch([auth.unwrap_or(none), app.unwrap_or(none), mapping.unwrap_or(none)]);
         let version = pg::watched_version();
-        let kept = pg::as_role(house.owner, || {
+        let kept = look(house, || {
             connect(|session| -> Result<Kept, Error> {
                 let auth = Auth::read(session)?;
                 let app = App::read(session)?;
@@ -78,7 +83,7 @@ impl Kept {
 
     /// Writes the rows asked for. SYNCED users come first: they are found by a join that can stop early.
     pub fn answer(&self, question: &Question, rows: &RowWriter) {
-        pg::as_role(self.house.owner, || {
+        look(self.house, || {
             connect(|session| match &question.email {
                 Some(email) => self.one(session, email, question, rows),
                 None => self.all(session, question, rows),
@@ -96,47 +101,64 @@ impl Kept {
         });
         let wanted: Vec<String> = question.wanted.iter().map(|s| (*s).to_owned()).collect();
         let args = [vec![email.to_owned()].into(), wanted.into(), Arg::of(question.limit)];
-        rows.pour(session, plan, &args);
+        rows.pour(session, plan, &args, None);
     }
 
     fn all(&self, session: &Session, question: &Question, rows: &RowWriter) {
-        let mut left = question.limit;
+        if question.limit.is_none() && question.wanted.len() == STATUSES.len() {
+            return self.everybody(session, rows);
+        }
+        let mut left = question.limit.map(|limit| limit as u64);
         let survey = self.survey();
-        let mut pour = |sql: String| {
-            if left == Some(0) {
-                return;
-            }
-            let sql = format!("SELECT {CONTRACT_COLUMNS} FROM ({sql}) s LIMIT $1");
-            let plan = session.prepare_read(&sql, &[INT8OID], false);
-            let written = rows.pour(session, &plan, &[Arg::of(left)]);
-            left = left.map(|left| left - written as i64);
-        };
-        if question.wanted.contains(&"SYNCED") {
-            pour(survey.synced_sql());
+        if question.wanted.contains(&"SYNCED") && left != Some(0) {
+            let few = question.limit.is_some_and(|limit| limit <= FEW);
+            let sql = survey.synced_sql(few);
+            let sql = format!("SELECT {CONTRACT_COLUMNS} FROM ({sql}) s");
+            let plan = session.prepare_read(&sql, &[], false);
+            let written = rows.pour(session, &plan, &[], left);
+            left = left.map(|left| left - written);
         }
         let others: Vec<&str> =
             question.wanted.iter().copied().filter(|status| *status != "SYNCED").collect();
-        if !others.is_empty() {
-            pour(survey.rows_of(Which::Apart, &others));
+        if !others.is_empty() && left != Some(0) {
+            let sql = survey.rows_of(Which::Apart, &others);
+            let sql = format!("SELECT {CONTRACT_COLUMNS} FROM ({sql}) s");
+            let plan = session.prepare_read(&sql, &[], false);
+            rows.pour(session, &plan, &[], left);
         }
+    }
+
+    /// The whole view: one join of the two tables, and a second look at those without counterpart.
+    fn everybody(&self, session: &Session, rows: &RowWriter) {
+        let survey = self.survey();
+        let plan = session.prepare_read(&survey.all_sql(), &[], false);
+        let aside = rows.pour_decided(session, &plan, &[], 4);
+        if aside.len() == 0 {
+            return;
+        }
+        session.offer_aside(c"apart_rows", &aside);
+        let sql = format!("SELECT {CONTRACT_COLUMNS} FROM ({}) s", survey.rows_sql(Which::Aside));
+        let plan = session.prepare_read(&sql, &[], false);
+        rows.pour(session, &plan, &[], None);
     }
 
     /// How many users have each of [`STATUSES`].
     pub fn summary(&self) -> Vec<(&'static str, i64)> {
         let survey = self.survey();
         let apart = format!(
-            "SELECT s.sync_status, count(*), count(s.auth_user_id) FILTER (WHERE NOT {})
+            "SELECT s.sync_status, count(*), count(*) FILTER (WHERE NOT {})
                FROM ({}) s GROUP BY s.sync_status",
-            words::any_of("s.why", &words::NAMES_ANOTHERS_AUTH_USER),
+            words::any_of("s.why", &words::WITHOUT_APP_ROW),
             survey.rows_sql(Which::Apart),
         );
-        pg::as_role(self.house.owner, || {
+        look(self.house, || {
             connect(|session| {
                 let read = |sql: &str| {
                     let plan = session.prepare_read(sql, &[], false);
                     session.execute(&plan, &[], Mode::Read)
                 };
-                let mut synced = read(&survey.auth_count_sql()).one::<i64>().unwrap_or_default();
+                // Each app row is in one row of the survey: those that are not among the others are SYNCED.
+                let mut synced = read(&survey.app_count_sql()).one::<i64>().unwrap_or_default();
                 let rows = read(&apart);
                 let mut counted = STATUSES.map(|status| (status, 0));
                 for row in 0..rows.len() {
@@ -149,6 +171,68 @@ impl Kept {
                 }
                 counted[0].1 = synced;
                 counted.to_vec()
+            })
+        })
+    }
+}
+
+/// One who is not SYNCED, for the report; ids and days as text.
+pub struct Listed {
+    pub status: String,
+    pub email: Option<String>,
+    pub auth_has_email: bool,
+    pub auth_id: Option<String>,
+    pub app_id: Option<String>,
+    pub auth_created: Option<String>,
+    pub app_created: Option<String>,
+    pub detail: Option<String>,
+}
+
+/// Where and when the report was made.
+pub struct Head {
+    pub database: String,
+    pub time: String,
+}
+
+impl Kept {
+    /// The first `most` of each status but SYNCED, in the order of their e-mails.
+    pub fn list(&self, most: i64) -> (Head, Vec<Listed>) {
+        let sql = format!(
+            "SELECT sync_status, email, nullif(btrim(auth_email), '') IS NOT NULL, auth_user_id::text,
+                    app_user_id::text, to_char(auth_created_at, 'YYYY-MM-DD'), to_char(app_created_at, 'YYYY-MM-DD'),
+                    detail
+               FROM (SELECT s.*, row_number() OVER (PARTITION BY sync_status
+                                                    ORDER BY lower(email), auth_user_id, app_user_id) AS place
+                       FROM ({}) s) s
+              WHERE place <= $1 ORDER BY sync_status, place",
+            self.survey().rows_sql(Which::Apart)
+        );
+        look(self.house, || {
+            connect(|session| {
+                let head = session.run(
+                    "SELECT current_database()::text, to_char(now(), 'YYYY-MM-DD HH24:MI OF')",
+                    &[],
+                    Mode::Read,
+                );
+                let head = Head {
+                    database: head.get(0, 1).unwrap_or_default(),
+                    time: head.get(0, 2).unwrap_or_default(),
+                };
+                let plan = session.prepare_read(&sql, &[INT8OID], false);
+                let rows = session.execute(&plan, &[most.into()], Mode::Read);
+                let listed = (0..rows.len())
+                    .map(|row| Listed {
+                        status: rows.get(row, 1).unwrap_or_default(),
+                        email: rows.get(row, 2),
+                        auth_has_email: rows.get(row, 3).unwrap_or_default(),
+                        auth_id: rows.get(row, 4),
+                        app_id: rows.get(row, 5),
+                        auth_created: rows.get(row, 6),
+                        app_created: rows.get(row, 7),
+                        detail: rows.get(row, 8),
+                    })
+                    .collect();
+                (head, listed)
             })
         })
     }

@@ -36,10 +36,14 @@ pub fn either_way(way: Way, limit: usize, few: &str, many: &str) -> String {
     )
 }
 
-/// The rows of `rows`, with their key, whose key is in `wanted`, by reading the table.
-pub fn sweep(rows: &str) -> String {
+/// The rows of `rows`, with their key, whose key is in `wanted`, by reading the table. FULL JOIN for the reason told at
+/// `facts`.
+pub fn sweep(rows: &str, columns: &str) -> String {
     format!(
-        "SELECT * FROM (SELECT u.*, {} AS key FROM ({rows}) u) u WHERE u.key IN (SELECT key FROM wanted)",
+        "SELECT {columns}, key
+           FROM (SELECT u.*, k.key AS wanted_key
+                   FROM wanted k FULL JOIN (SELECT u.*, {} AS key FROM ({rows}) u) u ON u.key = k.key OFFSET 0) u
+          WHERE wanted_key IS NOT NULL AND key IS NOT NULL",
         key("u.email"),
     )
 }

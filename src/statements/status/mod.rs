@@ -6,15 +6,16 @@
 
 mod answer;
 mod look;
+mod verdicts;
 mod words;
 
-use crate::catalog::{App, Auth, Column, Ways};
+use crate::catalog::{App, Auth, Column, Way, Ways};
 use crate::pg::Session;
 use crate::settings;
 use onagui_decide::signup::LinkPolicy;
 use words::Why;
 
-pub use answer::{Kept, Question};
+pub use answer::{Kept, Listed, Question};
 
 /// Every status, in the order people read them.
 pub const STATUSES: [&str; 8] = [
@@ -28,10 +29,6 @@ pub const STATUSES: [&str; 8] = [
     "CONFLICT",
 ];
 
-/// The columns of [`Survey::rows_sql`], in order.
-pub const COLUMNS: &str = "email, auth_user_id, app_user_id, sync_status, auth_created_at, app_created_at, detail, \
-                           auth_email, app_email, confirmed, why";
-
 /// Whose rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Which {
@@ -39,8 +36,8 @@ pub enum Which {
     Apart,
     /// Everybody who has one of the e-mails in `$1 text[]` on either side, SYNCED ones too.
     Emails,
-    /// Everybody whose auth id is in `$1 uuid[]` or whose app row's id is in `$2 uuid[]`, SYNCED ones too.
-    Ids,
+    /// Those put aside from [`Survey::all_sql`], offered as [`ASIDE`].
+    Aside,
 }
 
 /// The two tables, and how their rows are found.
@@ -50,17 +47,39 @@ pub struct Survey<'a> {
     pub ways: Ways,
 }
 
+/// The rows put aside, as statements name them.
+pub const ASIDE: &str = "apart_rows";
+
+const BOTH_SIDES: &str = "a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed, \
+                          p.id AS app_id, p.email AS app_email, p.created_at AS app_created_at";
+
+/// The key of one who has no counterpart.
+fn lone_key() -> String {
+    format!(
+        "CASE WHEN a.id IS NULL THEN {} WHEN p.id IS NULL THEN {} END AS key",
+        look::key("p.email"),
+        look::key("a.email"),
+    )
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Auth,
+    App,
+}
+
 /// More e-mails than this are looked up by reading the whole table.
-const FEW: usize = 10_000;
+const FEW: usize = 1_000;
 
 impl<'a> Survey<'a> {
     pub fn new(session: &Session, auth: &'a Auth, app: &'a App) -> Self {
         Survey { auth, app, ways: Ways::read(session, auth, app) }
     }
 
-    /// A SELECT of [`COLUMNS`], one row for each user as the contract counts them, in no order. To be run as the
+    /// A SELECT, one row for each user as the contract counts them, in no order. To be run as the
     /// extension's owner.
     ///
+    /// Its columns are the contract's, then auth_email, app_email, confirmed, why.
     /// `confirmed` is the auth user's (NULL without one), `auth_email` and `app_email` are the two sides' e-mails to
     /// the letter, `why` is a short word for the reason (see words.rs).
     pub fn rows_sql(&self, which: Which) -> String {
@@ -70,12 +89,10 @@ impl<'a> Survey<'a> {
     /// The same, for those of the statuses in `wanted` only; what these do not need is not computed.
     pub fn rows_of(&self, which: Which, wanted: &[&str]) -> String {
         let wants = |status: &str| wanted.contains(&status);
-        let (common, narrow) = match which {
-            Which::Apart => (self.apart(wanted), String::new()),
-            Which::Emails => (self.by_email(), String::new()),
-            Which::Ids => {
-                (self.by_id(), " AND (r.auth_id = ANY ($1) OR r.app_id = ANY ($2))".to_owned())
-            }
+        let common = match which {
+            Which::Apart => self.apart(wanted),
+            Which::Aside => self.aside(),
+            Which::Emails => self.by_email(),
         };
         let list: Vec<String> = wanted.iter().map(|status| format!("'{status}'")).collect();
         let filter = if STATUSES.iter().all(|status| wants(status)) {
@@ -87,8 +104,11 @@ impl<'a> Survey<'a> {
         };
         format!(
             "WITH {common},
+             facts AS MATERIALIZED ({facts}),
              verdict AS (
-                 SELECT pair.*, CASE WHEN {differs} THEN '{email_mismatch}' ELSE '{synced}' END AS why,
+                 SELECT pair.auth_id, pair.auth_email, pair.auth_created_at, pair.confirmed,
+                        pair.app_id, pair.app_email, pair.app_created_at,
+                        CASE WHEN {differs} THEN '{email_mismatch}' ELSE '{synced}' END AS why,
                         NULL::bigint AS auth_n, NULL::bigint AS app_n
                    FROM pair
                  UNION ALL
@@ -98,23 +118,27 @@ impl<'a> Survey<'a> {
                     r.auth_id AS auth_user_id, r.app_id AS app_user_id, r.status AS sync_status,
                     r.auth_created_at, r.app_created_at, {detail} AS detail,
                     r.auth_email, r.app_email, r.confirmed, r.why
-               FROM r WHERE r.why IS NOT NULL{filter}{narrow}",
+               FROM r WHERE r.why IS NOT NULL{filter}",
             differs = look::differs("pair.auth_email", "pair.app_email"),
             synced = Why::Synced.word(),
             email_mismatch = Why::EmailMismatch.word(),
-            lone = self.lone_verdicts(),
+            facts = verdicts::facts(),
+            lone = verdicts::lone_verdicts(),
             status = words::status("v.why"),
             detail = words::detail("r", settings::link_policy() == LinkPolicy::Never),
         )
     }
 
-    /// The SYNCED ones of everybody, by a join on the id alone, with the columns the contract names.
-    pub fn synced_sql(&self) -> String {
+    /// SYNCED users, the columns the contract names. `few`: one by one by index, for a caller who soon has enough.
+    pub fn synced_sql(&self, few: bool) -> String {
+        if !few {
+            return format!("SELECT * FROM ({}) s WHERE s.sync_status = 'SYNCED'", self.all_sql());
+        }
         format!(
             "SELECT coalesce(nullif(a.email, ''), p.email) AS email, a.id AS auth_user_id, p.id AS app_user_id,
                     'SYNCED'::text AS sync_status, a.created_at AS auth_created_at, p.created_at AS app_created_at,
                     NULL::text AS detail
-               FROM ({}) a JOIN ({}) p ON p.id = a.id
+               FROM ({}) a CROSS JOIN LATERAL ({} AND u.id = a.id OFFSET 0) p
               WHERE NOT {}",
             self.auth_rows(),
             self.app_rows(),
@@ -122,9 +146,33 @@ impl<'a> Survey<'a> {
         )
     }
 
-    /// How many auth users there are.
-    pub fn auth_count_sql(&self) -> String {
-        format!("SELECT count(*) FROM ({}) a", self.auth_rows())
+    /// Everybody, by one join: the columns the contract names, then what [`Which::Aside`] wants to know of those whose
+    /// sync_status is NULL yet, because they have no counterpart.
+    pub fn all_sql(&self) -> String {
+        let differs = look::differs("a.email", "p.email");
+        let why = |why: Why| format!("'{}'::text", why.word());
+        format!(
+            "SELECT coalesce(nullif(s.auth_email, ''), s.app_email) AS email, s.auth_id AS auth_user_id,
+                    s.app_id AS app_user_id, {status} AS sync_status, s.auth_created_at, s.app_created_at,
+                    CASE WHEN s.why = {mismatch} THEN {detail} END AS detail,
+                    s.auth_id, s.app_id, s.auth_email, s.app_email, s.confirmed, s.key
+               FROM (SELECT {BOTH_SIDES}, {key},
+                            CASE WHEN a.id IS NOT NULL AND p.id IS NOT NULL
+                                 THEN CASE WHEN {differs} THEN {mismatch} ELSE {synced} END END AS why
+                       FROM ({auth}) a FULL JOIN ({app}) p ON p.id = a.id OFFSET 0) s",
+            status = words::status_of("s.why", &[Why::Synced, Why::EmailMismatch]),
+            detail = words::detail_of("s", &[Why::EmailMismatch]),
+            mismatch = why(Why::EmailMismatch),
+            synced = why(Why::Synced),
+            key = lone_key(),
+            auth = self.auth_rows(),
+            app = self.app_rows(),
+        )
+    }
+
+    /// How many app rows there are.
+    pub fn app_count_sql(&self) -> String {
+        format!("SELECT count(*) FROM {}onagui.app_users", self.app.only)
     }
 
     /// Auth users: id, email, created_at, confirmed.
@@ -164,16 +212,18 @@ impl<'a> Survey<'a> {
 
     /// `pair`, `lone`, `at_auth`, `at_app` for everybody who is not SYNCED.
     fn apart(&self, wanted: &[&str]) -> String {
-        let within = |set: &[&str]| wanted.iter().all(|status| set.contains(status));
+        let wants = |some: &[&str]| some.iter().any(|status| wanted.contains(status));
         // One side alone will do where the verdicts of the other are not asked for.
-        let join = if within(&["SYNCED", "EMAIL_MISMATCH"]) {
-            "JOIN"
-        } else if within(&["SYNCED", "EMAIL_MISMATCH", "MISSING_IN_APP_USERS"]) {
-            "LEFT JOIN"
-        } else if within(&["SYNCED", "EMAIL_MISMATCH", "MISSING_IN_AUTH"]) {
-            "RIGHT JOIN"
+        let side = if wants(&["MISMATCHED", "DUPLICATE", "PENDING", "CONFLICT"])
+            || wants(&["MISSING_IN_APP_USERS"]) && wants(&["MISSING_IN_AUTH"])
+        {
+            "auth_id IS NULL OR app_id IS NULL"
+        } else if wants(&["MISSING_IN_APP_USERS"]) {
+            "auth_id IS NOT NULL AND app_id IS NULL"
+        } else if wants(&["MISSING_IN_AUTH"]) {
+            "auth_id IS NULL"
         } else {
-            "FULL JOIN"
+            "false"
         };
         let differs = if wanted.contains(&"EMAIL_MISMATCH") {
             format!(" OR {}", look::differs("a.email", "p.email"))
@@ -182,52 +232,78 @@ impl<'a> Survey<'a> {
         };
         format!(
             "apart AS MATERIALIZED (
-                 SELECT a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed,
-                        p.id AS app_id, p.email AS app_email, p.created_at AS app_created_at,
-                        CASE WHEN a.id IS NULL THEN {app_key} WHEN p.id IS NULL THEN {auth_key} END AS key
-                   FROM ({auth}) a {join} ({app}) p ON p.id = a.id
+                 SELECT {BOTH_SIDES}, {key}
+                   FROM ({auth}) a FULL JOIN ({app}) p ON p.id = a.id
                   WHERE a.id IS NULL OR p.id IS NULL{differs}),
              pair AS (SELECT * FROM apart WHERE auth_id IS NOT NULL AND app_id IS NOT NULL),
-             lone AS (SELECT * FROM apart WHERE auth_id IS NULL OR app_id IS NULL),
-             wanted AS MATERIALIZED (SELECT DISTINCT key FROM lone WHERE key IS NOT NULL),
-             at_auth AS ({at_auth}),
-             at_app AS ({at_app})",
+             {lone}",
             auth = self.auth_rows(),
             app = self.app_rows(),
-            auth_key = look::key("a.email"),
-            app_key = look::key("p.email"),
-            at_auth = self.totals(&self.auth_rows(), self.ways.auth, "u.confirmed"),
-            at_app = self.totals(&self.app_rows(), self.ways.app, "NULL::boolean"),
+            key = lone_key(),
+            lone = self.lone_from("apart", side),
         )
     }
 
+    /// The same where everybody has been read by [`Survey::all_sql`] and the lone ones were put aside.
+    fn aside(&self) -> String {
+        format!("pair AS (SELECT * FROM {ASIDE} WHERE false), {}", self.lone_from(ASIDE, "true"))
+    }
+
+    fn lone_from(&self, source: &str, side: &str) -> String {
+        format!(
+            "lone AS (SELECT *, auth_id IS NOT NULL AS is_auth FROM {source} WHERE {side}),
+             wanted AS MATERIALIZED (SELECT DISTINCT key FROM lone WHERE key IS NOT NULL),
+             at_auth AS ({at_auth}),
+             at_app AS ({at_app})",
+            at_auth = self.totals(Side::Auth),
+            at_app = self.totals(Side::App),
+        )
+    }
+
+    /// One table: its rows, their columns, the way to them by e-mail.
+    fn side(&self, side: Side) -> (String, &'static str, Way) {
+        match side {
+            Side::Auth => (self.auth_rows(), "id, email, created_at, confirmed", self.ways.auth),
+            Side::App => (self.app_rows(), "id, email, created_at", self.ways.app),
+        }
+    }
+
     /// For each key in `wanted`: how many rows of a table have it, and one of them.
-    fn totals(&self, rows: &str, way: crate::catalog::Way, confirmed: &str) -> String {
-        let columns = format!(
+    fn totals(&self, side: Side) -> String {
+        let (rows, columns, way) = self.side(side);
+        let confirmed = match side {
+            Side::Auth => "bool_and(u.confirmed)",
+            Side::App => "NULL::boolean",
+        };
+        let totals = format!(
             "count(*) AS n, (array_agg(u.id))[1] AS id, (array_agg(u.email))[1] AS email,
-             (array_agg(u.created_at))[1] AS created_at, bool_and({confirmed}) AS confirmed"
+             (array_agg(u.created_at))[1] AS created_at, {confirmed} AS confirmed"
         );
         look::either_way(
             way,
             FEW,
             &format!(
-                "SELECT k.key, u.* FROM wanted k CROSS JOIN LATERAL (SELECT {columns} FROM ({}) u) u WHERE u.n > 0",
-                look::probe(rows, way)
+                "SELECT k.key, u.* FROM wanted k CROSS JOIN LATERAL (SELECT {totals} FROM ({}) u) u WHERE u.n > 0",
+                look::probe(&rows, way)
             ),
-            &format!("SELECT u.key, {columns} FROM ({}) u GROUP BY u.key", look::sweep(rows)),
+            &format!(
+                "SELECT u.key, {totals} FROM ({}) u GROUP BY u.key",
+                look::sweep(&rows, columns)
+            ),
         )
     }
 
     /// The rows of a table that have a key in `wanted`.
-    fn matches(&self, rows: &str, way: crate::catalog::Way) -> String {
+    fn matches(&self, side: Side) -> String {
+        let (rows, columns, way) = self.side(side);
         look::either_way(
             way,
             FEW,
             &format!(
                 "SELECT u.*, k.key FROM wanted k CROSS JOIN LATERAL ({}) u",
-                look::probe(rows, way)
+                look::probe(&rows, way)
             ),
-            &look::sweep(rows),
+            &look::sweep(&rows, columns),
         )
     }
 
@@ -239,50 +315,28 @@ impl<'a> Survey<'a> {
              found_auth AS MATERIALIZED ({}),
              found_app AS MATERIALIZED ({}),
              {}",
-            self.matches(&self.auth_rows(), self.ways.auth),
-            self.matches(&self.app_rows(), self.ways.app),
+            self.matches(Side::Auth),
+            self.matches(Side::App),
             self.among_found(),
             key = look::key("given.email"),
         )
     }
 
-    /// The same for the ids in `$1` (auth) and `$2` (app): they, and whoever has their e-mails.
-    fn by_id(&self) -> String {
-        format!(
-            "named_auth AS MATERIALIZED (SELECT u.*, {key} AS key FROM ({auth}) u WHERE u.id = ANY ($1)),
-             named_app AS MATERIALIZED (SELECT u.*, {key} AS key FROM ({app}) u WHERE u.id = ANY ($2)),
-             wanted AS MATERIALIZED (
-                 SELECT key FROM named_auth WHERE key IS NOT NULL
-                 UNION SELECT key FROM named_app WHERE key IS NOT NULL),
-             found_auth AS MATERIALIZED ({found_auth} UNION ALL SELECT * FROM named_auth WHERE key IS NULL),
-             found_app AS MATERIALIZED ({found_app} UNION ALL SELECT * FROM named_app WHERE key IS NULL),
-             {}",
-            self.among_found(),
-            key = look::key("u.email"),
-            auth = self.auth_rows(),
-            app = self.app_rows(),
-            found_auth = self.matches(&self.auth_rows(), self.ways.auth),
-            found_app = self.matches(&self.app_rows(), self.ways.app),
-        )
-    }
-
     fn among_found(&self) -> String {
-        let pair = "a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed,
-                    p.id AS app_id, p.email AS app_email, p.created_at AS app_created_at, NULL::text AS key";
         let totals = "count(*) AS n, (array_agg(u.id))[1] AS id, (array_agg(u.email))[1] AS email,
                       (array_agg(u.created_at))[1] AS created_at";
         format!(
             "pair AS (
-                 SELECT {pair} FROM found_auth a JOIN LATERAL ({app} AND u.id = a.id OFFSET 0) p ON true
+                 SELECT {BOTH_SIDES} FROM found_auth a JOIN LATERAL ({app} AND u.id = a.id OFFSET 0) p ON true
                  UNION
-                 SELECT {pair} FROM found_app p JOIN LATERAL ({auth} AND u.id = p.id OFFSET 0) a ON true),
+                 SELECT {BOTH_SIDES} FROM found_app p JOIN LATERAL ({auth} AND u.id = p.id OFFSET 0) a ON true),
              lone AS MATERIALIZED (
                  SELECT a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed,
-                        NULL::uuid AS app_id, NULL::text AS app_email, NULL::timestamptz AS app_created_at, a.key
+                        NULL::uuid AS app_id, NULL::text AS app_email, NULL::timestamptz AS app_created_at, a.key, true AS is_auth
                    FROM found_auth a
                   WHERE NOT EXISTS ({app} AND u.id = a.id OFFSET 0)
                  UNION ALL
-                 SELECT NULL, NULL, NULL, NULL, p.id, p.email, p.created_at, p.key
+                 SELECT NULL, NULL, NULL, NULL, p.id, p.email, p.created_at, p.key, false
                    FROM found_app p
                   WHERE NOT EXISTS ({auth} AND u.id = p.id OFFSET 0)),
              at_auth AS (SELECT u.key, {totals}, bool_and(u.confirmed) AS confirmed
@@ -290,90 +344,6 @@ impl<'a> Survey<'a> {
              at_app AS (SELECT u.key, {totals} FROM found_app u WHERE u.key IS NOT NULL GROUP BY u.key)",
             app = self.app_rows(),
             auth = self.auth_rows(),
-        )
-    }
-
-    /// The rules for auth users without a row of their own and app rows without an auth user, in order of precedence.
-    /// `at_auth` and `at_app` count everybody with the e-mail; `lone_auth` and `lone_app` those without counterpart.
-    fn lone_verdicts(&self) -> String {
-        let known = |id: &str| {
-            format!(
-                "EXISTS (SELECT FROM ONLY auth.users k WHERE k.id = {id})
-                 OR EXISTS (SELECT FROM onagui.sync_known_id k WHERE k.auth_user_id = {id})"
-            )
-        };
-        format!(
-            "SELECT l.auth_id, l.auth_email, l.auth_created_at, l.confirmed,
-                    f.app_id, f.app_email, f.app_created_at, l.key, f.why, f.auth_n, f.app_n
-               FROM (SELECT l.*, {facts} FROM lone l {joins} WHERE l.auth_id IS NOT NULL) l
-              CROSS JOIN LATERAL (
-                    SELECT CASE WHEN l.auth_n > 1 THEN '{several_auth}'
-                                WHEN l.app_n = 0 AND l.key IS NULL THEN '{missing_app_no_email}'
-                                WHEN l.app_n = 0 THEN '{missing_app}'
-                                WHEN l.app_n > 1 THEN '{several_app}'
-                                WHEN l.lone_app = 0 THEN '{anothers_row}'
-                                WHEN l.p_id IS NULL THEN '{no_id}'
-                                WHEN {known_p} THEN '{known_id}'
-                                WHEN l.confirmed THEN '{mismatched}'
-                                ELSE '{pending}' END AS why OFFSET 0) v
-              CROSS JOIN LATERAL (
-                    SELECT v.why, l.auth_n, l.app_n,
-                           CASE WHEN {one_row} THEN l.p_id END AS app_id,
-                           CASE WHEN {one_row} THEN l.p_email END AS app_email,
-                           CASE WHEN {one_row} THEN l.p_created_at END AS app_created_at) f
-             UNION ALL
-             SELECT f.auth_id, f.auth_email, f.auth_created_at, f.confirmed,
-                    l.app_id, l.app_email, l.app_created_at, l.key, f.why, f.auth_n, f.app_n
-               FROM (SELECT l.*, {facts} FROM lone l {joins} WHERE l.auth_id IS NULL) l
-              CROSS JOIN LATERAL (
-                    SELECT CASE WHEN l.auth_n = 0 AND ({known_l}) THEN '{deleted}'
-                                WHEN l.auth_n = 0 THEN '{missing_auth}'
-                                WHEN l.auth_n > 1 THEN '{app_of_several_auth}'
-                                WHEN l.lone_auth > 0 AND l.app_n > 1 THEN '{one_of_several_app}'
-                                WHEN l.lone_auth > 0 THEN NULL -- shown with its auth user
-                                WHEN l.app_id IS NULL THEN '{no_id_beside_own}'
-                                WHEN {known_l} THEN '{known_id_beside_own}'
-                                WHEN l.a_confirmed THEN '{duplicate}'
-                                ELSE '{pending_duplicate}' END AS why OFFSET 0) v
-              CROSS JOIN LATERAL (
-                    SELECT v.why, l.auth_n, l.app_n,
-                           CASE WHEN {beside} THEN l.a_id END AS auth_id,
-                           CASE WHEN {beside} THEN l.a_email END AS auth_email,
-                           CASE WHEN {beside} THEN l.a_created_at END AS auth_created_at,
-                           CASE WHEN {beside} THEN l.a_confirmed END AS confirmed) f
-              WHERE f.why IS NOT NULL",
-            facts = "coalesce(ta.n, 0) AS auth_n, ta.id AS a_id, ta.email AS a_email,
-                     ta.created_at AS a_created_at, ta.confirmed AS a_confirmed,
-                     coalesce(tp.n, 0) AS app_n, tp.id AS p_id, tp.email AS p_email, tp.created_at AS p_created_at,
-                     coalesce(c.lone_auth, 0) AS lone_auth, coalesce(c.lone_app, 0) AS lone_app",
-            joins = "LEFT JOIN at_auth ta ON ta.key = l.key
-                     LEFT JOIN at_app tp ON tp.key = l.key
-                     LEFT JOIN (SELECT key, count(auth_id) AS lone_auth, count(*) - count(auth_id) AS lone_app
-                                  FROM lone WHERE key IS NOT NULL GROUP BY key) c ON c.key = l.key",
-            one_row = words::any_of(
-                "v.why",
-                &[Why::NoId, Why::KnownId, Why::Mismatched, Why::Pending]
-            ),
-            beside = words::any_of("v.why", &words::NAMES_ANOTHERS_AUTH_USER),
-            known_p = known("l.p_id"),
-            known_l = known("l.app_id"),
-            several_auth = Why::SeveralAuth.word(),
-            missing_app_no_email = Why::MissingAppNoEmail.word(),
-            missing_app = Why::MissingApp.word(),
-            several_app = Why::SeveralApp.word(),
-            anothers_row = Why::AnothersRow.word(),
-            no_id = Why::NoId.word(),
-            known_id = Why::KnownId.word(),
-            mismatched = Why::Mismatched.word(),
-            pending = Why::Pending.word(),
-            deleted = Why::Deleted.word(),
-            missing_auth = Why::MissingAuth.word(),
-            app_of_several_auth = Why::AppOfSeveralAuth.word(),
-            one_of_several_app = Why::OneOfSeveralApp.word(),
-            no_id_beside_own = Why::NoIdBesideOwn.word(),
-            known_id_beside_own = Why::KnownIdBesideOwn.word(),
-            duplicate = Why::Duplicate.word(),
-            pending_duplicate = Why::PendingDuplicate.word(),
         )
     }
 }

@@ -163,12 +163,22 @@ impl Why {
 
 /// SQL: the status for a `why`.
 pub fn status(why: &str) -> String {
-    choose(why, |each| format!("'{}'::text", each.status()))
+    status_of(why, &ALL)
+}
+
+/// The same where only `some` occur.
+pub fn status_of(why: &str, some: &[Why]) -> String {
+    choose(why, some, |each| format!("'{}'::text", each.status()))
 }
 
 /// SQL: the sentence for row `r`.
 pub fn detail(r: &str, never: bool) -> String {
-    choose(&format!("{r}.why"), |each| each.sentence(r, never))
+    choose(&format!("{r}.why"), &ALL, |each| each.sentence(r, never))
+}
+
+/// The same where only `some` occur, and the settings do not matter.
+pub fn detail_of(r: &str, some: &[Why]) -> String {
+    choose(&format!("{r}.why"), some, |each| each.sentence(r, false))
 }
 
 pub fn any_of(why: &str, some: &[Why]) -> String {
@@ -176,11 +186,15 @@ pub fn any_of(why: &str, some: &[Why]) -> String {
     format!("{why} IN ({})", words.join(", "))
 }
 
-fn choose(why: &str, branch: impl Fn(Why) -> String) -> String {
+fn choose(why: &str, some: &[Why], branch: impl Fn(Why) -> String) -> String {
     let branches: Vec<String> =
-        ALL.iter().map(|each| format!("WHEN '{}' THEN {}", each.word(), branch(*each))).collect();
+        some.iter().map(|each| format!("WHEN '{}' THEN {}", each.word(), branch(*each))).collect();
     format!("CASE {why} {} END", branches.join(" "))
 }
+
+/// The rows that show no app row.
+pub const WITHOUT_APP_ROW: [Why; 5] =
+    [Why::MissingApp, Why::MissingAppNoEmail, Why::SeveralAuth, Why::SeveralApp, Why::AnothersRow];
 
 /// The rows that name an auth user who has a row of their own already.
 pub const NAMES_ANOTHERS_AUTH_USER: [Why; 2] = [Why::Duplicate, Why::PendingDuplicate];

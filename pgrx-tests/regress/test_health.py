@@ -1,0 +1,300 @@
+"""onagui.sync_health(): each check finds what it is for, and its remedy, pasted into psql, mends it."""
+
+import uuid
+
+import pytest
+
+import support
+
+CHECKS = [
+    "version",
+    "tables",
+    "triggers",
+    "other triggers",
+    "settings",
+    "column mapping",
+    "e-mail look-up",
+    "privileges",
+    "row security",
+    "unindexed references",
+    "possible references",
+    "recent failures",
+    "pending links",
+    "users out of step",
+]
+
+
+def findings(db, check=None, role="postgres"):
+    """(status, detail, remedy) of a check, in a session of its own: settings of roles and databases hold for new ones only."""
+    connection = db.connect(role)
+    rows = connection.execute("SELECT * FROM onagui.sync_health()").fetchall()
+    connection.close()
+    return [row[1:] for row in rows if check in (None, row[0])]
+
+
+def psql(db, text):
+    """As a DBA pastes it."""
+    return db.server.program("psql", "-X", "-v", "ON_ERROR_STOP=1", "-q", "-d", db.name, "-f", "-", input=text)
+
+
+def is_fine(db, check):
+    return all(status == "ok" for status, _, _ in findings(db, check))
+
+
+def mend(db, check, status="warn", says=""):
+    """The check finds something; its remedies mend it."""
+    found = [row for row in findings(db, check) if row[0] != "ok"]
+    assert found, f"{check} found nothing"
+    assert {row[0] for row in found} == {status}
+    assert says in found[0][1], found
+    for _, _, remedy in found:
+        psql(db, remedy)
+    assert is_fine(db, check), findings(db, check)
+    return found
+
+
+@pytest.fixture
+def clinic(db):
+    return db.install()
+
+
+def dba(db, *statements):
+    for statement in statements:
+        db.sql(statement, role="supabase_admin")
+
+
+def test_a_fresh_install_is_healthy(clinic):
+    rows = clinic.sql("SELECT * FROM onagui.sync_health()")
+    assert list(dict.fromkeys(row[0] for row in rows)) == CHECKS
+    assert [row for row in rows if row[1] != "ok" or row[3] is not None] == []
+    clinic.auth.signup("ada@x.org")
+    assert all(status == "ok" for status, _, _ in findings(clinic))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "SELECT onagui.disable_sync()",
+        "DROP TRIGGER trigger_sync_auth_user_deletes ON auth.users",
+        "ALTER TABLE auth.users DISABLE TRIGGER trigger_sync_auth_user_to_app_users",
+        "ALTER TABLE auth.users ENABLE REPLICA TRIGGER trigger_sync_auth_user_changes",
+        """DROP TRIGGER trigger_sync_auth_user_to_app_users ON auth.users;
+           CREATE FUNCTION public.other() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+           CREATE TRIGGER trigger_sync_auth_user_to_app_users AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION public.other()""",
+        "SELECT onagui.enable_sync(true); ALTER TABLE auth.users DISABLE TRIGGER trigger_sync_auth_user_deletes",
+        """CREATE TRIGGER again AFTER INSERT ON auth.users REFERENCING NEW TABLE AS new_users FOR EACH STATEMENT
+           EXECUTE FUNCTION onagui.sync_auth_user_to_app_users()""",
+        """CREATE TABLE public."Other t" (id uuid);
+           CREATE TRIGGER "wrong place" AFTER INSERT ON public."Other t" REFERENCING NEW TABLE AS new_users FOR EACH STATEMENT
+           EXECUTE FUNCTION onagui.sync_auth_user_to_app_users()""",
+    ],
+)
+def test_triggers(clinic, damage):
+    always = "enable_sync(true)" in damage
+    dba(clinic, damage)
+    mend(clinic, "triggers", "fail")
+    assert clinic.one("SELECT bool_and(tgenabled = %s) FROM pg_trigger WHERE tgname = 'trigger_sync_auth_user_deletes'", ["A" if always else "O"])
+    id = clinic.auth.signup("ada@x.org")
+    assert clinic.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [id]) == 1
+
+
+def test_a_column_that_came_later(db):
+    dba(db, "ALTER TABLE auth.users DROP COLUMN deleted_at")
+    db.install()
+    assert is_fine(db, "triggers")
+    dba(db, "ALTER TABLE auth.users ADD COLUMN deleted_at timestamptz")
+    mend(db, "triggers", "fail", "not as enable_sync() makes it")
+
+
+def test_another_trigger_that_writes_app_users(clinic):
+    dba(
+        clinic,
+        """CREATE FUNCTION public.handle_new_user() RETURNS trigger LANGUAGE plpgsql AS
+           'BEGIN INSERT INTO onagui.app_users (id) VALUES (NEW.id) ON CONFLICT DO NOTHING; RETURN NEW; END'""",
+        "CREATE TRIGGER \"on auth user created\" AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION public.handle_new_user()",
+    )
+    mend(clinic, "other triggers", says="handle_new_user")
+
+
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        ("DROP TABLE onagui.app_users", "onagui.app_users does not exist"),
+        ("DROP TABLE onagui.app_users; CREATE VIEW onagui.app_users AS SELECT 1 AS id", "is a view"),
+        ("ALTER TABLE onagui.app_users DROP COLUMN email", "no column email"),
+        ("ALTER TABLE onagui.app_users DROP COLUMN id", "no column id"),
+        ("ALTER TABLE onagui.app_users ALTER COLUMN id TYPE text", "id is text"),
+        ("ALTER TABLE onagui.app_users ALTER COLUMN email TYPE jsonb USING to_jsonb(email)", "email is jsonb"),
+        ("ALTER TABLE onagui.app_users DROP CONSTRAINT app_users_pkey", "neither primary key nor unique"),
+        ('ALTER TABLE onagui.app_users ADD COLUMN "Tenant id" uuid NOT NULL', '"Tenant id" is NOT NULL'),
+    ],
+)
+def test_tables(clinic, damage, says):
+    if "jsonb" in damage:
+        dba(clinic, "DROP INDEX onagui.app_users_email_key")
+    dba(clinic, damage)
+    assert len(findings(clinic)) >= len(CHECKS)  # all the others answer, too
+    assert not any("XX000" in detail for _, detail, _ in findings(clinic))
+    mend(clinic, "tables", "fail", says)
+
+
+def test_auth_users_missing(db):
+    dba(db, "DROP TABLE auth.users CASCADE")
+    db.install()
+    [(status, detail, remedy)] = [row for row in findings(db, "tables") if row[0] != "ok"]
+    assert (status, detail) == ("fail", "table auth.users does not exist")
+    assert "enable_sync" in remedy
+    psql(db, remedy)
+
+
+@pytest.mark.parametrize("value", ["enabled=off", "link_by_email=always", "on_error=raise"])
+@pytest.mark.parametrize("place", ["DATABASE {db}", "ROLE postgres", "ROLE postgres IN DATABASE {db}"])
+def test_settings(clinic, value, place):
+    name, _, value = value.partition("=")
+    place = place.format(db=clinic.name)
+    dba(clinic, f"ALTER {place} SET onagui_sync.{name} = {value}")
+    try:
+        mend(clinic, "settings", says=f"onagui_sync.{name} is {value}")
+    finally:
+        dba(clinic, f"ALTER {place} RESET onagui_sync.{name}")
+
+
+def test_mapping(clinic):
+    clinic.sql("INSERT INTO onagui.sync_column VALUES ('no''such', 'column', 'phone'), ('full_name', 'column', 'nothing')")
+    found = mend(clinic, "column mapping", says="has no effect")
+    assert len(found) == 2
+    assert clinic.one("SELECT count(*) FROM onagui.sync_column") == 0
+
+
+@pytest.mark.parametrize(
+    "setup, unique",
+    [
+        ("DROP INDEX onagui.app_users_email_key", True),
+        ("DROP INDEX onagui.app_users_email_key; INSERT INTO onagui.app_users (id, email) SELECT gen_random_uuid(), 'Ada@x.org' FROM generate_series(1, 2)", False),
+        ("DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email varchar(200) UNIQUE)", True),
+        ("DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text) PARTITION BY HASH (id)", False),
+        ("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'onagui.app_users_email_key'::regclass", True),
+    ],
+)
+def test_index_on_the_email(clinic, setup, unique):
+    dba(clinic, setup)
+    [(_, _, remedy)] = mend(clinic, "e-mail look-up", says="no index on the e-mail")
+    assert ("UNIQUE" in remedy) == unique
+
+
+def test_index_on_the_email_of_citext(clinic):
+    clinic.require("citext")
+    dba(clinic, "DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email citext UNIQUE)")
+    mend(clinic, "e-mail look-up")
+
+
+def test_index_in_auth(clinic):
+    dba(clinic, "DROP INDEX auth.users_instance_id_email_idx")
+    mend(clinic, "e-mail look-up", says="auth.users")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "GRANT EXECUTE ON FUNCTION onagui.sync_status(text[], text, bigint) TO PUBLIC",
+        "GRANT EXECUTE ON FUNCTION onagui.fix_user_ids(text[], boolean, text, bigint), onagui.undo_fix(bigint) TO anon",
+        "GRANT EXECUTE ON PROCEDURE onagui.fix_all_user_ids(integer, text) TO authenticated",
+        "GRANT SELECT ON onagui.user_sync_status, onagui.sync_audit_log TO authenticated",
+        "GRANT EXECUTE ON FUNCTION onagui.enable_sync(boolean) TO service_role",
+        "GRANT DELETE ON onagui.sync_audit_log TO service_role",
+        "REVOKE EXECUTE ON FUNCTION onagui.sync_status(text[], text, bigint) FROM service_role",
+        "GRANT CREATE ON SCHEMA onagui TO PUBLIC, anon",
+    ],
+)
+def test_privileges(clinic, damage):
+    dba(clinic, damage)
+    mend(clinic, "privileges")
+
+
+def test_forced_row_security_matters_only_to_definer_triggers(clinic):
+    dba(
+        clinic,
+        "ALTER TABLE onagui.app_users FORCE ROW LEVEL SECURITY",
+        "CREATE ROLE app_owner",
+    ) if not clinic.one("SELECT count(*) FROM pg_roles WHERE rolname = 'app_owner'") else dba(
+        clinic, "ALTER TABLE onagui.app_users FORCE ROW LEVEL SECURITY"
+    )
+    assert is_fine(clinic, "row security")
+    dba(
+        clinic,
+        "CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RETURN NEW; END'",
+        "ALTER FUNCTION public.touch() OWNER TO app_owner",
+        "CREATE TRIGGER touch BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.touch()",
+    )
+    mend(clinic, "row security", says="forced")
+
+
+def test_unindexed_references(clinic):
+    clinic.sql(
+        """CREATE SCHEMA "Odd schema";
+           CREATE TABLE "Odd schema"."Müller's" (id int PRIMARY KEY, "user" uuid REFERENCES onagui.app_users);
+           CREATE TABLE public.parted (user_id uuid REFERENCES onagui.app_users, n int) PARTITION BY LIST (n);
+           CREATE TABLE public.part PARTITION OF public.parted FOR VALUES IN (1);
+           CREATE TABLE public.partial_only (user_id uuid REFERENCES onagui.app_users);
+           CREATE INDEX ON public.partial_only (user_id) WHERE user_id IS NOT NULL;
+           CREATE TABLE public.second_place (n int, user_id uuid REFERENCES onagui.app_users, UNIQUE (n, user_id));
+           CREATE TABLE public.fine (user_id uuid REFERENCES onagui.app_users, n int, UNIQUE (user_id, n))"""
+    )
+    assert len(mend(clinic, "unindexed references", says="has no index")) == 4
+
+
+def test_possible_references(clinic):
+    clinic.sql(
+        """CREATE TABLE public.notes (id int PRIMARY KEY, user_id uuid, "createdBy_userId" text, size text);
+           CREATE TABLE public."Some logs" (app_user_id varchar(40), user_ids text, superuser_idea uuid);
+           CREATE TABLE public.has_key (user_id uuid PRIMARY KEY REFERENCES onagui.app_users);
+           CREATE TABLE public.to_auth (user_id uuid PRIMARY KEY REFERENCES auth.users);
+           CREATE TABLE public.numbers (user_id bigint)"""
+    )
+    found = [detail.split(" ")[0] for status, detail, _ in findings(clinic, "possible references") if status == "warn"]
+    assert found[-1] == "public.notes.user_id" and len(findings(clinic, "possible references")) == 3
+    mend(clinic, "possible references", says="not registered")
+
+
+def test_recent_failures(clinic):
+    clinic.sql("ALTER TABLE onagui.app_users ADD CONSTRAINT no_eve CHECK (email NOT LIKE '%eve%')")
+    eve = clinic.auth.signup("o'eve@x.org")
+    [(status, detail, remedy)] = findings(clinic, "recent failures")
+    assert status == "warn" and "no_eve" in detail and "o''eve" in remedy
+    clinic.sql("ALTER TABLE onagui.app_users DROP CONSTRAINT no_eve")
+    mend(clinic, "recent failures")
+    assert clinic.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [eve]) == 1
+    [(_, detail, _)] = findings(clinic, "recent failures")
+    assert "mended" in detail
+
+
+def test_pending_links(clinic):
+    clinic.sql("INSERT INTO onagui.app_users (id, email) VALUES (gen_random_uuid(), 'ada@x.org')")
+    ada = clinic.auth.signup("ada@x.org", confirmed=False)
+    [(status, detail, _)] = findings(clinic, "pending links")
+    assert status == "ok" and detail.startswith("1 link waiting")
+    clinic.sql("UPDATE auth.users SET created_at = '2024-01-01' WHERE id = %s", [ada], role="supabase_auth_admin")
+    [(status, detail, remedy)] = findings(clinic, "pending links")
+    assert status == "warn" and "2024-01-01" in detail
+    assert "ada@x.org" in psql(clinic, remedy).stdout
+
+
+def test_users_out_of_step(clinic):
+    dba(clinic, "ALTER TABLE auth.users DISABLE TRIGGER USER")
+    clinic.auth.signup("ada@x.org")
+    dba(clinic, "ALTER TABLE auth.users ENABLE TRIGGER USER")
+    mend(clinic, "users out of step", says="1 user out of step")
+
+
+def test_versions(clinic):
+    dba(clinic, "UPDATE pg_extension SET extversion = '0.0.9' WHERE extname = 'onagui_sync'")
+    [(status, detail, remedy)] = findings(clinic, "version")
+    assert status == "fail" and "0.0.9" in detail and remedy.startswith("ALTER EXTENSION onagui_sync UPDATE TO ")
+
+
+def test_who_may_ask(clinic):
+    with clinic.session("authenticator").acting_as("service_role") as api:
+        assert len(api.execute("SELECT * FROM onagui.sync_health()").fetchall()) >= len(CHECKS)
+    with support.expect_error("42501", detail=False, hint=False):
+        with clinic.session("authenticator").acting_as("authenticated", sub=uuid.uuid4()) as api:
+            api.execute("SELECT * FROM onagui.sync_health()")

@@ -1,0 +1,86 @@
+"""onagui.sync_report(): reads well in a terminal and in a mail, and what it offers can be pasted."""
+
+import re
+import uuid
+
+import pytest
+
+from test_status import app, auth, town  # noqa: F401 (town is a fixture)
+
+
+def report(db):
+    text = db.one("SELECT onagui.sync_report()")
+    for line in text.split("\n"):
+        assert len(line) <= 80, line
+        assert line.isprintable() and line == line.rstrip()
+    return text
+
+
+def calls(text):
+    """The statements it offers: from each "fix" to the semicolon."""
+    return [re.sub(r"\n {10}", "\n", found) for found in re.findall(r"^    fix   (.*?;)$", text, flags=re.M | re.S)]
+
+
+def test_everybody_in_step(town):
+    id = auth(town, "ada@x.org")
+    app(town, "ada@x.org", id)
+    text = report(town)
+    assert re.search(r"^  SYNCED +1  in step$", text, flags=re.M)
+    assert text.endswith("\nEverybody is in step.\n")
+
+
+def test_each_is_told_with_ids_dates_reason_and_fix(town):
+    a, b = auth(town, "ada@x.org"), app(town, "ada@x.org")
+    c, d = auth(town, "bob@x.org", confirmed=False), app(town, "bob@x.org")
+    e = app(town, "gone@x.org")
+    f = auth(town)
+    text = report(town)
+    assert re.search(
+        rf"^MISMATCHED \(1\)$.*^  ada@x\.org$\n    auth  {a}  created 2024-03-01\n    app   {b}  created 2024-04-01\n    why   .*?\n    fix   SELECT",
+        text,
+        flags=re.M | re.S,
+    )
+    for id in (a, b, c, d, e, f):
+        assert str(id) in text
+    assert "(no e-mail)" in text
+    assert len(calls(text)) == 2  # nothing is offered for PENDING and MISSING_IN_AUTH
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "ada@x.org",
+        "o'neil@x.org",
+        "back\\slash@x.org",
+        "bell\x07\x1b[31mred@x.org",
+        "two\nlines\t@x.org",
+        "\u202egro.x@ada",
+        "\u00fcml\u00e4ut@x.org",
+        "long" * 55 + "@x.org",
+        "quo'te\\long\x01" * 15 + "@x.org",
+    ],
+)
+def test_the_fix_can_be_pasted(town, email):
+    a, b = auth(town, email), app(town, email)
+    text = report(town)
+    assert str(a) in text
+    [call] = calls(text)
+    output = town.server.program("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", town.name, "-f", "-", input=call).stdout
+    assert "done" in output, output
+    assert town.sql("SELECT id FROM onagui.app_users") == [(a,)]
+
+
+def test_a_decision_can_be_pasted(town):
+    a, b = auth(town, "ada@x.org"), app(town, "ada@x.org")
+    town.sql("INSERT INTO onagui.sync_known_id (auth_user_id) VALUES (%s)", [b], role="supabase_admin")
+    [call] = calls(report(town))
+    town.server.program("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", town.name, "-f", "-", input=call)
+    assert town.sql("SELECT id FROM onagui.app_users") == [(a,)]
+
+
+def test_many_are_not_all_told(town):
+    town.sql("INSERT INTO onagui.app_users (id, email) SELECT gen_random_uuid(), 'u' || i || '@x.org' FROM generate_series(1, 100000) i")
+    text = report(town)
+    assert re.search(r"^MISSING_IN_AUTH \(100,000\)$", text, flags=re.M)
+    assert "… and 99,950 more:\n  SELECT * FROM onagui.sync_status(ARRAY['MISSING_IN_AUTH']);\n" in text
+    assert len(text) < 20_000

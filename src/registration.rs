@@ -1,0 +1,251 @@
+//! `onagui.sync_user_registration()`: a client's own call, in place of a REST function with full rights.
+//!
+//! Who calls comes from the role in force and from the token's claims as PostgREST sets them, never from the body.
+
+use crate::catalog::House;
+use crate::catalog::tables::APP_USERS;
+use crate::error::{Error, Failure};
+use crate::fix::Linker;
+use crate::pg::{self, Call, Reply, RowSet, subtransaction};
+use crate::settings;
+use crate::statements::audit::{self, Entry};
+use crate::statements::facts::Arrival;
+use crate::statements::registration as statements;
+use crate::statements::signup::{Target, all_written};
+use onagui_decide::failure::must_pass_on;
+use onagui_decide::registration::{self, Body, Caller, Role, Wanted};
+use onagui_decide::signup::{Decision, PENDING, decide};
+use pgrx::Uuid;
+use serde_json::json;
+
+/// How often somebody else may be faster before the call gives up.
+const ATTEMPTS: usize = 5;
+
+pub fn sync_user_registration(call: &Call) -> Result<Reply, Error> {
+    let house = House::find()?;
+    let role = pg::current_role();
+    let caller = registration::caller(rights_of(role, house));
+    let token = match caller {
+        Caller::Operator => None,
+        Caller::User => Some(own_id().ok_or(Error::NoToken)?),
+    };
+    let text = call.arg_json(0).unwrap_or_else(|| "null".into());
+    let body = Body::parse(&text).map_err(Error::BadBody)?;
+    let id = body.user_id().map_err(Error::BadBody)?;
+    if token.is_some_and(|token| token != id) {
+        return Err(Error::NotOneself);
+    }
+    let wanted = body.wanted().map_err(Error::BadBody)?;
+    let registration =
+        Registration { house, id: Uuid::from_bytes(id), wanted, actor: pg::role_name(role) };
+    match registration.run() {
+        Ok(answer) => Ok(Reply::json(&answer)),
+        Err(error) if caller == Caller::User => Err(discreet(error)),
+        Err(error) => Err(error),
+    }
+}
+
+fn rights_of(role: pgrx::pg_sys::Oid, house: House) -> Role {
+    let named = |name| pg::role_named(name);
+    let inherits = |name| named(name).is_some_and(|other| pg::has_rights_of(role, other));
+    let is_superuser = pg::is_superuser(role);
+    Role {
+        is_superuser,
+        is_installer: house.owner == role || Some(role) == statements::installer(house),
+        is_service_role: named(c"service_role") == Some(role),
+        is_authenticated: inherits(c"authenticated"),
+        inherits_service_role: inherits(c"service_role"),
+    }
+}
+
+fn own_id() -> Option<[u8; 16]> {
+    registration::subject(&pg::setting(c"request.jwt.claims")?)
+}
+
+/// What went wrong on the application's side may quote rows that the caller may not read. The caller learns that it did,
+/// and the server's log learns why.
+fn discreet(error: Error) -> Error {
+    let Error::Raised(failure) = error else {
+        return error;
+    };
+    if must_pass_on(&failure.sqlstate) || failure.sqlstate.starts_with("25") {
+        return Error::Raised(failure);
+    }
+    let refused = Error::AppRefused {
+        sqlstate: failure.sqlstate.clone(),
+        constraint: failure.constraint.clone(),
+    };
+    pg::log(Failure {
+        message: format!(
+            "sync_user_registration() could not write the app user: {}",
+            failure.message
+        ),
+        ..*failure
+    });
+    refused
+}
+
+struct Registration {
+    house: House,
+    id: Uuid,
+    wanted: Wanted,
+    actor: String,
+}
+
+/// What one look at the tables led to.
+enum Outcome {
+    Done(&'static str, String),
+    Refused(Error),
+    /// Somebody else has changed what was looked at.
+    Overtaken,
+}
+
+impl Registration {
+    fn run(&self) -> Result<String, Error> {
+        let mut last = Error::ChangedMeanwhile { table: APP_USERS.into() };
+        for _ in 0..ATTEMPTS {
+            let target = Target::get(self.house)?;
+            let new = statements::auth_user(&target, self.id, &self.wanted.email)?;
+            self.check_username(&target)?;
+            match subtransaction(|| self.attempt(&target, &new)) {
+                Ok(Outcome::Done(action, user)) => return Ok(statements::answer(action, &user)),
+                Ok(Outcome::Refused(error)) => return Err(error),
+                Ok(Outcome::Overtaken) => {}
+                Err(failure) => last = Error::Raised(self.may_try_again(&target, failure)?),
+            }
+            pg::check_interrupts();
+        }
+        Err(last)
+    }
+
+    /// A username as given is set as given, or not at all.
+    fn check_username(&self, target: &Target) -> Result<(), Error> {
+        let longest = target.app.column("username").and_then(|c| c.longest);
+        match (&self.wanted.username, longest) {
+            (Some(name), Some(longest)) if name.chars().count() > longest => {
+                Err(Error::BadBody(registration::Wrong::TooLong { key: "username", longest }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn attempt(&self, target: &Target, new: &RowSet) -> Result<Outcome, Error> {
+        let Some(arrival) = target.facts(new).into_iter().next() else {
+            return Ok(Outcome::Overtaken);
+        };
+        let action = match decide(&arrival.facts, settings::link_policy()) {
+            Decision::Nothing => return Ok(Outcome::Refused(Error::NotAnAuthUser)),
+            Decision::Create => {
+                self.create(target, new)?;
+                if settings::audit_signups() {
+                    self.record(&arrival, "signup", None, 0, json!({}));
+                }
+                "created"
+            }
+            Decision::Refresh { take_email } => {
+                let written = target.refresh(new, take_email, true);
+                if take_email {
+                    all_written(written, new)?;
+                    self.record(&arrival, "update_email", Some(self.id), 0, json!({}));
+                }
+                "updated"
+            }
+            Decision::Link(app_user) => {
+                let is_still_so = || {
+                    let policy = settings::link_policy();
+                    let link = Decision::Link(app_user);
+                    target.facts(new).iter().all(|now| decide(&now.facts, policy) == link)
+                };
+                let linked = Linker::start(target)?.link(app_user, self.id, is_still_so, || {
+                    target.refresh(new, true, true);
+                })?;
+                let (rows, details) = (linked.rows, linked.details);
+                self.record(&arrival, "link", Some(app_user), rows, details);
+                "linked"
+            }
+            Decision::Pending(app_user) => {
+                self.record_pending(&arrival, app_user);
+                return Ok(Outcome::Done("pending", "null".into()));
+            }
+            Decision::Conflict(conflict) => {
+                return Ok(Outcome::Refused(Error::RegistrationConflict {
+                    reason: conflict.reason(),
+                }));
+            }
+        };
+        if !statements::set_as_given(target, self.id, &self.wanted) {
+            return Err(Error::HeldBack { table: APP_USERS.into() });
+        }
+        Ok(match statements::app_user(target, self.id) {
+            Some(user) => Outcome::Done(action, user),
+            None => Outcome::Overtaken,
+        })
+    }
+
+    /// As at a sign-up, but a username in the body is taken as it is.
+    fn create(&self, target: &Target, new: &RowSet) -> Result<(), Error> {
+        match &self.wanted.username {
+            Some(name) if target.username().is_some() => {
+                target.insert_as(new, &[Some(name.clone())], &[])
+            }
+            _ => target.create_one(self.id),
+        }
+    }
+
+    /// Fails where another attempt would meet the same error.
+    fn may_try_again(&self, target: &Target, failure: Box<Failure>) -> Result<Box<Failure>, Error> {
+        match failure.sqlstate.as_str() {
+            "23505" => {
+                if let Some(username) = &self.wanted.username
+                    && statements::has_username(target, username, self.id)
+                {
+                    return Err(Error::UsernameTaken { username: registration::shown(username) });
+                }
+                // Whoever was faster may have made the very row; else the next look finds it standing in the way.
+                if statements::app_user(target, self.id).is_some() || target.is_stale() {
+                    return Ok(failure);
+                }
+            }
+            // The row to be linked is not there any more, or not the same.
+            "P0002" => return Ok(failure),
+            _ if target.is_stale() && !must_pass_on(&failure.sqlstate) => return Ok(failure),
+            _ => {}
+        }
+        Err(Error::Raised(failure))
+    }
+
+    fn entry(&self, arrival: &Arrival, action: &'static str, outcome: &'static str) -> Entry {
+        Entry {
+            auth_user_id: Some(self.id),
+            email: arrival.email.clone(),
+            ..Entry::new(action, outcome, &self.actor)
+        }
+    }
+
+    fn record(
+        &self,
+        arrival: &Arrival,
+        action: &'static str,
+        before: Option<Uuid>,
+        rows: u64,
+        details: serde_json::Value,
+    ) {
+        let entry = Entry {
+            old_app_user_id: before,
+            new_app_user_id: Some(self.id),
+            rows_changed: rows,
+            details,
+            ..self.entry(arrival, action, "done")
+        };
+        audit::record(self.house, &[entry]);
+    }
+
+    fn record_pending(&self, arrival: &Arrival, app_user: Uuid) {
+        let entry = Entry {
+            old_app_user_id: Some(app_user),
+            details: json!({ "reason": PENDING }),
+            ..self.entry(arrival, "pending", "planned")
+        };
+        audit::record(self.house, &[entry]);
+    }
+}

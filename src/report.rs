@@ -1,0 +1,140 @@
+//! `onagui.sync_report()`: who is out of step, for people, at 80 columns.
+
+mod text;
+
+use crate::catalog::House;
+use crate::error::Error;
+use crate::pg::{self, Call, Reply};
+use crate::statements::status::{Kept, Listed, STATUSES};
+use text::{BREAK, literal, shown, thousands, wrapped};
+
+/// No more of each status are told in full.
+const MOST: i64 = 50;
+
+const WIDTH: usize = 80;
+
+/// `sync_report()`.
+pub fn report(_: &Call) -> Result<Reply, Error> {
+    let kept = Kept::get(House::find()?)?;
+    let counted = kept.summary();
+    let (head, listed) = kept.list(MOST);
+    let mut out = vec![
+        format!("onagui_sync {}", env!("CARGO_PKG_VERSION")),
+        format!("{}, {}", shown(&head.database, WIDTH - 26), head.time),
+        String::new(),
+    ];
+    for (status, users) in &counted {
+        let what = meaning(status);
+        out.push(format!("  {status:<20} {:>13}  {what}", thousands(*users)));
+    }
+    for status in &STATUSES[1..] {
+        let all = counted.iter().find(|(name, _)| name == status).map_or(0, |(_, n)| *n);
+        if all == 0 {
+            continue;
+        }
+        out.push(String::new());
+        out.push(format!("{status} ({})", thousands(all)));
+        wrapped(&mut out, "  ", advice(status), WIDTH);
+        let mut told = 0;
+        for user in listed.iter().filter(|user| user.status == *status) {
+            pg::check_interrupts();
+            out.push(String::new());
+            tell(&mut out, user);
+            told += 1;
+        }
+        if told < all {
+            out.push(String::new());
+            out.push(format!("  … and {} more:", thousands(all - told)));
+            out.push(format!("  SELECT * FROM onagui.sync_status(ARRAY['{status}']);"));
+        }
+    }
+    if counted[1..].iter().all(|(_, users)| *users == 0) {
+        out.push(String::new());
+        out.push("Everybody is in step.".into());
+    }
+    Ok(Reply::of(out.join("\n") + "\n"))
+}
+
+fn meaning(status: &str) -> &'static str {
+    match status {
+        "SYNCED" => "in step",
+        "EMAIL_MISMATCH" => "same id, another e-mail",
+        "MISMATCHED" => "same e-mail, another id",
+        "DUPLICATE" => "a second app row with the e-mail",
+        "MISSING_IN_APP_USERS" => "no app row",
+        "MISSING_IN_AUTH" => "no auth user",
+        "PENDING" => "waits for the confirmation",
+        _ => "a person must decide",
+    }
+}
+
+fn advice(status: &str) -> &'static str {
+    match status {
+        "EMAIL_MISMATCH" => {
+            "The fix takes auth's e-mail over. Where auth has none, nothing is wiped."
+        }
+        "MISMATCHED" => {
+            "The fix gives the app row, and all that refers to it, the auth user's id. Leave p_apply out to see first \
+             what would be done."
+        }
+        "DUPLICATE" => {
+            "The fix merges the app row into the auth user's own. Leave p_apply out to see first what would be done."
+        }
+        "MISSING_IN_APP_USERS" => "The fix creates the app row.",
+        "MISSING_IN_AUTH" => {
+            "Nothing is done about these: the auth user was deleted or never signed up. Delete the app row yourself if \
+             its owner is gone."
+        }
+        "PENDING" => "Nothing to do: the confirmation of the e-mail settles it.",
+        _ => "Decide which app row is whose. Leave p_apply out to see first what would be done.",
+    }
+}
+
+fn tell(out: &mut Vec<String>, user: &Listed) {
+    let email = user.email.as_deref().filter(|email| !email.trim().is_empty());
+    out.push(format!("  {}", email.map_or("(no e-mail)".into(), |email| shown(email, WIDTH - 2))));
+    for (side, id, created) in
+        [("auth", &user.auth_id, &user.auth_created), ("app ", &user.app_id, &user.app_created)]
+    {
+        if let Some(id) = id {
+            let created = created.as_ref().map_or(String::new(), |day| format!("  created {day}"));
+            out.push(format!("    {side}  {id}{created}"));
+        }
+    }
+    if let Some(detail) = &user.detail {
+        wrapped(out, "    why   ", &shown(detail, 1_000), WIDTH);
+    }
+    if let Some(fix) = fix(user, email) {
+        wrapped(out, "    fix   ", &fix, WIDTH);
+    }
+}
+
+/// The call that brings the user into step.
+fn fix(user: &Listed, email: Option<&str>) -> Option<String> {
+    match (user.status.as_str(), &user.app_id, &user.auth_id) {
+        // The e-mail stays: there is none to take over.
+        ("EMAIL_MISMATCH", _, _) if !user.auth_has_email => None,
+        ("EMAIL_MISMATCH" | "MISMATCHED" | "DUPLICATE" | "MISSING_IN_APP_USERS", _, _) => {
+            Some(match email {
+                Some(email) => {
+                    format!(
+                        "SELECT * FROM onagui.fix_user_ids({BREAK}ARRAY[{BREAK}{}], p_apply => true);",
+                        literal(email)
+                    )
+                }
+                // Without an e-mail a user cannot be named; everybody's fix is theirs too.
+                None => "SELECT * FROM onagui.fix_user_ids(p_apply => true);".into(),
+            })
+        }
+        ("CONFLICT", Some(app), Some(auth)) => Some(format!(
+            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{app}', p_auth_user_id => '{auth}', p_apply => true);"
+        )),
+        ("CONFLICT", Some(app), None) => Some(format!(
+            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{app}', p_auth_user_id => '…', p_apply => true);"
+        )),
+        ("CONFLICT", None, Some(auth)) => Some(format!(
+            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '…', p_auth_user_id => '{auth}', p_apply => true);"
+        )),
+        _ => None,
+    }
+}

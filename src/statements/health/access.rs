@@ -1,0 +1,121 @@
+//! Settings, privileges, row security.
+
+use super::{Report, read};
+use crate::catalog::{App, House};
+use crate::error::Error;
+use crate::pg::Session;
+
+/// The settings that keep users from being synced, or that loosen the rule of identity.
+pub fn settings(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let rows = read(session, SETTINGS, &[]);
+    report.warn_each(&rows, "nothing is switched off");
+    Ok(())
+}
+
+/// The remedy undoes it where it was set: for the database, for roles, or in the server's configuration.
+const SETTINGS: &str = "
+    WITH setting AS (
+        SELECT s.name, s.setting, s.source, s.boot_val,
+               CASE s.name || '=' || s.setting
+               WHEN 'onagui_sync.enabled=off' THEN 'sign-ups are not synced'
+               WHEN 'onagui_sync.link_by_email=always'
+               THEN 'whoever signs up with somebody''s address inherits their app user, before the address is confirmed'
+               WHEN 'onagui_sync.on_error=raise' THEN 'a sign-up fails when its app user cannot be written'
+               END AS meaning
+          FROM pg_settings s WHERE s.name LIKE 'onagui\\_sync.%'),
+    place AS (
+        SELECT s.name,
+               format('ALTER %s RESET %s; ',
+                      CASE WHEN r.oid IS NULL THEN 'DATABASE ' || quote_ident(d.datname)
+                           WHEN d.oid IS NULL THEN 'ROLE ' || quote_ident(r.rolname)
+                           ELSE format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END, s.name) AS undo
+          FROM pg_db_role_setting p
+          LEFT JOIN pg_database d ON d.oid = p.setdatabase
+          LEFT JOIN pg_roles r ON r.oid = p.setrole
+         CROSS JOIN LATERAL unnest(p.setconfig) AS c(line)
+          JOIN setting s ON lower(split_part(c.line, '=', 1)) = s.name
+               AND split_part(c.line, '=', 2) IN (s.setting, CASE s.setting WHEN 'off' THEN 'false' END)
+         WHERE s.meaning IS NOT NULL AND (d.oid IS NULL OR d.datname = current_database()))
+    SELECT format('%s is %s: %s', s.name, s.setting, s.meaning),
+           coalesce((SELECT string_agg(p.undo, '' ORDER BY p.undo) FROM place p WHERE p.name = s.name), '')
+           || CASE WHEN s.source IN ('configuration file', 'command line', 'environment variable')
+                   THEN format('ALTER SYSTEM SET %s = %s; SELECT pg_reload_conf(); ', s.name, s.boot_val) ELSE '' END
+           || format('SET %s = %s;', s.name, s.boot_val)
+      FROM setting s WHERE s.meaning IS NOT NULL ORDER BY s.name";
+
+/// Functions and tables of the extension that the wrong role may use, or the right one may not.
+pub fn privileges(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let rows = read(session, PRIVILEGES, &[]);
+    report.warn_each(&rows, "nobody may do more than they should");
+    Ok(())
+}
+
+const PRIVILEGES: &str = "
+    WITH member AS (
+        SELECT d.classid, d.objid
+          FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+         WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'onagui_sync'),
+    object AS (
+        SELECT 'ROUTINE ' || p.oid::regprocedure AS name, p.proname AS short, p.oid, true AS is_function,
+               coalesce(p.proacl, acldefault('f', p.proowner)) AS acl, p.prorettype = 'trigger'::regtype AS is_trigger
+          FROM member m JOIN pg_proc p ON p.oid = m.objid AND m.classid = 'pg_proc'::regclass
+         UNION ALL
+        SELECT 'TABLE ' || c.oid::regclass, c.relname, c.oid, false, c.relacl, false
+          FROM member m JOIN pg_class c ON c.oid = m.objid AND m.classid = 'pg_class'::regclass
+         WHERE c.relkind IN ('r', 'v')),
+    granted AS (
+        SELECT o.*, a.privilege_type,
+               CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE r.rolname END AS grantee
+          FROM object o CROSS JOIN LATERAL aclexplode(o.acl) a LEFT JOIN pg_roles r ON r.oid = a.grantee)
+    SELECT format('%s has %s on %s', g.grantee, g.privilege_type, g.name),
+           format('REVOKE %s ON %s FROM %s;', g.privilege_type, g.name,
+                  CASE g.grantee WHEN 'PUBLIC' THEN 'PUBLIC' ELSE quote_ident(g.grantee) END)
+      FROM granted g
+     WHERE (g.grantee IN ('PUBLIC', 'anon', 'authenticated')
+            AND NOT (g.short = 'sync_ping' AND g.grantee <> 'PUBLIC')
+            AND NOT (g.short = 'sync_user_registration' AND g.grantee = 'authenticated'))
+        OR (g.grantee = 'service_role'
+            AND (g.is_trigger
+                 OR g.short IN ('enable_sync', 'disable_sync', 'register_reference', 'create_app_users', 'prune_audit')
+                 OR NOT g.is_function AND g.privilege_type <> 'SELECT'))
+     UNION ALL
+    SELECT format('service_role may not use %s', o.name),
+           format('GRANT %s ON %s TO service_role;', CASE WHEN o.is_function THEN 'EXECUTE' ELSE 'SELECT' END, o.name)
+      FROM object o
+     WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role')
+       AND CASE WHEN o.is_function
+                THEN NOT o.is_trigger
+                     AND o.short NOT IN ('enable_sync', 'disable_sync', 'register_reference', 'create_app_users', 'prune_audit')
+                     AND NOT has_function_privilege('service_role', o.oid, 'EXECUTE')
+                ELSE o.short IN ('user_sync_status', 'sync_audit_log')
+                     AND NOT has_table_privilege('service_role', o.oid, 'SELECT') END
+     UNION ALL
+    SELECT format('%s may create objects in schema onagui', g.grantee),
+           format('REVOKE CREATE ON SCHEMA onagui FROM %s;',
+                  CASE g.grantee WHEN 'PUBLIC' THEN 'PUBLIC' ELSE quote_ident(g.grantee) END)
+      FROM (SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE r.rolname END AS grantee
+              FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+             WHERE n.nspname = 'onagui' AND a.privilege_type = 'CREATE') g
+     WHERE g.grantee IN ('PUBLIC', 'anon', 'authenticated', 'service_role')
+     ORDER BY 1";
+
+/// The extension writes as each table's owner with row security not forced. Only a trigger function of the table's that
+/// is SECURITY DEFINER leaves that, and meets the policies again where row security is forced on its owner.
+pub fn row_security(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let app = App::read(session)?;
+    let rows = read(
+        session,
+        "SELECT format('row security is forced on onagui.app_users, and its trigger %s calls %s, which is SECURITY DEFINER and has to obey the policies while a sign-up is written',
+                       t.tgname, p.oid::regprocedure),
+                'ALTER TABLE onagui.app_users NO FORCE ROW LEVEL SECURITY;'
+           FROM pg_class c
+           JOIN pg_trigger t ON t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+           JOIN pg_proc p ON p.oid = t.tgfoid AND p.prosecdef
+           JOIN pg_roles r ON r.oid = p.proowner AND NOT r.rolsuper AND NOT r.rolbypassrls
+          WHERE c.oid = $1 AND c.relrowsecurity AND c.relforcerowsecurity
+          ORDER BY t.tgname",
+        &[app.table.into()],
+    );
+    report.warn_each(&rows, "row security keeps no sign-up from being written");
+    Ok(())
+}

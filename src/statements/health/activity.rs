@@ -1,0 +1,115 @@
+//! What has happened lately, and who is out of step.
+
+use super::{Report, count, literal, read};
+use crate::catalog::{App, Auth, House};
+use crate::error::Error;
+use crate::pg::{Mode, Session};
+use crate::statements::status::{Kept, Survey, Which};
+
+/// Sign-ups of the last day that failed on the app side, as far as they are still without an app row.
+pub fn failures(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let tables_fit = Auth::read(session).is_ok() && App::read(session).is_ok();
+    let unmended = if tables_fit {
+        "EXISTS (SELECT FROM ONLY auth.users u WHERE u.id = l.auth_user_id)
+         AND NOT EXISTS (SELECT FROM onagui.app_users p WHERE p.id = l.auth_user_id)"
+    } else {
+        "true"
+    };
+    let sql = format!(
+        "SELECT count(*), count(*) FILTER (WHERE {unmended}),
+                (array_agg(l.details #>> '{{error,message}}' ORDER BY l.audit_id DESC) FILTER (WHERE {unmended}))[1],
+                string_agg(DISTINCT quote_literal(l.email), ', ') FILTER (WHERE {unmended} AND l.email <> ''),
+                count(*) FILTER (WHERE {unmended} AND coalesce(l.email, '') = '')
+           FROM onagui.sync_audit_log l
+          WHERE l.action = 'failure' AND l.occurred_at > now() - interval '1 day'"
+    );
+    let rows = read(session, &sql, &[]);
+    let all: i64 = rows.get(0, 1).unwrap_or_default();
+    let unmended: i64 = rows.get(0, 2).unwrap_or_default();
+    if all == 0 {
+        report.ok("no failure in the last day");
+    } else if unmended == 0 {
+        report.ok(format!("{} in the last day, all mended since", count(all, "failure")));
+    } else {
+        let emails: Option<String> = rows.get(0, 4);
+        let without: i64 = rows.get(0, 5).unwrap_or_default();
+        let whom = match emails {
+            Some(emails) if without == 0 && unmended <= 100 => format!("ARRAY[{emails}], "),
+            _ => String::new(),
+        };
+        let last: String = rows.get(0, 3).unwrap_or_default();
+        report.warn(
+            format!(
+                "{} in the last day not mended yet; the last one: {last}",
+                count(unmended, "failure")
+            ),
+            format!("SELECT * FROM onagui.fix_user_ids({whom}p_apply => true);"),
+        );
+    }
+    Ok(())
+}
+
+/// App users that wait for an e-mail to be confirmed.
+pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let auth = Auth::read(session)?;
+    let app = App::read(session)?;
+    let survey = Survey::new(session, &auth, &app);
+    let sql = format!(
+        "SELECT count(*), min(auth_created_at)::date::text,
+                coalesce(min(auth_created_at) < now() - interval '30 days', false),
+                (array_agg(email ORDER BY auth_created_at))[1]
+           FROM ({}) s",
+        survey.rows_of(Which::Apart, &["PENDING"])
+    );
+    let plan = session.prepare_read(&sql, &[], false);
+    let rows = session.execute(&plan, &[], Mode::Read);
+    let waiting: i64 = rows.get(0, 1).unwrap_or_default();
+    if waiting == 0 {
+        report.ok("nobody waits for a confirmation");
+        return Ok(());
+    }
+    let since: String = rows.get(0, 2).unwrap_or_else(|| "unknown".into());
+    let oldest: String = rows.get(0, 4).unwrap_or_default();
+    let detail = format!(
+        "{} for a confirmed e-mail, the oldest since {since}",
+        count(waiting, "link") + " waiting"
+    );
+    if rows.get::<bool>(0, 3).unwrap_or_default() {
+        report.warn(
+            detail,
+            format!(
+                "-- Once its owner has confirmed {} it links by itself. Who is waiting:\n\
+                 SELECT * FROM onagui.sync_status(ARRAY['PENDING']) ORDER BY auth_created_at;",
+                literal(&oldest).replace('\n', " ")
+            ),
+        );
+    } else {
+        report.ok(detail);
+    }
+    Ok(())
+}
+
+pub fn out_of_step(_: &Session, house: House, report: &mut Report) -> Result<(), Error> {
+    let counted = Kept::get(house)?.summary();
+    let of = |status: &str| counted.iter().find(|(name, _)| *name == status).map_or(0, |(_, n)| *n);
+    let fixable: i64 = ["EMAIL_MISMATCH", "MISMATCHED", "DUPLICATE", "MISSING_IN_APP_USERS"]
+        .into_iter()
+        .map(of)
+        .sum();
+    if fixable > 0 {
+        report.warn(
+            format!("{} out of step that a fix can bring back", count(fixable, "user")),
+            "SELECT * FROM onagui.fix_user_ids(p_apply => true);",
+        );
+    }
+    if of("CONFLICT") > 0 {
+        report.warn(
+            format!("{} that a person must decide", count(of("CONFLICT"), "conflict")),
+            "SELECT * FROM onagui.sync_status(ARRAY['CONFLICT']); -- then SELECT * FROM onagui.fix_user_id(…)",
+        );
+    }
+    if fixable + of("CONFLICT") == 0 {
+        report.ok(format!("{} in step", count(of("SYNCED"), "user")));
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! What refers to app users, or seems to.
+
+use super::{Report, read};
+use crate::catalog::{App, House};
+use crate::error::Error;
+use crate::pg::Session;
+
+/// Foreign keys to app users without an index: a fix reads the whole table for each user, and so does each DELETE.
+pub fn unindexed(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let app = App::read(session)?;
+    let rows = read(
+        session,
+        "SELECT format('%s (%s) refers to onagui.app_users and has no index: each fix reads the whole table',
+                       c.conrelid::regclass, k.columns),
+                format('CREATE INDEX %sON %s (%s);', CASE r.relkind WHEN 'p' THEN '' ELSE 'CONCURRENTLY ' END,
+                       c.conrelid::regclass, k.columns)
+           FROM pg_constraint c
+           JOIN pg_class r ON r.oid = c.conrelid
+          CROSS JOIN LATERAL (
+                SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY n.place) AS columns
+                  FROM unnest(c.conkey) WITH ORDINALITY AS n(number, place)
+                  JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = n.number) k
+          WHERE c.contype = 'f' AND c.confrelid = $1 AND c.conparentid = 0
+            AND NOT EXISTS (
+                SELECT FROM pg_index i
+                 WHERE i.indrelid = c.conrelid AND i.indisvalid AND i.indpred IS NULL
+                   AND (i.indkey::int2[])[0 : cardinality(c.conkey) - 1] @> c.conkey)
+          ORDER BY 1",
+        &[app.table.into()],
+    );
+    report.warn_each(&rows, "every foreign key to app users has an index");
+    Ok(())
+}
+
+/// Columns named and typed like a user's id, without a foreign key and not registered: fixes would leave them behind.
+/// Schemas of the platform and tables of extensions are left out.
+pub fn possible(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let app = App::read(session)?;
+    let rows = read(
+        session,
+        "SELECT format('%s.%I looks like the id of an app user, but has no foreign key and is not registered: a fix would leave it behind',
+                       c.oid::regclass, a.attname),
+                format('SELECT onagui.register_reference(%L, %L);', c.oid::regclass, a.attname)
+           FROM pg_class c
+           JOIN pg_namespace n ON n.oid = c.relnamespace
+           JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+          WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND c.oid <> $1
+            AND a.atttypid IN ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
+            AND lower(a.attname) ~ '^((.*_)?app_?users?_?id|(.*_)?user_?id)$'
+            AND n.nspname !~ '^pg_'
+            AND n.nspname NOT IN ('information_schema', 'auth', 'storage', 'realtime', '_realtime', 'vault', 'pgsodium',
+                                  'graphql', 'graphql_public', 'cron', 'net', 'extensions', 'supabase_functions',
+                                  'supabase_migrations')
+            AND NOT EXISTS (SELECT FROM pg_depend d
+                             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+            AND NOT EXISTS (SELECT FROM pg_constraint f
+                             WHERE f.conrelid = c.oid AND f.contype = 'f' AND a.attnum = ANY (f.conkey))
+            AND NOT EXISTS (SELECT FROM onagui.sync_reference s
+                             WHERE s.table_schema = n.nspname AND s.table_name = c.relname AND s.column_name = a.attname)
+          ORDER BY 1",
+        &[app.table.into()],
+    );
+    report.warn_each(&rows, "no column looks like a reference that fixes would leave behind");
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! Version, tables, columns, mapping, and the index for the look-up by e-mail.
+
+use super::{Report, literal, read};
+use crate::catalog::tables::{APP_USERS, AUTH_USERS};
+use crate::catalog::{App, Auth, Column, House, Way, Ways};
+use crate::error::Error;
+use crate::pg::Session;
+use crate::statements::{mapping, quote};
+
+pub fn version(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let library = env!("CARGO_PKG_VERSION");
+    let sql: String =
+        read(session, "SELECT extversion FROM pg_extension WHERE extname = 'onagui_sync'", &[])
+            .one()
+            .unwrap_or_default();
+    if sql == library {
+        report.ok(format!("library and SQL are both {library}"));
+    } else {
+        report.fail(
+            format!("the library is {library}, the SQL is {sql}"),
+            format!(
+                "ALTER EXTENSION onagui_sync UPDATE TO {}; -- then open new sessions; where the library is the \
+                 older one, install it first",
+                literal(library)
+            ),
+        );
+    }
+    Ok(())
+}
+
+pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let auth = Auth::read(session);
+    let app = App::read(session);
+    let mut fits = true;
+    let problems = [auth.as_ref().err().map(remedy), app.as_ref().err().map(remedy)];
+    for (failure, remedy) in problems.into_iter().flatten() {
+        report.fail(failure, remedy);
+        fits = false;
+    }
+    let Ok(app) = app else { return Ok(()) };
+    if !id_is_unique(session, &app) {
+        fits = false;
+        report.fail(
+            "onagui.app_users.id is neither primary key nor unique",
+            "ALTER TABLE onagui.app_users ADD PRIMARY KEY (id);",
+        );
+    }
+    let Ok(auth) = auth else { return Ok(()) };
+    let mapped = mapping::read(session, &auth, &app);
+    for column in &app.columns {
+        if is_in_the_way(column) && mapped.iter().all(|m| m.name != column.name) {
+            fits = false;
+            let name = quote(&column.name);
+            report.fail(
+                format!(
+                    "onagui.app_users.{name} is NOT NULL, has no default, and nothing is mapped to it: no sign-up can \
+                     make a row"
+                ),
+                format!("ALTER TABLE onagui.app_users ALTER COLUMN {name} DROP NOT NULL;"),
+            );
+        }
+    }
+    if fits {
+        report.ok("auth.users and onagui.app_users have what is needed");
+    }
+    Ok(())
+}
+
+fn is_in_the_way(column: &Column) -> bool {
+    let known = matches!(column.name.as_str(), "id" | "email");
+    column.not_null && column.default.is_none() && column.writable && !known
+}
+
+/// What is wrong with a table in a sentence, and the SQL against it.
+fn remedy(error: &Error) -> (String, String) {
+    let (sentence, remedy) = match error {
+        Error::TableMissing { table } if *table == APP_USERS => {
+            (None, "SELECT onagui.create_app_users();".to_owned())
+        }
+        Error::TableMissing { .. } => (
+            None,
+            "-- Start the Auth server once, it makes the table. Then: SELECT onagui.enable_sync();"
+                .into(),
+        ),
+        Error::NotATable { table, kind } => (
+            Some(format!("{table} is a {kind}, not a table")),
+            match *kind {
+                "view" | "materialized view" | "foreign table" | "sequence" => format!(
+                    "ALTER {} {table} RENAME TO app_users_old; SELECT onagui.create_app_users();",
+                    kind.to_uppercase()
+                ),
+                _ => format!("-- Rename {table}, then: SELECT onagui.create_app_users();"),
+            },
+        ),
+        Error::ColumnMissing { table, column } => (
+            None,
+            match (*table, *column) {
+                (AUTH_USERS, _) => {
+                    "-- The Auth server makes this column; do not add it by hand.".into()
+                }
+                (_, "id") => format!("ALTER TABLE {table} ADD COLUMN id uuid UNIQUE;"),
+                _ => format!("ALTER TABLE {table} ADD COLUMN email text;"),
+            },
+        ),
+        Error::ColumnUnfit { table, column, found, wanted } => (
+            Some(format!("{table}.{column} is {found}; it must be {wanted}")),
+            match *column {
+                "id" => {
+                    format!("ALTER TABLE {table} ALTER COLUMN id TYPE uuid USING id::text::uuid;")
+                }
+                _ => format!("ALTER TABLE {table} ALTER COLUMN email TYPE text USING email::text;"),
+            },
+        ),
+        other => (Some(format!("{other:?}")), String::new()),
+    };
+    (sentence.unwrap_or_else(|| words(error)), remedy)
+}
+
+fn words(error: &Error) -> String {
+    match error {
+        Error::TableMissing { table } => format!("table {table} does not exist"),
+        Error::ColumnMissing { table, column } => format!("table {table} has no column {column}"),
+        other => format!("{other:?}"),
+    }
+}
+
+fn id_is_unique(session: &Session, app: &App) -> bool {
+    read(
+        session,
+        "SELECT EXISTS (
+            SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = 'id'
+             WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
+               AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum)",
+        &[app.table.into()],
+    )
+    .one()
+    .unwrap_or_default()
+}
+
+/// Rows of `onagui.sync_column` that come to nothing.
+pub fn mapping(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let auth = Auth::read(session)?;
+    let app = App::read(session)?;
+    let rows = read(
+        session,
+        "SELECT app_column, source, key FROM onagui.sync_column ORDER BY app_column",
+        &[],
+    );
+    let mut fits = true;
+    for row in 0..rows.len() {
+        let app_column: String = rows.get(row, 1).unwrap_or_default();
+        let source: String = rows.get(row, 2).unwrap_or_default();
+        let from = match source.as_str() {
+            "column" => rows.get(row, 3).unwrap_or_default(),
+            "user_meta" => "raw_user_meta_data".to_owned(),
+            _ => "raw_app_meta_data".to_owned(),
+        };
+        let column = app.column(&app_column);
+        let fault = if column.is_none() {
+            format!("onagui.app_users has no column {app_column}")
+        } else if !auth.has(&from) {
+            format!("auth.users has no column {from}, from which {app_column} is to be filled")
+        } else if column.is_some_and(|c| !c.writable) {
+            format!("onagui.app_users.{app_column} is generated and cannot be filled")
+        } else {
+            continue;
+        };
+        fits = false;
+        report.warn(
+            format!("a row of onagui.sync_column has no effect: {fault}"),
+            format!("DELETE FROM onagui.sync_column WHERE app_column = {};", literal(&app_column)),
+        );
+    }
+    if fits {
+        report.ok("every row of onagui.sync_column has an effect");
+    }
+    Ok(())
+}
+
+/// The index that finds a user by e-mail, on either side.
+pub fn email_index(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let auth = Auth::read(session)?;
+    let app = App::read(session)?;
+    let ways = Ways::read(session, &auth, &app);
+    let key = |columns: &[Column]| match columns.iter().find(|c| c.name == "email") {
+        Some(email) if email.base == "text" => "lower(btrim(email))",
+        _ => "lower(btrim(email::text))",
+    };
+    if ways.app == Way::Key {
+        report.ok("onagui.app_users has an index on the e-mail");
+    } else {
+        let key = key(&app.columns);
+        let drop = invalid_indexes(session, &app, key);
+        // A table with partitions takes neither CONCURRENTLY nor a unique index without its partition key.
+        let create = match app.only {
+            "" => "CREATE INDEX".to_owned(),
+            _ if emails_repeat(session, &app) => "CREATE INDEX CONCURRENTLY".to_owned(),
+            _ => "CREATE UNIQUE INDEX CONCURRENTLY".to_owned(),
+        };
+        report.warn(
+            "onagui.app_users has no index on the e-mail as it is looked up: each look-up reads the whole table",
+            format!("{drop}{create} ON onagui.app_users ({key});"),
+        );
+    }
+    if ways.auth == Way::Scan {
+        report.warn(
+            "auth.users has no index by which an e-mail can be looked up, neither the Auth server's on (instance_id, \
+             lower(email)) nor another",
+            format!("CREATE INDEX CONCURRENTLY ON auth.users ({});", key(&auth.columns)),
+        );
+    } else {
+        report.ok("auth.users has an index on the e-mail");
+    }
+    Ok(())
+}
+
+/// What a CREATE INDEX CONCURRENTLY that failed has left.
+fn invalid_indexes(session: &Session, app: &App, key: &str) -> String {
+    read(
+        session,
+        "SELECT coalesce(string_agg(format('DROP INDEX %s; ', i.indexrelid::regclass), ''), '')
+           FROM pg_index i
+          WHERE i.indrelid = $1 AND NOT i.indisvalid AND pg_get_indexdef(i.indexrelid, 1, true) = $2",
+        &[app.table.into(), key.into()],
+    )
+    .one()
+    .unwrap_or_default()
+}
+
+fn emails_repeat(session: &Session, app: &App) -> bool {
+    let key = crate::statements::email_key("email");
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM {}onagui.app_users WHERE email IS NOT NULL GROUP BY {key} HAVING count(*) > 1)",
+        app.only
+    );
+    read(session, &sql, &[]).one().unwrap_or_default()
+}

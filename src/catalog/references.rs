@@ -27,6 +27,8 @@ pub struct ForeignKey {
     /// Whether it acts on what refers to a row that is changed or deleted, though another row has the key by then.
     /// NO ACTION alone does not.
     pub acts: bool,
+    /// MATCH FULL: all columns are NULL, or none.
+    pub full: bool,
     /// Some column of the key it refers to is generated.
     to_generated: bool,
     /// Where the key stands on a partition: only rows in these partitions refer.
@@ -141,6 +143,7 @@ struct RawKey {
     text: Vec<bool>,
     name: String,
     acts: bool,
+    full: bool,
     to_generated: bool,
 }
 
@@ -153,7 +156,7 @@ const KEYS: &str = "
            columns.names, keys.names, keys.operators,
            c.convalidated,
            columns.nullable, columns.generated, columns.text,
-           c.conname::text, c.confupdtype <> 'a' OR c.confdeltype <> 'a', keys.generated
+           c.conname::text, c.confupdtype <> 'a' OR c.confdeltype <> 'a', keys.generated, c.confmatchtype = 'f'
       FROM pg_constraint c
       CROSS JOIN LATERAL (
             SELECT array_agg(quote_ident(a.attname) ORDER BY k.place) AS names,
@@ -500,6 +503,7 @@ impl RawKey {
             nullable: self.nullable.clone(),
             generated: self.generated.clone(),
             acts: self.acts,
+            full: self.full,
             to_generated: self.to_generated,
             partitions,
         }
@@ -524,6 +528,7 @@ fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
                 name: rows.get(row, 11)?,
                 acts: rows.get(row, 12)?,
                 to_generated: rows.get(row, 13)?,
+                full: rows.get(row, 14)?,
             })
         })
         .collect()

@@ -76,6 +76,7 @@ impl<'a> Merge<'a> {
         }
         pg::with_stable_text(|| {
             let mut plan = Plan::new(self.plan.session, self.plan.mover, mode);
+            plan.is_first = true;
             for (loser, heir) in self.plan.gone.iter().filter(|(row, _)| row.0 != 0) {
                 plan.learn(loser)?;
                 plan.learn(heir)?;

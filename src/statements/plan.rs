@@ -53,6 +53,8 @@ pub struct Plan<'a> {
     pub took_over: BTreeMap<(Row, usize), Row>,
     /// Fields that must stay as they are.
     pub untouchable: BTreeSet<(Row, String)>,
+    /// This is the first of two plans that are carried out one after the other.
+    pub is_first: bool,
     /// Rows whose keys have changed, or that gave way, and whose children must follow.
     open: BTreeMap<Row, (BTreeSet<String>, Side)>,
 }
@@ -74,6 +76,7 @@ impl<'a> Plan<'a> {
             looked_up: BTreeSet::new(),
             took_over: BTreeMap::new(),
             untouchable: BTreeSet::new(),
+            is_first: false,
             open: BTreeMap::new(),
         }
     }
@@ -218,6 +221,9 @@ impl<'a> Plan<'a> {
         }
         self.losers.entry(heir.clone()).or_default().push(loser.clone());
         self.gone.insert(loser.clone(), heir);
+        if let Some(known) = self.rows.get_mut(loser) {
+            known.side.get_or_insert(side);
+        }
         self.open(loser, side);
     }
 
@@ -256,22 +262,26 @@ impl<'a> Plan<'a> {
     fn bring_children(&mut self, number: usize, parents: &[(&Row, Side)]) -> Result<(), Error> {
         self.look_up(number, parents.iter().map(|(row, _)| *row));
         for (parent, side) in parents {
-            let mut all = vec![(*parent).clone()];
+            // Those who came with a row that gave way keep its side.
+            let mut all = vec![((*parent).clone(), *side)];
             let mut next = 0;
             while next < all.len() {
-                all.extend(self.losers.get(&all[next]).into_iter().flatten().cloned());
+                let losers = self.losers.get(&all[next].0).into_iter().flatten();
+                let sided = |row: &Row| self.rows.get(row).and_then(|known| known.side);
+                let more: Vec<(Row, Side)> =
+                    losers.map(|row| (row.clone(), sided(row).unwrap_or(*side))).collect();
+                all.extend(more);
                 next += 1;
             }
-            let children: Vec<Row> = all
+            let children: Vec<(Row, Side)> = all
                 .into_iter()
-                .filter_map(|row| self.children.get(&(row, number)))
-                .flatten()
-                .cloned()
+                .filter_map(|(row, side)| Some((self.children.get(&(row, number))?, side)))
+                .flat_map(|(rows, side)| rows.iter().map(move |row| (row.clone(), side)))
                 .collect();
-            for child in children {
+            for (child, side) in children {
                 if let Some(row) = self.stays(number, &child).cloned() {
                     let wanted = self.wanted(number, &child)?;
-                    self.set(&row, *side, wanted);
+                    self.set(&row, side, wanted);
                 }
             }
         }
@@ -458,19 +468,36 @@ impl<'a> Plan<'a> {
     /// the foreign key is NOT VALID.
     fn verify_ties(&self) -> Result<(), Error> {
         // The server checks an unchanged key too, where the row is changed for the second time in a transaction.
-        let is_twice = self.needs_phases();
+        let is_twice = self.is_first || self.needs_phases();
         for (number, key) in self.keys().iter().enumerate() {
             let mut wanted: Vec<Vec<Text>> = Vec::new();
+            let mut had: Vec<Vec<Text>> = Vec::new();
             for (row, known) in self.of_table(key.child) {
-                let changes = key.columns.iter().any(|c| known.after.contains_key(c))
-                    || is_twice && !key.validated;
-                if !changes || self.parents.contains_key(&(row.clone(), number)) {
+                let changes = key.columns.iter().any(|c| known.after.contains_key(c));
+                if !changes && (key.validated || !is_twice)
+                    || self.parents.contains_key(&(row.clone(), number))
+                {
                     continue;
                 }
-                let values: Vec<Text> = key.columns.iter().map(|c| self.after(row, c)).collect();
-                if values.iter().all(Option::is_some) {
-                    wanted.push(values);
+                let before: Vec<Text> = key.columns.iter().map(|c| self.before(row, c)).collect();
+                let after: Vec<Text> = key.columns.iter().map(|c| self.after(row, c)).collect();
+                let nulls = after.iter().filter(|value| value.is_none()).count();
+                if key.full && nulls > 0 && nulls < after.len() {
+                    return Err(self.orphans(key, 1));
                 }
+                if changes && before.iter().all(Option::is_some) {
+                    had.push(before);
+                }
+                if nulls == 0 {
+                    wanted.push(after);
+                }
+            }
+            // What it refers to stays where it is: it cannot go on referring to it.
+            if !had.is_empty() && (key.validated || self.count_parents(key, &had) > 0) {
+                return Err(Error::KeysDisagree {
+                    table: self.mover.references.tables[key.child].label.clone(),
+                    columns: key.columns.iter().map(|c| unquoted(c)).collect(),
+                });
             }
             wanted.retain(|values| {
                 !self.rows.keys().any(|row| {
@@ -479,54 +506,64 @@ impl<'a> Plan<'a> {
                         && key.keys.iter().zip(values).all(|(k, v)| self.after(row, k) == *v)
                 })
             });
-            if wanted.is_empty() {
-                continue;
-            }
-            let shape = self.mover.shape(self.session, key.parent, self.mode);
-            let parent = &self.mover.references.tables[key.parent];
-            let on: Vec<String> = key
-                .keys
-                .iter()
-                .zip(&key.operators)
-                .enumerate()
-                .map(|(i, (k, operator))| {
-                    let kind = shape.column(k).map_or("text", |c| c.kind.as_str());
-                    format!("t.{k} {operator} (x.r ->> {i})::{kind}")
-                })
-                .collect();
-            let sql = format!(
-                "SELECT x.place, t.tableoid, t.ctid::text
-                   FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}",
-                parent.target(),
-                on.join(" AND ")
-            );
-            let mut found = BTreeSet::new();
-            pg::as_role(parent.owner, || {
-                let rows = self.session.run(&sql, &[JsonB(json!(wanted)).into()], self.mode);
-                for row in 0..rows.len() {
-                    if let (Some(place), Some(address)) =
-                        (rows.get::<i64>(row, 1), address(&rows, row, 2))
-                    {
-                        let parent = (key.parent, address);
-                        let is_other =
-                            |known: &Known| key.keys.iter().any(|k| known.after.contains_key(k));
-                        if !self.gone.contains_key(&parent)
-                            && !self.rows.get(&parent).is_some_and(is_other)
-                        {
-                            found.insert(place);
-                        }
-                    }
-                }
-            });
-            if found.len() < wanted.len() {
-                return Err(Error::Orphans {
-                    table: self.mover.references.tables[key.child].label.clone(),
-                    constraint: key.name.clone(),
-                    rows: wanted.len() - found.len(),
-                });
+            let missing = wanted.len() - self.count_parents(key, &wanted);
+            if missing > 0 {
+                return Err(self.orphans(key, missing));
             }
         }
         Ok(())
+    }
+
+    fn orphans(&self, key: &ForeignKey, rows: usize) -> Error {
+        Error::Orphans {
+            table: self.mover.references.tables[key.child].label.clone(),
+            constraint: key.name.clone(),
+            rows,
+        }
+    }
+
+    /// How many of these keys belong to rows that neither change nor give way.
+    fn count_parents(&self, key: &ForeignKey, wanted: &[Vec<Text>]) -> usize {
+        if wanted.is_empty() {
+            return 0;
+        }
+        let shape = self.mover.shape(self.session, key.parent, self.mode);
+        let parent = &self.mover.references.tables[key.parent];
+        let on: Vec<String> = key
+            .keys
+            .iter()
+            .zip(&key.operators)
+            .enumerate()
+            .map(|(i, (k, operator))| {
+                let kind = shape.column(k).map_or("text", |c| c.kind.as_str());
+                format!("t.{k} {operator} (x.r ->> {i})::{kind}")
+            })
+            .collect();
+        let sql = format!(
+            "SELECT x.place, t.tableoid, t.ctid::text
+                   FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}",
+            parent.target(),
+            on.join(" AND ")
+        );
+        let mut found = BTreeSet::new();
+        pg::as_role(parent.owner, || {
+            let rows = self.session.run(&sql, &[JsonB(json!(wanted)).into()], self.mode);
+            for row in 0..rows.len() {
+                if let (Some(place), Some(address)) =
+                    (rows.get::<i64>(row, 1), address(&rows, row, 2))
+                {
+                    let parent = (key.parent, address);
+                    let is_other =
+                        |known: &Known| key.keys.iter().any(|k| known.after.contains_key(k));
+                    if !self.gone.contains_key(&parent)
+                        && !self.rows.get(&parent).is_some_and(is_other)
+                    {
+                        found.insert(place);
+                    }
+                }
+            }
+        });
+        found.len()
     }
 
     /// Whether a row that gives way has a key that another row has in the end. It must be gone before the other row gets

@@ -15,7 +15,7 @@ POPULATIONS = 75
 EMAILS = [None, None, "", " ", "  ", "\t"] + [
     spelling
     for email in ("a@x.org", "b@x.org", "c@x.org", "d@x.org", "\u00e9@x.org", "_z@x.org")
-    for spelling in (email, email, email, email.upper(), f" {email}", f"{email} ", f"   {email}  ", f"{email} .", email.replace("@", " @"))
+    for spelling in (email, email, email, email, email.upper(), f" {email}", f"{email} ", f"   {email}  ", f"{email} .", email.replace("@", " @"))
 ]
 
 MINIMAL_AUTH = """
@@ -106,12 +106,15 @@ def expected(auth, app, known, always):
 def populate(connection, rng, has_all_columns, nullable_ids, only):
     """Random rows in both tables and among the known ids."""
     ids = [uuid.UUID(int=rng.getrandbits(128)) for _ in range(rng.randint(1, 10))]
-    few = rng.sample(EMAILS, rng.randint(1, len(EMAILS) // 2))
+    # Few e-mails make conflicts, many make pairs.
+    few = rng.sample(EMAILS, rng.randint(1, len(EMAILS) // 2)) + rng.choice([0, 2]) * [f"u{n}@x.org" for n in range(12)]
+    taken = []
     connection.execute("DELETE FROM auth.users")
     connection.execute("DELETE FROM onagui.sync_known_id")
     connection.execute("DELETE FROM ONLY onagui.app_users" if only else "DELETE FROM onagui.app_users")
     for id in rng.sample(ids, rng.randint(0, len(ids))):
         email = rng.choice(few)
+        taken.append(email)
         if has_all_columns:
             instance = rng.choice([None, uuid.UUID(int=0), uuid.UUID(int=0), uuid.UUID(int=7)])
             values = [
@@ -133,8 +136,10 @@ def populate(connection, rng, has_all_columns, nullable_ids, only):
         if rng.random() < 0.15:
             connection.execute("INSERT INTO onagui.sync_known_id (auth_user_id) VALUES (%s)", [id])
     for id in rng.sample(ids, rng.randint(0, len(ids))):
-        id = None if nullable_ids and rng.random() < 0.15 else id
-        connection.execute("INSERT INTO onagui.app_users (id, email) VALUES (%s, %s) ON CONFLICT DO NOTHING", [id, rng.choice(few)])
+        if rng.random() < 0.4:
+            id = None if nullable_ids and rng.random() < 0.4 else uuid.UUID(int=rng.getrandbits(128))
+        email = rng.choice(taken) if taken and rng.random() < 0.5 else rng.choice(few)
+        connection.execute("INSERT INTO onagui.app_users (id, email) VALUES (%s, %s) ON CONFLICT DO NOTHING", [id, email])
 
 
 def population(connection, has_all_columns, only):

@@ -127,7 +127,7 @@ def test_backend_memory_stays_flat(db):
     db.sql(
         """CREATE TABLE memory (bytes bigint);
            CREATE FUNCTION measure() RETURNS trigger LANGUAGE plpgsql AS
-               $$BEGIN INSERT INTO public.memory SELECT sum(total_bytes) FROM pg_backend_memory_contexts; RETURN NULL; END$$;
+               $$BEGIN INSERT INTO public.memory SELECT sum(total_bytes) FROM pg_get_backend_memory_contexts(); RETURN NULL; END$$;
            CREATE TRIGGER measure AFTER INSERT ON onagui.sync_audit_log FOR EACH STATEMENT EXECUTE FUNCTION measure()""",
         role=ADMIN,
     )

@@ -78,7 +78,7 @@ impl Kept {
     }
 
     pub fn survey(&self) -> Survey<'_> {
-        Survey { auth: &self.auth, app: &self.app, ways: self.ways }
+        Survey { auth: &self.auth, app: &self.app, ways: self.ways, dates: true }
     }
 
     /// Writes the rows asked for. SYNCED users come first: they are found by a join that can stop early.
@@ -144,7 +144,7 @@ impl Kept {
 
     /// How many users have each of [`STATUSES`].
     pub fn summary(&self) -> Vec<(&'static str, i64)> {
-        let survey = self.survey();
+        let survey = Survey { dates: false, ..self.survey() };
         let apart = format!(
             "SELECT s.sync_status, count(*), count(*) FILTER (WHERE NOT {})
                FROM ({}) s GROUP BY s.sync_status",

@@ -107,6 +107,10 @@ pub enum Error {
         table: String,
         constraint: String,
     },
+    /// Rows that give way refer to each other, so that no order of doing it is right at every step.
+    Entangled {
+        tables: String,
+    },
     /// Rows would refer to nobody.
     Orphans {
         table: String,
@@ -349,6 +353,12 @@ impl From<Error> for Failure {
                      user's row lacks, and the foreign key acts on them when a key changes or goes."
                 ),
                 "Give the auth user's row of onagui.app_users a key of its own, or move those rows, then try again.".into(),
+            ),
+            Error::Entangled { tables } => (
+                "23503",
+                "the users cannot be merged: rows that would give way depend on each other".into(),
+                format!("Rows of {tables} would give way, and pass their keys on to one another."),
+                "Merge with the other p_on_conflict, or remove the conflicts of one of these tables by hand first.".into(),
             ),
             Error::Orphans { table, constraint, rows } => (
                 "23503",

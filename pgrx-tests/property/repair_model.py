@@ -84,7 +84,7 @@ class Cascade:
         """Whether a row that changes in the columns of a key refers to nobody by it afterwards: the server refuses that."""
         return any(
             key.child is t
-            and columns & set(key.columns)
+            and (columns & set(key.columns) or "MATCH FULL" in key.options and None in [self.after[t][place][c] for c in key.columns])
             and (t, place) not in self.gone
             and self.dangles(key, self.after[t][place])
             for (t, place), columns in self.changed.items()

@@ -320,10 +320,10 @@ impl References {
             let ties = raw.columns.iter().zip(&raw.keys).any(|(column, key)| {
                 moves(child, column) && !parent.is_some_and(|parent| moves(parent, key))
             });
-            let ties = ties
-                || !raw.validated
-                    && raw.columns.len() > 1
-                    && raw.columns.iter().any(|c| moves(child, c));
+            let is_loose = !raw.validated
+                && raw.columns.len() > 1
+                && (raw.full || raw.columns.iter().any(|c| moves(child, c)));
+            let ties = ties || is_loose;
             if !ties {
                 continue;
             }

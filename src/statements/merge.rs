@@ -138,7 +138,17 @@ impl<'a> Merge<'a> {
         merge.plan.follow()?;
         while merge.settle_collisions(policy)? {}
         merge.plan.verify()?;
+        if merge.plan.is_first && merge.plan.needs_phases() {
+            let places = merge.plan.gone.keys().map(|(place, _)| *place);
+            let tables: BTreeSet<&str> = places
+                .map(|place| merge.plan.mover.references.tables[place].label.as_str())
+                .collect();
+            return Err(Error::Entangled {
+                tables: tables.into_iter().collect::<Vec<_>>().join(", "),
+            });
+        }
         if !merge.unsettled
+            && !merge.plan.is_first
             && merge.plan.mode == Mode::Read
             && let Some(first) = merge.first_phase(Mode::Read)?
             && first.unsettled

@@ -474,9 +474,9 @@ impl<'a> Plan<'a> {
             let mut had: Vec<Vec<Text>> = Vec::new();
             for (row, known) in self.of_table(key.child) {
                 let changes = key.columns.iter().any(|c| known.after.contains_key(c));
-                if !changes && (key.validated || !is_twice)
-                    || self.parents.contains_key(&(row.clone(), number))
-                {
+                // A row that mixes NULLs under MATCH FULL fails with any change.
+                let is_looked_at = changes || !key.validated && (is_twice || key.full);
+                if !is_looked_at || self.parents.contains_key(&(row.clone(), number)) {
                     continue;
                 }
                 let before: Vec<Text> = key.columns.iter().map(|c| self.before(row, c)).collect();
@@ -488,7 +488,7 @@ impl<'a> Plan<'a> {
                 if changes && before.iter().all(Option::is_some) {
                     had.push(before);
                 }
-                if nulls == 0 {
+                if nulls == 0 && (changes || is_twice) {
                     wanted.push(after);
                 }
             }

@@ -60,7 +60,7 @@ pub fn inverse<'a>(
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
             for row in &d.added {
-                match find(session, t, &[row.clone()], true).pop() {
+                match find(session, t, std::slice::from_ref(row), true).pop() {
                     Some(Found { address: Some(address), same: true, .. }) => {
                         changes.deleted.push(address)
                     }
@@ -106,13 +106,28 @@ pub fn note_referring(
                 continue;
             }
             let mut keys = keys_of(session, c, &leave, &key.keys);
-            // A row that is put back may have the key that goes.
+            // A row that is put back, or changed, may get the key that goes.
+            let mut comes: Vec<Vec<Value>> = Vec::new();
+            let names: Vec<String> = key.keys.iter().map(|k| super::rekey::unquoted(k)).collect();
+            for row in &c.inserted {
+                comes.push(names.iter().map(|name| row[name.as_str()].clone()).collect());
+            }
+            for (columns, rows) in &c.updated {
+                if !columns.iter().any(|c| key.keys.contains(c)) {
+                    continue;
+                }
+                for row in rows {
+                    for now in keys_of(session, c, &[&row.address], &key.keys) {
+                        let after = |(i, k): (usize, &String)| {
+                            let place = columns.iter().position(|c| c == k);
+                            place.map_or(now[i].clone(), |p| serde_json::json!(row.after[p]))
+                        };
+                        comes.push(key.keys.iter().enumerate().map(after).collect());
+                    }
+                }
+            }
             keys.retain(|values| {
-                !c.inserted.iter().any(|row| {
-                    let names = key.keys.iter().map(|k| super::rekey::unquoted(k));
-                    let back: Vec<&Value> = names.map(|name| &row[name.as_str()]).collect();
-                    values.as_array().is_some_and(|v| v.iter().eq(back))
-                })
+                !comes.iter().any(|comes| values.as_array().is_some_and(|v| v == comes))
             });
             if keys.is_empty() {
                 continue;

@@ -64,7 +64,7 @@ def figures(bench):
         database = town(bench, users)
         backend = Backend(database, "supabase_admin")
         # The CPU time of workers is not the backend's: both sides go without.
-        backend.connection.execute("SET max_parallel_workers_per_gather = 0; SET jit = off")
+        backend.connection.execute("SET max_parallel_workers_per_gather = 0")
         before = memory(backend)
         for what, (ours, peer, target) in QUESTIONS.items():
             statements = {"ours": ours} | {name: peer.format(source) for name, source in PEERS.items()}

@@ -60,7 +60,7 @@ pub fn inverse<'a>(
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
             for row in &d.added {
-                match find(session, t, &[row.clone()], true).pop() {
+                match find(session, t, std::slice::from_ref(row), true).pop() {
                     Some(Found { address: Some(address), same: true, .. }) => {
                         changes.deleted.push(address)
                     }

@@ -10,6 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 #[macro_export]
 macro_rules! door {
     ($($name:ident => $body:path;)+) => {$(
+        /// # Safety
+        /// Called by the function manager only.
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $name(
             fcinfo: pgrx::pg_sys::FunctionCallInfo,

@@ -124,8 +124,11 @@ impl Loader {
         if unsafe { pg_sys::XactReadOnly } {
             return None;
         }
-        // A function in a constraint might sign somebody up.
-        if self.busy.replace(true) {
+        // Where nothing may be written, the statement says so in the server's own words. And a function in a constraint
+        // might sign somebody up.
+        // SAFETY: backend-local state.
+        let may_write = unsafe { !pg_sys::XactReadOnly && !pg_sys::IsInParallelMode() };
+        if !may_write || self.busy.replace(true) {
             return None;
         }
         let _busy = Busy(&self.busy);

@@ -13,24 +13,24 @@ pub enum Reply {
     Null,
     /// A trigger's answer: no row, which is not NULL.
     Done,
-    Value(pg_sys::Datum),
+    /// Made when the function returns: in the memory of its caller, not in that of a connection which is closed by then.
+    Value(Box<dyn FnOnce() -> Option<pg_sys::Datum>>),
 }
 
 impl Reply {
-    pub fn of<T: IntoDatum>(value: T) -> Self {
-        value.into_datum().map_or(Reply::Null, Reply::Value)
+    pub fn of<T: IntoDatum + 'static>(value: T) -> Self {
+        Reply::Value(Box::new(|| value.into_datum()))
     }
 
     /// A jsonb from its text, which is never taken apart on the way: no depth, size or number is too much for it.
     pub fn json(text: &str) -> Self {
         let text = std::ffi::CString::new(text).expect("JSON has no NUL byte");
-        // SAFETY: the input function of jsonb takes a NUL-terminated string, and its answer is palloc'd.
-        unsafe {
+        Reply::Value(Box::new(move || {
             let input = pg_sys::Oid::from(pg_sys::F_JSONB_IN);
             let text = text.as_ptr().cast_mut();
-            let kind = pg_sys::JSONBOID;
-            Reply::Value(pg_sys::OidInputFunctionCall(input, text, kind, -1))
-        }
+            // SAFETY: the input function of jsonb takes a NUL-terminated string, and its answer is palloc'd.
+            Some(unsafe { pg_sys::OidInputFunctionCall(input, text, pg_sys::JSONBOID, -1) })
+        }))
     }
 }
 
@@ -95,15 +95,14 @@ impl Call {
     }
 
     pub(super) fn reply(&self, reply: Reply) -> pg_sys::Datum {
+        let datum = match reply {
+            Reply::Done => return pg_sys::Datum::null(),
+            Reply::Null => None,
+            Reply::Value(make) => make(),
+        };
         // SAFETY: fcinfo is ours for the call.
-        match reply {
-            Reply::Value(datum) => datum,
-            Reply::Done => pg_sys::Datum::null(),
-            Reply::Null => unsafe {
-                (*self.fcinfo).isnull = true;
-                pg_sys::Datum::null()
-            },
-        }
+        unsafe { (*self.fcinfo).isnull = datum.is_none() };
+        datum.unwrap_or(pg_sys::Datum::null())
     }
 
     /// Makes the function answer a set of rows, which spills to disk beyond work_mem.

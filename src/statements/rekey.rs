@@ -375,7 +375,7 @@ fn by_owner(
     owners: &[Oid],
     deferrable: &[(String, bool)],
 ) -> Vec<OwnedConstraint> {
-    let Some(first) = owners.first() else {
+    let (Some(first), false) = (owners.first(), deferrable.is_empty()) else {
         return Vec::new();
     };
     let names: Vec<String> = deferrable.iter().map(|(name, _)| name.clone()).collect();

@@ -25,7 +25,7 @@ impl Visit<'_> {
             if places.is_empty() {
                 continue;
             }
-            let names = self.free_usernames(&places);
+            let names = self.free_usernames(&places)?;
             let failed = do_for_most(&self.rows(&places), &places, &|rows, places| {
                 let names: Vec<_> = places.iter().map(|place| names[*place].clone()).collect();
                 self.make(rows, places, &names, &[], None)
@@ -88,13 +88,17 @@ impl Visit<'_> {
 
     /// The username for each of `places`, by place: the first candidate that nobody has, among the rows of this
     /// statement either.
-    fn free_usernames(&self, places: &[usize]) -> Vec<Option<String>> {
+    fn free_usernames(&self, places: &[usize]) -> Result<Vec<Option<String>>, Error> {
         let mut names = vec![None; self.arrivals.len()];
         let wanted: Vec<(usize, [String; 3])> =
             places.iter().filter_map(|place| Some((*place, self.candidates(*place)?))).collect();
         let all: Vec<String> = wanted.iter().flat_map(|(_, names)| names.clone()).collect();
         // A look-up that fails is no failure of the row's: the statement that makes it will tell.
-        let taken = subtransaction(|| Ok(self.target.taken_usernames(&all))).unwrap_or_default();
+        let taken = match subtransaction(|| Ok(self.target.taken_usernames(&all))) {
+            Ok(taken) => taken,
+            Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
+            Err(_) => Vec::new(),
+        };
         let folds = self.target.folds_usernames();
         let unique = self.target.app.username_is_unique.is_some();
         let mut used = HashSet::new();
@@ -109,7 +113,7 @@ impl Visit<'_> {
                 }
             }
         }
-        names
+        Ok(names)
     }
 
     fn candidates(&self, place: usize) -> Option<[String; 3]> {
@@ -132,7 +136,7 @@ impl Visit<'_> {
             let lessen = is_about_values(&failure.sqlstate) && !self.is_wanting(failure);
             let places: Vec<usize> = failed.iter().map(|(place, _)| *place).collect();
             if lessen {
-                let names = self.free_usernames(&places);
+                let names = self.free_usernames(&places)?;
                 let cautious = places.len() > MANY;
                 self.lessen(&self.rows(&places), &failed, &names, cautious, &mut hopeless)?;
             } else {

@@ -235,6 +235,8 @@ provide_cargo_pgrx() {
 provide_tests() {
     /usr/bin/python3 -c 'import psycopg, pytest, xdist' 2>/dev/null ||
         packages python3 python3-pytest python3-pytest-xdist python3-psycopg
+    # The real clients come from the npm registry.
+    command -v npm >/dev/null || packages npm
 }
 
 main() {

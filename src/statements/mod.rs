@@ -15,9 +15,12 @@ pub mod people;
 pub mod plan;
 pub mod registration;
 pub mod rekey;
+pub mod settle;
 pub mod signup;
 pub mod status;
+pub mod steps;
 pub mod undo;
+pub mod verify;
 
 use crate::pg::{RowSet, Session};
 

@@ -88,7 +88,7 @@ impl<'a> Merge<'a> {
         if !settled.unsettled && plan.hands_over(None) {
             steps = steps::before(&plan, &settled.rounds)?;
             plan.again = steps.iter().flat_map(Plan::changed).collect();
-            plan.verify_ties()?;
+            plan.verify()?;
         }
         let settle::Settled { collisions, unsettled, .. } = settled;
         Ok(Merge { plan, steps, users, collisions, unsettled })

@@ -55,6 +55,8 @@ pub struct Plan<'a> {
     pub untouchable: BTreeSet<(Row, String)>,
     /// Rows that an earlier step has changed already (see [`super::steps`]).
     pub again: BTreeSet<Row>,
+    /// Foreign keys through which rows refer to others than before for the time being.
+    pub loosened: BTreeSet<usize>,
     /// Tables of which rows were changed or gave way since somebody asked.
     pub touched: BTreeSet<usize>,
     /// Rows whose keys have changed, or that gave way, and whose children must follow.
@@ -79,6 +81,7 @@ impl<'a> Plan<'a> {
             took_over: BTreeMap::new(),
             untouchable: BTreeSet::new(),
             again: BTreeSet::new(),
+            loosened: BTreeSet::new(),
             touched: BTreeSet::new(),
             open: BTreeMap::new(),
         }

@@ -49,7 +49,8 @@ fn attempt<'a>(last: &Plan<'a>, rounds: &[Round]) -> Result<Option<Vec<Plan<'a>>
         }
         plan.follow()?;
         plan.again = steps.iter().flat_map(Plan::changed).collect();
-        plan.verify()?;
+        // For the time being a row may refer to another one: it comes back with a later step.
+        plan.loosened = plan.loosened()?;
         let places: BTreeSet<usize> = plan.rows.keys().map(|(place, _)| *place).collect();
         let collide = places.into_iter().any(|place| !plan.meetings(place).is_empty());
         if collide || plan.hands_over(steps.last()) {
@@ -117,12 +118,14 @@ impl<'a> Plan<'a> {
             if leaves.is_empty() || comes.is_empty() {
                 return false;
             }
-            let referred: BTreeSet<&Row> = self.referred(number).collect();
-            let before: BTreeSet<&Row> =
-                earlier.into_iter().flat_map(|e| e.referred(number)).collect();
-            comes.retain(|(row, _)| {
-                referred.contains(row) || before.iter().any(|r| self.heir(r) == *row)
-            });
+            let plans = || [Some(self), earlier].into_iter().flatten();
+            if !plans().any(|plan| plan.loosened.contains(&number)) {
+                let referred: BTreeSet<&Row> = plans()
+                    .flat_map(|plan| plan.referred(number))
+                    .map(|row| self.heir(row))
+                    .collect();
+                comes.retain(|(row, _)| referred.contains(row));
+            }
             !comes.is_empty() && self.any_equal(key, leaves, comes.into_iter().map(|(_, is)| is))
         })
     }

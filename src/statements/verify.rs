@@ -11,15 +11,22 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 impl Plan<'_> {
-    /// Whether all that refers to a row will refer to what stays in its place. Fails where a column has to follow two
-    /// keys that do not agree, or a row that must stay as it is would have to follow.
+    /// Fails where a column has to follow two keys that do not agree, where a row that must stay as it is would have to
+    /// follow, and where a row would refer to nobody.
     pub fn verify(&self) -> Result<(), Error> {
+        match self.loosened()?.first() {
+            Some(number) => Err(self.disagree(&self.keys()[*number])),
+            None => Ok(()),
+        }
+    }
+
+    /// The same, but answers the foreign keys through which rows come to refer to another row though theirs stays.
+    pub fn loosened(&self) -> Result<BTreeSet<usize>, Error> {
         for ((child, number), parent) in &self.parents {
             let Some(row) = self.stays(*number, child) else {
                 continue;
             };
             let key = &self.keys()[*number];
-            let label = || self.mover.references.tables[child.0].label.clone();
             let heir = self.heir(parent);
             let generated = key.columns.iter().zip(&key.keys).zip(&key.generated);
             let disagrees = self
@@ -30,22 +37,28 @@ impl Plan<'_> {
                     .filter(|(_, is_generated)| **is_generated)
                     .any(|((column, k), _)| self.after(row, column) != self.after(heir, k));
             if disagrees {
-                return Err(Error::KeysDisagree {
-                    table: label(),
-                    columns: key.columns.iter().map(|c| unquoted(c)).collect(),
-                });
+                return Err(self.disagree(key));
             }
             let mut fields = key.columns.iter().map(|c| (row.clone(), c.clone()));
             if fields.any(|field| self.untouchable.contains(&field)) {
-                return Err(Error::Adopted { table: label() });
+                let table = self.mover.references.tables[child.0].label.clone();
+                return Err(Error::Adopted { table });
             }
         }
         self.verify_ties()
     }
 
+    fn disagree(&self, key: &ForeignKey) -> Error {
+        Error::KeysDisagree {
+            table: self.mover.references.tables[key.child].label.clone(),
+            columns: key.columns.iter().map(|c| unquoted(c)).collect(),
+        }
+    }
+
     /// Fails where a row would come to refer to nobody: by a key that it shares columns with, or because it does now and
     /// the foreign key is NOT VALID.
-    pub fn verify_ties(&self) -> Result<(), Error> {
+    fn verify_ties(&self) -> Result<BTreeSet<usize>, Error> {
+        let mut loosened = BTreeSet::new();
         for (number, key) in self.keys().iter().enumerate() {
             let mut wanted: Vec<Vec<Text>> = Vec::new();
             let mut had: Vec<Vec<Text>> = Vec::new();
@@ -78,10 +91,7 @@ impl Plan<'_> {
             }
             // What it refers to stays where it is: it cannot go on referring to it.
             if !had.is_empty() && (key.validated || self.count_parents(key, &had) > 0) {
-                return Err(Error::KeysDisagree {
-                    table: self.mover.references.tables[key.child].label.clone(),
-                    columns: key.columns.iter().map(|c| unquoted(c)).collect(),
-                });
+                loosened.insert(number);
             }
             wanted.retain(|values| {
                 !self.rows.keys().any(|row| {
@@ -95,7 +105,7 @@ impl Plan<'_> {
                 return Err(self.orphans(key, missing));
             }
         }
-        Ok(())
+        Ok(loosened)
     }
 
     fn orphans(&self, key: &ForeignKey, rows: usize) -> Error {

@@ -8,6 +8,7 @@ pub mod candidates;
 pub mod changes;
 pub mod collisions;
 pub mod facts;
+pub mod followers;
 pub mod health;
 pub mod mapping;
 pub mod merge;

@@ -140,6 +140,14 @@ class Cascade:
             for key in self.world.keys
         )
 
+    def disagrees(self):
+        """Whether a row that follows one key would leave, by another, a row that stays where it is."""
+        return any(
+            not self.is_disturbed(key, parent) and any(self.new(row)[c] != self.old(row)[c] for c in key.columns)
+            for row in self.moved()
+            for key, parent in self.parents(row)
+        )
+
     def dangles(self, key, row):
         values = [row[c] for c in key.columns]
         if None in values:

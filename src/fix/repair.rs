@@ -68,6 +68,12 @@ impl Outcome {
         self
     }
 
+    /// When the user's turn came, there was nothing left to do.
+    pub fn overtaken(candidate: &Candidate) -> Self {
+        let details = json!({ "reason": "somebody else has dealt with it meanwhile" });
+        Outcome { details, ..Outcome::of(candidate, Action::None, "unchanged") }
+    }
+
     /// Nothing was changed: the row is what it was.
     pub fn failed(candidate: &Candidate, action: Action, failure: Box<Failure>) -> Self {
         let is_conflict = matches!(failure.sqlstate.as_str(), "23505" | "23P01");
@@ -190,15 +196,23 @@ impl Repair {
         });
         match done {
             Ok(Some(outcome)) => Ok(outcome),
-            Ok(None) => {
-                let mut row = Outcome::of(candidate, Action::None, "unchanged");
-                row.details = json!({ "reason": "somebody else has dealt with it meanwhile" });
-                Ok(row)
-            }
+            Ok(None) => Ok(Outcome::overtaken(candidate)),
             Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
                 Err(failure.into())
             }
+            // There was no row to lock: somebody may have made one.
+            Err(_) if action == Action::Create && self.is_overtaken(candidate)? => {
+                Ok(Outcome::overtaken(candidate))
+            }
             Err(failure) => self.explain(candidate, action, failure),
+        }
+    }
+
+    fn is_overtaken(&self, candidate: &Candidate) -> Result<bool, Error> {
+        let id = candidate.auth()?;
+        match subtransaction(|| Ok(self.target.is_missing(id))) {
+            Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+            looked => Ok(looked.is_ok_and(|is_missing| !is_missing)),
         }
     }
 

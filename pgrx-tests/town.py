@@ -41,7 +41,7 @@ CHILDREN = {
     "orders": ("user_id", "u.id"),
     "items": ("user_id", "u.id"),
     "teams": ("user_id", "u.id"),
-    "members": ("team, user_id", "trunc(random() * 1000)::int, u.id"),
+    "members": ("team, user_id", "4 + trunc(random() * 1e9)::int, u.id"),
     "visits": ("user_id", "u.id::text"),
 }
 

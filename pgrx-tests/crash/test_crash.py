@@ -53,11 +53,11 @@ def test_crash(server, seed):
     crash = [kill_a_backend, stop_at_once, kill_all][seed % 3]
     before = server.database(template="town")
     crowd = Crowd(before, seed, KINDS).start()
-    time.sleep(rng.uniform(0.1, 2))
+    time.sleep(rng.uniform(0.1, 1.5))
     crash(server, crowd, rng)
-    crowd.stop()
     if crash is not kill_a_backend:
         server.start()
+    crowd.stop()
     support.wait_until(server.is_up, "the server has recovered")
     db = support.Database(server, before.name)
     print(f"seed {seed}, {crash.__name__}: {dict(crowd.done)}")

@@ -71,9 +71,15 @@ pub struct Moving {
 impl Moving {
     /// The condition, over an alias, that the column holds the id `$1`.
     pub fn holds(&self, alias: &str) -> String {
+        self.holds_id(alias, "$1")
+    }
+
+    /// The same for any expression of type uuid.
+    pub fn holds_id(&self, alias: &str, id: &str) -> String {
+        let column = &self.column;
         match self.form {
-            Form::Uuid => format!("{alias}.{} = $1", self.column),
-            Form::Text => format!("{alias}.{}::text IN ($1::text, upper($1::text))", self.column),
+            Form::Uuid => format!("{alias}.{column} = {id}"),
+            Form::Text => format!("{alias}.{column}::text IN ({id}::text, upper({id}::text))"),
         }
     }
 }

@@ -73,7 +73,7 @@ pub fn inverse<'a>(
 }
 
 /// Adds to `why` rows that refer to a row which would be deleted, and would not change with it: deleting it must not take
-/// along what came since.
+/// along what came since, nor leave it behind.
 pub fn note_referring(
     session: &Session,
     references: &References,
@@ -91,47 +91,7 @@ pub fn note_referring(
             continue;
         };
         for key in references.keys.iter().filter(|key| key.parent == parent) {
-            let child = &references.tables[key.child];
-            // Deleted, or given another key: either way nothing may refer to it but what changes along with it.
-            let updated = c
-                .updated
-                .iter()
-                .filter(|(columns, _)| columns.iter().any(|c| key.keys.contains(c)));
-            let leave: Vec<&Address> = c
-                .deleted
-                .iter()
-                .chain(updated.flat_map(|(_, rows)| rows.iter().map(|u| &u.address)))
-                .collect();
-            if leave.is_empty() {
-                continue;
-            }
-            let mut keys = keys_of(session, c, &leave, &key.keys);
-            // A row that is put back, or changed, may get the key that goes.
-            let mut comes: Vec<Vec<Value>> = Vec::new();
-            let names: Vec<String> = key.keys.iter().map(|k| super::rekey::unquoted(k)).collect();
-            for row in &c.inserted {
-                comes.push(names.iter().map(|name| row[name.as_str()].clone()).collect());
-            }
-            for (columns, rows) in &c.updated {
-                if !columns.iter().any(|c| key.keys.contains(c)) {
-                    continue;
-                }
-                for row in rows {
-                    for now in keys_of(session, c, &[&row.address], &key.keys) {
-                        let after = |(i, k): (usize, &String)| {
-                            let place = columns.iter().position(|c| c == k);
-                            place.map_or(now[i].clone(), |p| serde_json::json!(row.after[p]))
-                        };
-                        comes.push(key.keys.iter().enumerate().map(after).collect());
-                    }
-                }
-            }
-            keys.retain(|values| {
-                !comes.iter().any(|comes| values.as_array().is_some_and(|v| v == comes))
-            });
-            if keys.is_empty() {
-                continue;
-            }
+            let gone = keys_that_go(session, c, &key.keys);
             let mut on: Vec<String> = key
                 .columns
                 .iter()
@@ -144,27 +104,85 @@ pub fn note_referring(
                 })
                 .collect();
             on.extend(key.within("t"));
-            let sql = format!(
-                "SELECT t.tableoid, t.ctid::text FROM jsonb_array_elements($1) AS x(r) JOIN {} t ON {}",
-                child.target(),
-                on.join(" AND ")
-            );
-            let others = pg::as_role(child.owner, || {
-                let rows = session.run(&sql, &[JsonB(Value::Array(keys)).into()], Mode::Fresh);
-                (0..rows.len())
-                    .filter_map(|row| address(&rows, row, 1))
-                    .filter(|row| !leaving.contains(&(child.oid, row)))
-                    .count()
-            });
-            if others > 0 {
-                let rows = if others == 1 { "row refers" } else { "rows refer" };
-                why.push(format!(
-                    "{others} {rows} from {} to a row of {} that would not be there any more",
-                    child.label, c.of.table.label
-                ));
+            let child = &references.tables[key.child];
+            why.extend(left_behind(session, c, child, gone, &on.join(" AND "), &leaving));
+        }
+        if parent == 0 {
+            let gone = keys_that_go(session, c, &["id".to_owned()]);
+            for child in &references.tables {
+                for soft in child.moving.iter().filter(|m| m.soft && m.through.is_empty()) {
+                    let on = soft.holds_id("t", "(x.r ->> 0)::uuid");
+                    why.extend(left_behind(session, c, child, gone.clone(), &on, &leaving));
+                }
             }
         }
     }
+}
+
+/// The values of `key` that rows have now and none of them has afterwards: they are deleted, or given another key.
+fn keys_that_go(session: &Session, c: &TableChanges, key: &[String]) -> Vec<Value> {
+    let updated =
+        c.updated.iter().filter(|(columns, _)| columns.iter().any(|column| key.contains(column)));
+    let leave: Vec<&Address> = c
+        .deleted
+        .iter()
+        .chain(updated.clone().flat_map(|(_, rows)| rows.iter().map(|u| &u.address)))
+        .collect();
+    if leave.is_empty() {
+        return Vec::new();
+    }
+    // A row that is put back, or changed, may get the key that goes.
+    let mut comes: Vec<Vec<Value>> = Vec::new();
+    let names: Vec<String> = key.iter().map(|k| super::rekey::unquoted(k)).collect();
+    for row in &c.inserted {
+        comes.push(names.iter().map(|name| row[name.as_str()].clone()).collect());
+    }
+    for (columns, rows) in updated {
+        for row in rows {
+            for now in keys_of(session, c, &[&row.address], key) {
+                let after = |(i, k): (usize, &String)| {
+                    let place = columns.iter().position(|c| c == k);
+                    place.map_or(now[i].clone(), |p| serde_json::json!(row.after[p]))
+                };
+                comes.push(key.iter().enumerate().map(after).collect());
+            }
+        }
+    }
+    let mut keys = keys_of(session, c, &leave, key);
+    keys.retain(|values| !comes.iter().any(|comes| values.as_array().is_some_and(|v| v == comes)));
+    keys
+}
+
+/// What to say of the rows of `child` that refer, under the condition `on`, to one of the keys `gone` and do not change.
+fn left_behind(
+    session: &Session,
+    c: &TableChanges,
+    child: &Table,
+    gone: Vec<Value>,
+    on: &str,
+    leaving: &HashSet<(Oid, &Address)>,
+) -> Option<String> {
+    if gone.is_empty() {
+        return None;
+    }
+    let sql = format!(
+        "SELECT t.tableoid, t.ctid::text FROM jsonb_array_elements($1) AS x(r) JOIN {} t ON {on}",
+        child.target(),
+    );
+    let others = pg::as_role(child.owner, || {
+        let rows = session.run(&sql, &[JsonB(Value::Array(gone)).into()], Mode::Fresh);
+        (0..rows.len())
+            .filter_map(|row| address(&rows, row, 1))
+            .filter(|row| !leaving.contains(&(child.oid, row)))
+            .count()
+    });
+    let rows = if others == 1 { "row refers" } else { "rows refer" };
+    (others > 0).then(|| {
+        format!(
+            "{others} {rows} from {} to a row of {} that would not be there any more",
+            child.label, c.of.table.label
+        )
+    })
 }
 
 /// The values of some columns of rows.

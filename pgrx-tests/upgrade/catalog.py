@@ -22,7 +22,10 @@ QUESTIONS = {
         SELECT c.config::regclass, c.condition
           FROM pg_extension e CROSS JOIN LATERAL unnest(e.extconfig, e.extcondition) c(config, condition)
          WHERE e.extname = 'onagui_sync'""",
-    "schema": f"SELECT nspname, nspowner::regrole, {acl('nspacl')}, obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'onagui'",
+    "schema": f"""
+        SELECT nspname, nspowner::regrole, {acl('nspacl')}, obj_description(oid, 'pg_namespace'),
+               ARRAY(SELECT initprivs::text FROM pg_init_privs WHERE objoid = n.oid AND classoid = 'pg_namespace'::regclass)
+          FROM pg_namespace n WHERE nspname = 'onagui'""",
     "default privileges": f"SELECT defaclrole::regrole, defaclnamespace::regnamespace, defaclobjtype, {acl('defaclacl')} FROM pg_default_acl",
     "members": f"SELECT pg_describe_object(m.classid, m.objid, 0) FROM ({MEMBER}) m",
     "initial privileges": f"""
@@ -46,7 +49,7 @@ QUESTIONS = {
         SELECT pg_get_triggerdef(g.oid), g.tgenabled, obj_description(g.oid, 'pg_trigger'),
                ARRAY(SELECT pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid) || d.deptype::text FROM pg_depend d
                       WHERE d.classid = 'pg_trigger'::regclass AND d.objid = g.oid ORDER BY 1)
-          FROM {TABLE} JOIN pg_trigger g ON g.tgrelid = t.oid""",
+          FROM {TABLE} JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal""",
     "rules": f"SELECT pg_get_ruledef(r.oid) FROM {TABLE} JOIN pg_rewrite r ON r.ev_class = t.oid",
     "policies": f"SELECT o.polname, o.polrelid::regclass FROM {TABLE} JOIN pg_policy o ON o.polrelid = t.oid",
     "sequences": f"""

@@ -89,6 +89,12 @@ const PRIVILEGES: &str = "
                 ELSE o.short IN ('user_sync_status', 'sync_audit_log')
                      AND NOT has_table_privilege('service_role', o.oid, 'SELECT') END
      UNION ALL
+    SELECT 'service_role may not use schema onagui',
+           format('GRANT USAGE ON SCHEMA onagui TO %s;',
+                  (SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_roles
+                    WHERE rolname IN ('anon', 'authenticated', 'service_role')))
+     WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role') AND NOT has_schema_privilege('service_role', 'onagui', 'USAGE')
+     UNION ALL
     SELECT format('%s may create objects in schema onagui', g.grantee),
            format('REVOKE CREATE ON SCHEMA onagui FROM %s;',
                   CASE g.grantee WHEN 'PUBLIC' THEN 'PUBLIC' ELSE quote_ident(g.grantee) END)

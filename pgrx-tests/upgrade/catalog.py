@@ -27,7 +27,8 @@ QUESTIONS = {
                ARRAY(SELECT initprivs::text FROM pg_init_privs WHERE objoid = n.oid AND classoid = 'pg_namespace'::regclass)
           FROM pg_namespace n WHERE nspname = 'onagui'""",
     "default privileges": f"SELECT defaclrole::regrole, defaclnamespace::regnamespace, defaclobjtype, {acl('defaclacl')} FROM pg_default_acl",
-    "members": f"SELECT pg_describe_object(m.classid, m.objid, 0) FROM ({MEMBER}) m",
+    # Row types go with their tables, whether or not they are members of their own.
+    "members": f"SELECT pg_describe_object(m.classid, m.objid, 0) FROM ({MEMBER}) m WHERE m.classid <> 'pg_type'::regclass",
     "initial privileges": f"""
         SELECT pg_describe_object(i.classoid, i.objoid, i.objsubid), i.privtype, {acl('i.initprivs')}
           FROM pg_init_privs i JOIN ({MEMBER}) m ON m.classid = i.classoid AND m.objid = i.objoid""",

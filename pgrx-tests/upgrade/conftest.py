@@ -1,23 +1,13 @@
 """Databases in which a released version is installed, though the library is the present one."""
 
-from pathlib import Path
-
 import pytest
 
-from versions import RELEASED
+from versions import publish
 
 
 @pytest.fixture(scope="session")
 def released(server):
-    """Puts the frozen scripts where CREATE EXTENSION … VERSION finds them."""
-    folder = Path(server.program("pg_config", "--sharedir").stdout.strip()) / "extension"
-    for script in RELEASED.iterdir():
-        there = folder / script.name
-        # Another worker may be reading it.
-        if not there.exists() or there.read_bytes() != script.read_bytes():
-            scratch = folder / f".{script.name}.{server.folder.name}"
-            scratch.write_bytes(script.read_bytes())
-            scratch.rename(there)
+    publish(server)
     return server
 
 

@@ -1,5 +1,7 @@
 """A database that has been used for a while, and what has to hold of it wherever it is moved to."""
 
+import json
+
 from repairs import ADMIN, app_user, content, duplicate, fix_one, mismatched, statuses, undo
 
 #: What the application and Auth know, and what the extension has been told, remembers and has recorded.
@@ -65,6 +67,18 @@ def is_all_there(db, lived):
         with db.connect("authenticator").acting_as(role) as api:
             api.execute("SELECT onagui.sync_ping()")
     assert db.one("SELECT count(*) FROM onagui.user_sync_status", role=ADMIN) == sum(lived["statuses"].values())
+
+
+def installer_may(db):
+    """postgres, who was the installer before the move: configures, operates, registers anybody, and sees it all."""
+    with db.session("postgres").transaction(force_rollback=True):
+        ann = db.one("SELECT id FROM auth.users WHERE email = 'ann@example.com'")
+        body = json.dumps({"userId": str(ann), "email": "ann@example.com", "username": "anna"})
+        assert db.one("SELECT onagui.sync_user_registration(%s) -> 'data' ->> 'action'", [body]) == "updated"
+        assert db.one("SELECT onagui.disable_sync()").startswith("OK") and db.one("SELECT onagui.enable_sync()").startswith("OK")
+        db.sql("INSERT INTO onagui.sync_column VALUES ('full_name', 'user_meta', 'nick')")
+        assert db.one("SELECT onagui.unregister_reference('files', 'owner')").endswith("fixes leave it alone")
+        assert db.sql("SELECT * FROM onagui.fix_user_ids()") and db.sql("SELECT * FROM onagui.sync_audit_log")
 
 
 def goes_on(db, lived):

@@ -4,7 +4,7 @@ import pytest
 
 import support
 from catalog import catalog, differences
-from lived import goes_on, is_all_there, live_in
+from lived import goes_on, installer_may, is_all_there, live_in
 from readme import block, shell
 from repairs import ADMIN
 
@@ -64,16 +64,18 @@ def test_whole_as_the_readme_says(move):
     assert 'schema "onagui" already exists' in done.stderr and "errors ignored on restore: 1" in done.stderr
     assert differences(catalog(move.copy), catalog(move.app)) == {}
     is_all_there(move.copy, lived)
+    installer_may(move.copy)
     goes_on(move.copy, lived)
 
 
 def test_the_installers_rights_after_a_superusers_restore(move):
+    live_in(move.app)
     move.create()
     move.run("pg_dump -f dump app; psql -qXv ON_ERROR_STOP=1 -f dump app_copy")
-    # app_users is the installer's own, and not among what the extension has.
     move.copy.sql(block("What the installer may do"), role=ADMIN)
     odd = differences(catalog(move.copy), catalog(move.app))
     assert set(odd) == {"extension", "initial privileges"}, odd
+    installer_may(move.copy)
 
 
 def test_what_was_granted_and_revoked_is_kept(move):

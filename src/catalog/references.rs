@@ -69,11 +69,13 @@ pub struct Moving {
 }
 
 impl Moving {
-    /// The condition, over an alias, that the column holds the id `$1`.
-    pub fn holds(&self, alias: &str) -> String {
+    /// The condition, over an alias, that the column holds the id `id`, an expression.
+    pub fn holds(&self, alias: &str, id: &str) -> String {
         match self.form {
-            Form::Uuid => format!("{alias}.{} = $1", self.column),
-            Form::Text => format!("{alias}.{}::text IN ($1::text, upper($1::text))", self.column),
+            Form::Uuid => format!("{alias}.{} = {id}", self.column),
+            Form::Text => {
+                format!("{alias}.{}::text IN ({id}::text, upper({id}::text))", self.column)
+            }
         }
     }
 }
@@ -198,8 +200,36 @@ const SOFT: &str = "
       JOIN pg_type t ON t.oid = a.atttypid
      ORDER BY 1, 2";
 
+/// A registered soft reference, as the catalog has it now.
+#[derive(PartialEq)]
+pub struct Soft {
+    table: Oid,
+    /// Quoted.
+    column: String,
+    form: Form,
+    generated: bool,
+}
+
+impl Soft {
+    /// What is registered, as far as it is there.
+    pub fn read(session: &Session, mode: Mode) -> Vec<Self> {
+        let rows = session.run_kept(SOFT, &[], mode);
+        (0..rows.len())
+            .filter_map(|row| {
+                let is_text = rows.get::<bool>(row, 3)?;
+                Some(Soft {
+                    table: rows.get(row, 1)?,
+                    column: rows.get(row, 2)?,
+                    form: if is_text { Form::Text } else { Form::Uuid },
+                    generated: rows.get(row, 4)?,
+                })
+            })
+            .collect()
+    }
+}
+
 impl References {
-    pub fn read(session: &Session, app: &App, mode: Mode) -> Result<Self, Error> {
+    pub fn read(session: &Session, app: &App, soft: &[Soft], mode: Mode) -> Result<Self, Error> {
         let raw = read_keys(session, mode);
         let mut found = References {
             tables: Vec::new(),
@@ -219,21 +249,13 @@ impl References {
             generated: false,
             soft: false,
         });
-        let soft = session.run(SOFT, &[], mode);
         let mut open = vec![(root, "id".to_owned())];
-        for row in 0..soft.len() {
-            let (Some(table), Some(column)) = (soft.get::<Oid>(row, 1), soft.get::<String>(row, 2))
-            else {
+        for soft in soft {
+            let Some(place) = found.place(session, &mut places, soft.table, mode) else {
                 continue;
             };
-            let Some(place) = found.place(session, &mut places, table, mode) else {
-                continue;
-            };
-            let is_text = soft.get::<bool>(row, 3).unwrap_or_default();
-            let form = if is_text { Form::Text } else { Form::Uuid };
-            let generated = soft.get(row, 4).unwrap_or_default();
-            if found.add(place, &column, form, None, generated) {
-                open.push((place, column));
+            if found.add(place, &soft.column, soft.form, None, soft.generated) {
+                open.push((place, soft.column.clone()));
             }
         }
         // Every foreign key that is reached is taken once; each of its columns that holds an id is followed further.
@@ -443,10 +465,10 @@ impl References {
         self.tables.iter().any(unclear) || self.keys.iter().any(computed)
     }
 
-    /// The condition, over the alias `t`, under which the column refers to the user with the id `$1`. It only holds
-    /// where changes need not be planned row by row ([`Self::by_rows`]).
-    pub fn condition(&self, moving: &Moving) -> String {
-        let holds = moving.holds("t");
+    /// The condition, over the alias `t`, under which the column refers to the user with the id `id`, an expression. It
+    /// only holds where changes need not be planned row by row ([`Self::by_rows`]).
+    pub fn condition(&self, moving: &Moving, id: &str) -> String {
+        let holds = moving.holds("t", id);
         if moving.always {
             return holds;
         }

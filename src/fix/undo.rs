@@ -187,7 +187,7 @@ fn in_use(repair: &Repair, session: &Session, id: Uuid, by: Option<Uuid>) -> Opt
     if !repair.mover.lock(session, &[id]).is_empty() {
         return Some(format!("another app user has the id {id} now"));
     }
-    let auth = pg::as_role(repair.target.auth.owner, || {
+    let auth = pg::as_role(repair.target().auth.owner, || {
         session
             .run(
                 "SELECT EXISTS (SELECT FROM ONLY auth.users WHERE id = $1)",
@@ -216,7 +216,7 @@ fn take_back_changes(
             why.extend(in_use(repair, session, id, logged.auth_user_id));
         }
     }
-    let tables = undo::resolve(session, repair.target.house, &done, &mut why);
+    let tables = undo::resolve(session, repair.target().house, &done, &mut why);
     if tables.len() != done.len() {
         return Err(Error::CannotUndo { audit_id, why });
     }

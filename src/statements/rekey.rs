@@ -6,31 +6,45 @@
 use super::changes::address;
 use super::collisions;
 use super::plan::Row;
-use crate::catalog::references::{Form, Moving, References, Table};
+use crate::catalog::references::{Form, Moving, References, Soft, Table};
 use crate::catalog::shape::Shape;
 use crate::catalog::{App, House};
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Plan, QueryLevel, Session};
+use crate::pg::{self, Kept, Mode, Plan, QueryLevel, Session, connect};
 use pgrx::Uuid;
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{Oid, UUIDARRAYOID};
 use serde_json::{Value, json};
 use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 
-/// What refers to the users, and the statements that move it. Made anew for each call, kept for all its users.
+/// What refers to the users, and the statements that move it.
 pub struct Mover {
     pub house: House,
     pub app_owner: Oid,
     pub references: References,
+    soft: Vec<Soft>,
     statements: Vec<Statements>,
     locker: OnceCell<Plan>,
 }
+
+thread_local! {
+    static MOVER: Kept<Mover> = const { Kept::new() };
+}
+
+/// With more tables than this, a backend does not keep what it knows of them, and the plans, from call to call.
+const KEPT_TABLES: usize = 100;
 
 /// The statements for one table; `$1` is the id it is now, `$2` the id it becomes.
 struct Statements {
     count: String,
     update: Option<String>,
+    /// The same for many users at once, `$1` and `$2` being arrays; answers the old id for each row. There is none where
+    /// one row may refer to several users.
+    update_many: Option<String>,
     counter: OnceCell<Plan>,
     updater: OnceCell<Plan>,
+    updater_many: OnceCell<Plan>,
     shape: OnceCell<Shape>,
 }
 
@@ -97,18 +111,39 @@ fn ids(count: usize) -> Vec<Oid> {
 }
 
 impl Mover {
-    pub fn read(session: &Session, house: House, app: &App, mode: Mode) -> Result<Self, Error> {
-        let references = References::read(session, app, mode)?;
+    /// What refers to the users now.
+    pub fn get(house: House, app: &App) -> Result<Rc<Self>, Error> {
+        pg::as_role(house.owner, || {
+            connect(|session| {
+                let version = pg::catalog_version();
+                let soft = Soft::read(session, Mode::Fresh);
+                let fits = |mover: &Mover| {
+                    mover.house.owner == house.owner
+                        && mover.references.tables[0].oid == app.table
+                        && mover.soft == soft
+                };
+                let few = |mover: &Mover| mover.references.tables.len() <= KEPT_TABLES;
+                let learn = || Self::read(session, house, app, Soft::read(session, Mode::Fresh));
+                MOVER.with(|kept| kept.get(version, fits, few, learn))
+            })
+        })
+    }
+
+    fn read(session: &Session, house: House, app: &App, soft: Vec<Soft>) -> Result<Self, Error> {
+        let references = References::read(session, app, &soft, Mode::Fresh)?;
         let statements = (0..references.tables.len())
             .map(|place| Statements {
                 count: count_sql(&references, place),
                 update: update_sql(&references, place),
+                update_many: update_many_sql(&references, place),
                 counter: OnceCell::new(),
                 updater: OnceCell::new(),
+                updater_many: OnceCell::new(),
                 shape: OnceCell::new(),
             })
             .collect();
-        Ok(Mover { house, app_owner: app.owner, references, statements, locker: OnceCell::new() })
+        let locker = OnceCell::new();
+        Ok(Mover { house, app_owner: app.owner, references, soft, statements, locker })
     }
 
     /// The places of the tables that hold ids.
@@ -168,11 +203,11 @@ impl Mover {
             let source = format!(
                 "FROM {} t WHERE {}",
                 table.target(),
-                any_condition(&self.references, place)
+                any_condition(&self.references, place, "$1")
             );
             let moved = collisions::moved(shape, &source, |column| {
                 let moving = table.moving.iter().find(|m| m.column == column.quoted)?;
-                Some(new_value(&self.references, place, moving))
+                Some(new_value(&self.references, place, moving, ("$1", "$2")))
             });
             for unique in shape.touched_by(&changed) {
                 let sql = format!(
@@ -204,29 +239,114 @@ impl Mover {
             self.references.tables[0].target()
         );
         pg::as_role(self.app_owner, || {
-            let uuids = [Oid::from(pgrx::pg_sys::BuiltinOid::UUIDARRAYOID)];
-            let plan = self.locker.get_or_init(|| session.prepare(&sql, &uuids));
+            let prepare = || session.prepare_generic(&sql, &[UUIDARRAYOID]);
+            let plan = self.locker.get_or_init(prepare);
             session.execute(plan, &[users.to_vec().into()], Mode::Fresh).column()
         })
     }
 
     /// Moves the user `from` and all that refers to it to the id `to`. The user's row must be locked.
-    pub fn rekey(&self, session: &Session, from: Uuid, to: Uuid) -> Vec<Referring> {
+    pub fn rekey(&self, session: &Session, from: Uuid, to: Uuid) -> Result<Vec<Referring>, Error> {
         let mut moved = Vec::new();
-        as_one_statement(&self.owners(), &self.references.deferrable, session, |owner| {
-            for place in self.moving().filter(|p| self.references.tables[*p].owner == owner) {
-                let statements = &self.statements[place];
-                let Some(sql) = &statements.update else {
-                    continue;
-                };
-                let plan = statements.updater.get_or_init(|| session.prepare(sql, &ids(2)));
-                let args: [Arg; 2] = [from.into(), to.into()];
-                let rows = session.execute(plan, &args, Mode::Queued).touched();
-                let own = u64::from(place == 0);
-                moved.push(self.referring(place, rows.saturating_sub(own)));
+        self.update_each(session, |place| {
+            let rows = self.update_one(session, place, from, to);
+            moved.push((place, rows));
+        });
+        self.written(&moved, 1)?;
+        Ok(moved.into_iter().map(|(place, rows)| self.referring_to_one(place, rows)).collect())
+    }
+
+    /// The same for each of `users`, pairs of the id that is and the id that becomes.
+    pub fn rekey_all(
+        &self,
+        session: &Session,
+        users: &[(Uuid, Uuid)],
+    ) -> Result<Vec<Vec<Referring>>, Error> {
+        let (from, to): (Vec<Uuid>, Vec<Uuid>) = users.iter().copied().unzip();
+        let places: HashMap<Uuid, usize> = from.iter().copied().zip(0..).collect();
+        let mut moved = Vec::new();
+        let mut by_user: Vec<Vec<Referring>> = users.iter().map(|_| Vec::new()).collect();
+        self.update_each(session, |place| {
+            let mut rows = vec![0; users.len()];
+            let statements = &self.statements[place];
+            match &statements.update_many {
+                Some(sql) => {
+                    // By index, where there is one: for short arrays the planner takes it, while for many ids it would
+                    // read the whole table for each batch.
+                    let prepare = || session.prepare_generic(sql, &[UUIDARRAYOID; 2]);
+                    let plan = statements.updater_many.get_or_init(prepare);
+                    let args = [from.clone().into(), to.clone().into()];
+                    for id in session.execute(plan, &args, Mode::Queued).column::<Uuid>() {
+                        rows[places[&id]] += 1;
+                    }
+                }
+                None => {
+                    for (rows, (from, to)) in rows.iter_mut().zip(users) {
+                        *rows = self.update_one(session, place, *from, *to);
+                    }
+                }
+            }
+            moved.push((place, rows.iter().sum()));
+            for (of_user, rows) in by_user.iter_mut().zip(rows).filter(|(_, rows)| *rows > 0) {
+                of_user.push(self.referring_to_one(place, rows));
             }
         });
-        moved
+        self.written(&moved, users.len() as u64)?;
+        Ok(by_user)
+    }
+
+    /// Whether there is a way to move many users at once.
+    pub fn moves_many(&self) -> bool {
+        !self.references.by_rows
+    }
+
+    /// Calls `update` for each table whose rows change, as its owner, to the constraints as one statement.
+    fn update_each(&self, session: &Session, mut update: impl FnMut(usize)) {
+        as_one_statement(&self.owners(), &self.references.deferrable, session, |owner| {
+            let of_owner = |place: &usize| {
+                self.references.tables[*place].owner == owner
+                    && self.statements[*place].update.is_some()
+            };
+            self.moving().filter(of_owner).for_each(&mut update);
+        });
+    }
+
+    fn update_one(&self, session: &Session, place: usize, from: Uuid, to: Uuid) -> u64 {
+        let statements = &self.statements[place];
+        let Some(sql) = &statements.update else {
+            return 0;
+        };
+        let plan = statements.updater.get_or_init(|| session.prepare(sql, &ids(2)));
+        session.execute(plan, &[from.into(), to.into()], Mode::Queued).touched()
+    }
+
+    /// What was moved with one user, of the rows that changed in a table: the user's own is not counted.
+    fn referring_to_one(&self, place: usize, rows: u64) -> Referring {
+        self.referring(place, rows.saturating_sub(u64::from(place == 0)))
+    }
+
+    /// Fails where a trigger of the application has kept users' own rows from being changed.
+    fn written(&self, moved: &[(usize, u64)], users: u64) -> Result<(), Error> {
+        let own = moved.iter().find(|(place, _)| *place == 0).map_or(0, |(_, rows)| *rows);
+        if own < users {
+            return Err(Error::HeldBack { table: self.references.tables[0].label.clone() });
+        }
+        Ok(())
+    }
+
+    /// Whether some row holds one of `ids` without any need to ([`Self::held`]).
+    pub fn holds_any(&self, session: &Session, ids: &[Uuid]) -> bool {
+        self.loose().any(|(place, moving)| {
+            let table = &self.references.tables[place];
+            let sql = format!(
+                "SELECT EXISTS (SELECT FROM unnest($1::uuid[]) AS m(id) JOIN {} t ON {})",
+                table.target(),
+                moving.holds("t", "m.id")
+            );
+            let args = [ids.to_vec().into()];
+            let held = pg::as_role(table.owner, || session.run(&sql, &args, Mode::Fresh).one());
+            held.unwrap_or(true)
+        })
     }
 
     /// Rows that hold an id in a column where no foreign key keeps them from it, whoever has that id: locked unless this
@@ -242,7 +362,7 @@ impl Mover {
                 shape.key_image(),
                 shape.image(),
                 table.target(),
-                moving.holds("t")
+                moving.holds("t", "$1")
             );
             pg::with_stable_text(|| {
                 pg::as_role(table.owner, || {
@@ -380,7 +500,7 @@ fn by_owner(
     };
     let names: Vec<String> = deferrable.iter().map(|(name, _)| name.clone()).collect();
     let rows = pg::as_role(*first, || {
-        session.run(BY_OWNER, &[names.into(), owners.to_vec().into()], Mode::Fresh)
+        session.run_kept(BY_OWNER, &[names.into(), owners.to_vec().into()], Mode::Fresh)
     });
     (0..rows.len())
         .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?, rows.get(row, 3)?)))
@@ -414,28 +534,36 @@ pub fn unquoted(name: &str) -> String {
     }
 }
 
-fn any_condition(references: &References, place: usize) -> String {
+/// The condition that some column of the table holds the id `id`.
+fn any_condition(references: &References, place: usize, id: &str) -> String {
     let all: Vec<String> = references.tables[place]
         .moving
         .iter()
-        .map(|m| format!("({})", references.condition(m)))
+        .map(|m| format!("({})", references.condition(m, id)))
         .collect();
     all.join(" OR ")
 }
 
-/// What a moving column becomes, in any of the rows that one of the table's moving columns selects.
-fn new_value(references: &References, place: usize, moving: &Moving) -> String {
-    let new = match moving.form {
-        Form::Uuid => "$2".to_owned(),
+/// What a moving column becomes, in any of the rows that one of the table's moving columns selects, where the id `old`
+/// becomes `new`.
+fn new_value(
+    references: &References,
+    place: usize,
+    moving: &Moving,
+    (old, new): (&str, &str),
+) -> String {
+    let value = match moving.form {
+        Form::Uuid => new.to_owned(),
         Form::Text => format!(
-            "CASE WHEN t.{}::text = $1::text THEN $2::text ELSE upper($2::text) END",
+            "CASE WHEN t.{}::text = {old}::text THEN {new}::text ELSE upper({new}::text) END",
             moving.column
         ),
     };
     if references.tables[place].moving.len() == 1 {
-        return new;
+        return value;
     }
-    format!("CASE WHEN {} THEN {new} ELSE t.{} END", references.condition(moving), moving.column)
+    let condition = references.condition(moving, old);
+    format!("CASE WHEN {condition} THEN {value} ELSE t.{} END", moving.column)
 }
 
 fn count_sql(references: &References, place: usize) -> String {
@@ -443,7 +571,7 @@ fn count_sql(references: &References, place: usize) -> String {
     let mut conditions: Vec<String> = Vec::new();
     for moving in &table.moving {
         if place > 0 || moving.column != "id" {
-            conditions.push(format!("({})", references.condition(moving)));
+            conditions.push(format!("({})", references.condition(moving, "$1")));
         }
     }
     let others = if place == 0 { " AND t.id <> $1" } else { "" };
@@ -454,21 +582,29 @@ fn count_sql(references: &References, place: usize) -> String {
     )
 }
 
-fn update_sql(references: &References, place: usize) -> Option<String> {
+/// `UPDATE … SET`, without a condition; None where there is nothing to write.
+fn update_head(references: &References, place: usize, ids: (&str, &str)) -> Option<String> {
     let table = &references.tables[place];
-    let sets: Vec<String> = table
-        .moving
-        .iter()
-        .filter(|m| !m.generated)
-        .map(|m| format!("{} = {}", m.column, new_value(references, place, m)))
+    let written = table.moving.iter().filter(|m| !m.generated);
+    let sets: Vec<String> = written
+        .map(|m| format!("{} = {}", m.column, new_value(references, place, m, ids)))
         .collect();
-    if sets.is_empty() {
+    let head = || format!("UPDATE {} t SET {}", table.target(), sets.join(", "));
+    (!sets.is_empty()).then(head)
+}
+
+fn update_sql(references: &References, place: usize) -> Option<String> {
+    let head = update_head(references, place, ("$1", "$2"))?;
+    Some(format!("{head} WHERE {}", any_condition(references, place, "$1")))
+}
+
+fn update_many_sql(references: &References, place: usize) -> Option<String> {
+    if references.tables[place].moving.len() > 1 {
         return None;
     }
+    let head = update_head(references, place, ("m.old", "m.new"))?;
     Some(format!(
-        "UPDATE {} t SET {} WHERE {}",
-        table.target(),
-        sets.join(", "),
-        any_condition(references, place)
+        "{head} FROM unnest($1::uuid[], $2::uuid[]) AS m(old, new) WHERE {} RETURNING m.old",
+        any_condition(references, place, "m.old")
     ))
 }

@@ -473,8 +473,8 @@ impl From<Error> for Failure {
             Error::NotYoursToMove { table, column } => (
                 "42501",
                 format!("permission denied for {column} of {table}"),
-                "Fixes change what is registered; only who may UPDATE the column can register it.".into(),
-                format!("Let the owner of {table} GRANT UPDATE ({column}) on it to you, or register it."),
+                "Fixes change what is registered; only who may UPDATE the column can register it, or take that back.".into(),
+                format!("Let the owner of {table} GRANT UPDATE ({column}) on it to you, or do it."),
             ),
             Error::NoToken => (
                 "42501",

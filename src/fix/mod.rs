@@ -9,7 +9,9 @@ mod undo;
 
 pub use batch::fix_all_user_ids;
 pub use link::Linker;
-pub use registry::{prune_audit, register_reference};
+pub use registry::{
+    prune_audit, register_reference, unregister_reference, unregister_reference_by_name,
+};
 pub use undo::undo_fix;
 
 use crate::catalog::House;

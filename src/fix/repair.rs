@@ -389,7 +389,7 @@ impl Repair {
         if !merge.collisions.is_empty() {
             row.details["conflicts"] = Collision::to_json(&merge.collisions);
         }
-        row.undo = json!(merge.carry_out(from, to)?);
+        row.undo = merge.carry_out()?.iter().map(|done| json!({ "changes": done })).collect();
         Ok(row)
     }
 

@@ -8,7 +8,7 @@ use crate::statements::audit::{self, Entry};
 use crate::statements::changes::{self, Done};
 use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::Referring;
-use crate::statements::undo;
+use crate::statements::{followers, undo};
 use pgrx::{JsonB, Uuid};
 use serde_json::{Value, json};
 
@@ -220,9 +220,8 @@ fn take_back_changes(
     if tables.len() != done.len() {
         return Err(Error::CannotUndo { audit_id, why });
     }
-    let inverse = undo::inverse(session, &done, &tables, &mut why);
-    let references = &repair.mover.references;
-    undo::note_referring(session, references, &inverse, &mut why);
+    let mut inverse = undo::inverse(session, &done, &tables, &mut why);
+    undone.rows += followers::follow(session, &repair.mover, &mut inverse, &mut why) as u64;
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }

@@ -211,7 +211,8 @@ impl Mover {
             });
             for unique in shape.touched_by(&changed) {
                 let sql = format!(
-                    "SELECT count(DISTINCT ROW(p.a, p.b)) FROM ({}) AS p(a, b, c, d, e)",
+                    "SELECT count(DISTINCT ROW(x.at, x.row)) FROM ({}) AS p(a, b, c, d, is_both)
+                      CROSS JOIN LATERAL (SELECT p.a, p.b UNION ALL SELECT p.c, p.d WHERE p.is_both) AS x(at, row)",
                     collisions::pairs(table, unique, &moved, "false")
                 );
                 let rows = pg::as_role(table.owner, || {

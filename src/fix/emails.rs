@@ -133,6 +133,9 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
     repair.mover.lock(session, &ids);
     for candidate in users {
         if !repair.finder.still_is(session, candidate) {
+            if let [alone] = users {
+                return Ok(vec![Outcome::overtaken(alone)]);
+            }
             let table = repair.mover.references.tables[0].label.clone();
             return Err(Error::ChangedMeanwhile { table });
         }

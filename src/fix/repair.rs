@@ -68,6 +68,12 @@ impl Outcome {
         self
     }
 
+    /// When the user's turn came, there was nothing left to do.
+    pub fn overtaken(candidate: &Candidate) -> Self {
+        let details = json!({ "reason": "somebody else has dealt with it meanwhile" });
+        Outcome { details, ..Outcome::of(candidate, Action::None, "unchanged") }
+    }
+
     /// Nothing was changed: the row is what it was.
     pub fn failed(candidate: &Candidate, action: Action, failure: Box<Failure>) -> Self {
         let is_conflict = matches!(failure.sqlstate.as_str(), "23505" | "23P01");
@@ -197,16 +203,10 @@ impl Repair {
         let outcomes = todo.iter().zip(still).zip(pairs).map(|((candidate, still), (from, to))| {
             match still.then(|| moved.next()).flatten() {
                 Some(moved) => Self::rekeyed(candidate, to, Rekeyed::plainly(from, to, moved)),
-                None => Self::left_alone(candidate),
+                None => Outcome::overtaken(candidate),
             }
         });
         Ok(Some(outcomes.collect()))
-    }
-
-    fn left_alone(candidate: &Candidate) -> Outcome {
-        let mut row = Outcome::of(candidate, Action::None, "unchanged");
-        row.details = json!({ "reason": "somebody else has dealt with it meanwhile" });
-        row
     }
 
     fn rekeyed(candidate: &Candidate, to: Uuid, done: Rekeyed) -> Outcome {
@@ -273,11 +273,23 @@ impl Repair {
         });
         match done {
             Ok(Some(outcome)) => Ok(outcome),
-            Ok(None) => Ok(Self::left_alone(candidate)),
+            Ok(None) => Ok(Outcome::overtaken(candidate)),
             Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
                 Err(failure.into())
             }
+            // There was no row to lock: somebody may have made one.
+            Err(_) if action == Action::Create && self.is_overtaken(candidate)? => {
+                Ok(Outcome::overtaken(candidate))
+            }
             Err(failure) => self.explain(candidate, action, failure),
+        }
+    }
+
+    fn is_overtaken(&self, candidate: &Candidate) -> Result<bool, Error> {
+        let id = candidate.auth()?;
+        match subtransaction(|| Ok(self.target().is_missing(id))) {
+            Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+            looked => Ok(looked.is_ok_and(|is_missing| !is_missing)),
         }
     }
 

@@ -38,10 +38,15 @@ pub unsafe fn enter(
     match guarded(fcinfo, body) {
         Ok(datum) => datum,
         Err(failure) => {
-            raise(pgrx::PgLogLevel::ERROR, *failure);
+            raise(pgrx::PgLogLevel::ERROR, unboxed(failure));
             unreachable!("an error was raised");
         }
     }
+}
+
+/// Frees the box, which would be left behind where it is alive when an error is raised.
+fn unboxed(failure: Box<Failure>) -> Failure {
+    *failure
 }
 
 #[inline(never)]

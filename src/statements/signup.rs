@@ -231,10 +231,7 @@ impl Target {
     }
 
     fn create_from(&self, session: &Session, id: Uuid) -> Result<(), Error> {
-        let new = pg::as_role(self.auth.owner, || {
-            let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
-            RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
-        });
+        let new = self.auth_user(session, id);
         if new.len() == 0 {
             return Err(Error::AuthUserGone { id: id.to_string() });
         }
@@ -253,6 +250,23 @@ impl Target {
             }
         }
         Err(failure.into())
+    }
+
+    fn auth_user(&self, session: &Session, id: Uuid) -> RowSet {
+        pg::as_role(self.auth.owner, || {
+            let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
+            RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
+        })
+    }
+
+    /// Whether the auth user `id` is there, and in `app_users` neither their row nor one with their e-mail.
+    pub fn is_missing(&self, id: Uuid) -> bool {
+        connect(|session| {
+            let arrivals = self.facts(&self.auth_user(session, id));
+            arrivals
+                .iter()
+                .any(|a| !a.facts.deleted && a.facts.own.is_none() && a.facts.namesakes.is_empty())
+        })
     }
 
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.

@@ -1,6 +1,7 @@
 //! Taking auth's e-mails over, also where users of one call hold each other's.
 
-use super::repair::{Outcome, Repair};
+use super::outcome::Outcome;
+use super::repair::Repair;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;

@@ -148,6 +148,9 @@ fn soft_left_behind(
     why
 }
 
+/// A row that is referred to, its key as it is, and as it becomes; None where the row is deleted.
+type Parent<'r> = (&'r Row, Vec<Text>, Option<Vec<Text>>);
+
 struct Child {
     address: Address,
     /// The columns of the key as they are.
@@ -179,7 +182,7 @@ fn children(
         let after = |(k, now): (&String, &Text)| fate.get(k).unwrap_or(now).clone();
         Some(key.keys.iter().zip(now).map(after).collect())
     };
-    let keys: Vec<(&Row, Vec<Text>, Option<Vec<Text>>)> = keys_of(session, mover, key, &parents)
+    let keys: Vec<Parent> = keys_of(session, mover, key, &parents)
         .into_iter()
         .map(|(number, now)| {
             let (row, fate) = parents[number];
@@ -193,7 +196,7 @@ fn children(
     stay.extend(inserted.iter().map(|row| {
         names.iter().map(|name| row[name.as_str()].as_str().map(str::to_owned)).collect()
     }));
-    let goes = |(row, now, _): &(&Row, Vec<Text>, _)| open.contains(*row) && !stay.contains(now);
+    let goes = |(row, now, _): &Parent| open.contains(*row) && !stay.contains(now);
     let keys: Vec<_> = keys.into_iter().filter(goes).collect();
     if keys.is_empty() {
         return Vec::new();

@@ -79,6 +79,9 @@ class ForeignKey:
         self.options, self.validated = options, validated
         self.acts = bool(re.search("CASCADE|RESTRICT|SET", options))
 
+    def applies(self, row):
+        return True
+
     def sql(self):
         # Partitioned tables cannot have such keys.
         valid = "" if self.validated else " NOT VALID"

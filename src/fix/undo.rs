@@ -8,7 +8,7 @@ use crate::statements::audit::{self, Entry};
 use crate::statements::changes::{self, Done};
 use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::Referring;
-use crate::statements::undo;
+use crate::statements::{followers, undo};
 use pgrx::{JsonB, Uuid};
 use serde_json::{Value, json};
 
@@ -187,7 +187,7 @@ fn in_use(repair: &Repair, session: &Session, id: Uuid, by: Option<Uuid>) -> Opt
     if !repair.mover.lock(session, &[id]).is_empty() {
         return Some(format!("another app user has the id {id} now"));
     }
-    let auth = pg::as_role(repair.target.auth.owner, || {
+    let auth = pg::as_role(repair.target().auth.owner, || {
         session
             .run(
                 "SELECT EXISTS (SELECT FROM ONLY auth.users WHERE id = $1)",
@@ -216,13 +216,12 @@ fn take_back_changes(
             why.extend(in_use(repair, session, id, logged.auth_user_id));
         }
     }
-    let tables = undo::resolve(session, repair.target.house, &done, &mut why);
+    let tables = undo::resolve(session, repair.target().house, &done, &mut why);
     if tables.len() != done.len() {
         return Err(Error::CannotUndo { audit_id, why });
     }
-    let inverse = undo::inverse(session, &done, &tables, &mut why);
-    let references = &repair.mover.references;
-    undo::note_referring(session, references, &inverse, &mut why);
+    let mut inverse = undo::inverse(session, &done, &tables, &mut why);
+    undone.rows += followers::follow(session, &repair.mover, &mut inverse, &mut why) as u64;
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }

@@ -2,7 +2,7 @@
 
 use super::changes::{Address, Done, Moved, TableChanges, Update, address};
 use crate::catalog::House;
-use crate::catalog::references::{References, Table};
+use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::pg::{self, Arg, Mode, Session};
 use pgrx::JsonB;
@@ -70,128 +70,6 @@ pub fn inverse<'a>(
             changes
         })
         .collect()
-}
-
-/// Adds to `why` rows that refer to a row which would be deleted, and would not change with it: deleting it must not take
-/// along what came since.
-pub fn note_referring(
-    session: &Session,
-    references: &References,
-    changes: &[TableChanges],
-    why: &mut Vec<String>,
-) {
-    let place = |oid: Oid| references.tables.iter().position(|t| t.oid == oid);
-    let mut leaving: HashSet<(Oid, &Address)> = HashSet::new();
-    for c in changes {
-        let updated = c.updated.values().flatten().map(|u| &u.address);
-        leaving.extend(c.deleted.iter().chain(updated).map(|row| (c.of.table.oid, row)));
-    }
-    for c in changes {
-        let Some(parent) = place(c.of.table.oid) else {
-            continue;
-        };
-        for key in references.keys.iter().filter(|key| key.parent == parent) {
-            let child = &references.tables[key.child];
-            // Deleted, or given another key: either way nothing may refer to it but what changes along with it.
-            let updated = c
-                .updated
-                .iter()
-                .filter(|(columns, _)| columns.iter().any(|c| key.keys.contains(c)));
-            let leave: Vec<&Address> = c
-                .deleted
-                .iter()
-                .chain(updated.flat_map(|(_, rows)| rows.iter().map(|u| &u.address)))
-                .collect();
-            if leave.is_empty() {
-                continue;
-            }
-            let mut keys = keys_of(session, c, &leave, &key.keys);
-            // A row that is put back, or changed, may get the key that goes.
-            let mut comes: Vec<Vec<Value>> = Vec::new();
-            let names: Vec<String> = key.keys.iter().map(|k| super::rekey::unquoted(k)).collect();
-            for row in &c.inserted {
-                comes.push(names.iter().map(|name| row[name.as_str()].clone()).collect());
-            }
-            for (columns, rows) in &c.updated {
-                if !columns.iter().any(|c| key.keys.contains(c)) {
-                    continue;
-                }
-                for row in rows {
-                    for now in keys_of(session, c, &[&row.address], &key.keys) {
-                        let after = |(i, k): (usize, &String)| {
-                            let place = columns.iter().position(|c| c == k);
-                            place.map_or(now[i].clone(), |p| serde_json::json!(row.after[p]))
-                        };
-                        comes.push(key.keys.iter().enumerate().map(after).collect());
-                    }
-                }
-            }
-            keys.retain(|values| {
-                !comes.iter().any(|comes| values.as_array().is_some_and(|v| v == comes))
-            });
-            if keys.is_empty() {
-                continue;
-            }
-            let mut on: Vec<String> = key
-                .columns
-                .iter()
-                .zip(&key.keys)
-                .zip(&key.operators)
-                .enumerate()
-                .map(|(i, ((column, k), operator))| {
-                    let kind = c.of.shape.column(k).map_or("text", |c| c.kind.as_str());
-                    format!("(x.r ->> {i})::{kind} {operator} t.{column}")
-                })
-                .collect();
-            on.extend(key.within("t"));
-            let sql = format!(
-                "SELECT t.tableoid, t.ctid::text FROM jsonb_array_elements($1) AS x(r) JOIN {} t ON {}",
-                child.target(),
-                on.join(" AND ")
-            );
-            let others = pg::as_role(child.owner, || {
-                let rows = session.run(&sql, &[JsonB(Value::Array(keys)).into()], Mode::Fresh);
-                (0..rows.len())
-                    .filter_map(|row| address(&rows, row, 1))
-                    .filter(|row| !leaving.contains(&(child.oid, row)))
-                    .count()
-            });
-            if others > 0 {
-                let rows = if others == 1 { "row refers" } else { "rows refer" };
-                why.push(format!(
-                    "{others} {rows} from {} to a row of {} that would not be there any more",
-                    child.label, c.of.table.label
-                ));
-            }
-        }
-    }
-}
-
-/// The values of some columns of rows.
-fn keys_of(
-    session: &Session,
-    c: &TableChanges,
-    rows: &[&Address],
-    columns: &[String],
-) -> Vec<Value> {
-    let list: Vec<String> = columns.iter().map(|c| format!("t.{c}::text")).collect();
-    let sql = format!(
-        "SELECT jsonb_agg(to_jsonb(ARRAY[{}]::text[]))
-           FROM unnest($1::oid[], $2::text[]) AS x(at, row) JOIN {} t ON t.tableoid = x.at AND t.ctid = x.row::tid",
-        list.join(", "),
-        c.of.table.target()
-    );
-    let (at, rows): (Vec<Oid>, Vec<String>) =
-        rows.iter().map(|(at, row)| (Oid::from(*at), row.clone())).unzip();
-    pg::with_stable_text(|| {
-        pg::as_role(c.of.table.owner, || {
-            session
-                .run(&sql, &[at.into(), rows.into()], Mode::Fresh)
-                .one::<JsonB>()
-                .and_then(|found| found.0.as_array().cloned())
-                .unwrap_or_default()
-        })
-    })
 }
 
 fn take_back(session: &Session, t: &Resolved, moved: &Moved, why: &mut Vec<String>) -> Vec<Update> {

@@ -231,9 +231,12 @@ class Database:
         """Starts it in a session of its own (or in the given one) and returns at once."""
         return Background(self, connection or self.connect(role), query, params)
 
-    def drop(self):
+    def disconnect(self):
         for connection in self._opened:
             connection.close()
+
+    def drop(self):
+        self.disconnect()
         with self.server.connect() as connection:
             connection.execute(build.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(build.Identifier(self.name)))
 

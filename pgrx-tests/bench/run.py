@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from measure import Bench, say  # noqa: E402
 
-MODULES = ["signup", "fix", "status"]
+MODULES = ["signup", "load", "fix", "status"]
 RESULTS = Path(__file__).resolve().parents[2] / "target" / "bench"
 
 

@@ -1,6 +1,7 @@
 """Random schemas, random data, random repairs, against a model in plain Python (repair_model.py).
 
-SCHEMAS=10000 runs more of them; SEED=n runs the one that failed.
+SCHEMAS=10000 runs more of them; SEED=n runs the one that failed; WITHOUT_GIST=1 what servers without
+btree_gist make of it.
 """
 
 import os
@@ -41,7 +42,7 @@ class Lab:
         )
         for schema in SCHEMAS:
             self.admin.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"; GRANT USAGE ON SCHEMA "{schema}" TO PUBLIC')
-        self.has_gist = bool(self.admin.one("SELECT count(*) FROM pg_available_extensions WHERE name = 'btree_gist'"))
+        self.has_gist = "WITHOUT_GIST" not in os.environ and bool(self.admin.one("SELECT count(*) FROM pg_available_extensions WHERE name = 'btree_gist'"))
         if self.has_gist:
             self.admin.execute("CREATE EXTENSION btree_gist SCHEMA public")
         # A caller whose settings and search_path are as unlike as can be.

@@ -125,6 +125,29 @@ def test_soft_rows_that_had_the_id_already_stay(db):
     assert content(db, "files") == before
 
 
+@pytest.fixture(params=["uuid", "text"])
+def visits(db, request):
+    """Registered, without a foreign key: nobody but the undo itself can see to it that nothing is left behind."""
+    db.sql(f"CREATE TABLE visits (id int, user_id {request.param}); SELECT onagui.register_reference('visits', 'user_id')")
+    return lambda id: db.sql("INSERT INTO visits VALUES (1, %s)", [str(id) if request.param == "text" else id])
+
+
+def test_soft_rows_that_came_since_hold_a_creation(db, visits):
+    auth = auth_user(db, "ann@example.com")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    visits(auth)
+    refused(db, audit_id, "1 row refers from public.visits to a row of onagui.app_users that would not be there any more")
+    db.sql("DELETE FROM visits")
+    undo(db, audit_id)
+
+
+def test_soft_rows_that_came_since_hold_a_merge_done_again(db, visits):
+    app, auth, audit_id = merged(db)
+    undo(db, audit_id)
+    visits(app)
+    refused(db, log(db, action="undo")[0]["audit_id"], "1 row refers from public.visits")
+
+
 def test_trigger_that_changes_what_is_put_back(db):
     app, auth, audit_id = merged(db)
     db.sql("CREATE FUNCTION up() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.full_name = 'changed'; RETURN NEW; END$$;"

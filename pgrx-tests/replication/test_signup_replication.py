@@ -3,57 +3,9 @@
 import uuid
 
 import pytest
+from subscriptions import app_users, subscribe, wait_for
 
-from support import Server, audit, wait_until
-
-
-@pytest.fixture(scope="module")
-def servers():
-    settings = {"autovacuum": "off", "wal_level": "logical"}
-    started = []
-    try:
-        for _ in range(2):
-            server = Server(settings=settings).start()
-            started.append(server)
-            server.make_template()
-        yield started
-    finally:
-        worries = [worry for server in started for worry in server.remove()]
-    assert not worries, "\n".join(worries)
-
-
-@pytest.fixture
-def pair(servers):
-    """A publisher, and a subscriber with the extension."""
-    publisher, subscriber = (server.database() for server in servers)
-    name = subscriber.name
-    try:
-        subscriber.install()
-        yield publisher, subscriber
-    finally:
-        admin = subscriber.session("supabase_admin")
-        if admin.one("SELECT count(*) FROM pg_subscription WHERE subname = %s", [name]):
-            admin.execute(f"DROP SUBSCRIPTION {name}")
-        subscriber.drop()
-        publisher.drop()
-
-
-def subscribe(publisher, subscriber):
-    publisher.sql("CREATE PUBLICATION users FOR TABLE auth.users", role="supabase_admin")
-    environment = publisher.server.environment
-    conninfo = f"host={environment['PGHOST']} port={environment['PGPORT']} dbname={publisher.name} user=supabase_admin"
-    subscriber.sql(f"CREATE SUBSCRIPTION {subscriber.name} CONNECTION '{conninfo}' PUBLICATION users", role="supabase_admin")
-    wait_until(
-        lambda: subscriber.one("SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel", role="supabase_admin"), "the first copy is done"
-    )
-
-
-def app_users(subscriber):
-    return subscriber.sql("SELECT email FROM onagui.app_users ORDER BY email")
-
-
-def wait_for(subscriber, emails):
-    wait_until(lambda: app_users(subscriber) == [(email,) for email in emails], f"the app users are {emails}")
+from support import audit, wait_until
 
 
 def test_replicated_users_are_synced(pair):
@@ -166,3 +118,29 @@ def test_replica_role(always):
     session.execute("SET session_replication_role = replica")
     session.execute("INSERT INTO auth.users (id, email) SELECT gen_random_uuid(), 'u' || i || '@example.com' FROM generate_series(1, 3) i")
     assert always.one("SELECT count(*) FROM onagui.app_users") == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_applications_own_constraints_hold_for_replicated_rows(always, fails):
+    """Only what is enabled ALWAYS fires for what is applied; what we write because of it is no copy of anything."""
+    always.sql(
+        """CREATE TABLE public.tenants (id int PRIMARY KEY);
+           CREATE TABLE public.profiles (user_id uuid REFERENCES onagui.app_users);
+           ALTER TABLE onagui.app_users ADD tenant int REFERENCES public.tenants, ALTER tenant SET DEFAULT 1;
+           CREATE FUNCTION public.profile() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN INSERT INTO public.profiles VALUES (NEW.id); RETURN NEW; END $$;
+           CREATE TRIGGER profile AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.profile()"""
+    )
+    if not fails:
+        always.sql("INSERT INTO public.tenants VALUES (1)")
+    session = always.connect("supabase_admin")
+    session.execute("SET session_replication_role = replica")
+    for query in "VALUES (gen_random_uuid(), 'ann@example.com')", "SELECT gen_random_uuid(), i || '@example.com' FROM generate_series(1, 3) i":
+        session.execute(f"INSERT INTO auth.users (id, email) {query}")
+        assert session.one("SHOW session_replication_role") == "replica"
+    # As the caller wants it, for the caller: there is no such user.
+    session.execute("INSERT INTO public.profiles VALUES (gen_random_uuid())")
+    made = 0 if fails else 4
+    assert always.one("SELECT count(*) FROM onagui.app_users") == made
+    assert always.one("SELECT count(*) FROM public.profiles") == made + 1
+    assert {entry["details"]["error"]["sqlstate"] for entry in audit(always)} == ({"23503"} if fails else set())

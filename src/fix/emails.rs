@@ -1,6 +1,7 @@
 //! Taking auth's e-mails over, also where users of one call hold each other's.
 
-use super::repair::{Outcome, Repair};
+use super::outcome::Outcome;
+use super::repair::Repair;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;
@@ -132,7 +133,10 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
     let ids: Vec<Uuid> = users.iter().filter_map(|c| c.app_user_id).collect();
     repair.mover.lock(session, &ids);
     for candidate in users {
-        if !repair.check.still_is(session, &repair.target, candidate) {
+        if !repair.finder.still_is(session, candidate) {
+            if let [alone] = users {
+                return Ok(vec![Outcome::overtaken(alone)]);
+            }
             let table = repair.mover.references.tables[0].label.clone();
             return Err(Error::ChangedMeanwhile { table });
         }
@@ -175,7 +179,7 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
 }
 
 fn may_be_null(repair: &Repair) -> bool {
-    repair.target.app.column("email").is_some_and(|c| !c.not_null)
+    repair.target().app.column("email").is_some_and(|c| !c.not_null)
 }
 
 /// Sets the e-mail of the candidate's app user.

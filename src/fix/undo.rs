@@ -56,7 +56,7 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
         new_app_user_id: logged.old_app_user_id,
         email: logged.email.clone(),
         rows_changed: rows,
-        details: json!({ "undoes": audit_id, "undo": undone.to_json() }),
+        details: json!({ "undoes": audit_id, "undo": undone.into_json() }),
         ..Entry::new("undo", "done", &repair.actor)
     };
     let by = audit::record(house, &[entry]).first().copied().unwrap_or_default();
@@ -137,7 +137,7 @@ impl Undone {
         }
     }
 
-    fn to_json(mut self) -> Value {
+    fn into_json(mut self) -> Value {
         changes::number(self.steps.iter_mut().filter_map(|step| match step {
             Step::Changes(done) => Some(done),
             Step::Rekey(_) => None,
@@ -222,7 +222,7 @@ fn in_use(repair: &Repair, session: &Session, id: Uuid, by: Option<Uuid>) -> Opt
     if !repair.mover.lock(session, &[id]).is_empty() {
         return Some(format!("another app user has the id {id} now"));
     }
-    let auth = pg::as_role(repair.target.auth.owner, || {
+    let auth = pg::as_role(repair.target().auth.owner, || {
         session
             .run(
                 "SELECT EXISTS (SELECT FROM ONLY auth.users WHERE id = $1)",
@@ -251,7 +251,7 @@ fn take_back_changes(
             why.extend(in_use(repair, session, id, logged.auth_user_id));
         }
     }
-    let tables = undo::resolve(session, repair.target.house, &done, &mut why);
+    let tables = undo::resolve(session, repair.target().house, &done, &mut why);
     if tables.len() != done.len() {
         return Err(Error::CannotUndo { audit_id, why });
     }

@@ -7,6 +7,7 @@ mod aside;
 mod call;
 mod capture;
 mod doors;
+mod kept;
 mod levels;
 mod loader;
 mod owner;
@@ -20,6 +21,7 @@ mod trigger;
 
 pub use call::{Call, Reply, RowWriter};
 pub use doors::enter;
+pub use kept::Kept;
 pub use levels::QueryLevel;
 pub use loader::Loader;
 pub use owner::{

@@ -18,6 +18,7 @@ struct Assumed {
     before: pg_sys::Oid,
     context: i32,
     guarded: bool,
+    replication: i32,
 }
 
 impl Assumed {
@@ -26,9 +27,15 @@ impl Assumed {
             before: pg_sys::InvalidOid,
             context: 0,
             guarded: planning::guard(role.guarded),
+            replication: 0,
         };
         // SAFETY: saves, then sets backend-local state.
         unsafe {
+            // What we write is no copy of what was checked elsewhere: where the caller applies replicated rows, foreign
+            // keys and triggers of the application must hold all the same. The variable is written directly, because a
+            // change by the settings machinery makes every plan of the session void.
+            before.replication = pg_sys::SessionReplicationRole;
+            pg_sys::SessionReplicationRole = pg_sys::SESSION_REPLICATION_ROLE_ORIGIN as i32;
             pg_sys::GetUserIdAndSecContext(&mut before.before, &mut before.context);
             let context = before.context
                 | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
@@ -43,7 +50,10 @@ impl Assumed {
 impl Drop for Assumed {
     fn drop(&mut self) {
         // SAFETY: puts back what was read before.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.before, self.context) };
+        unsafe {
+            pg_sys::SetUserIdAndSecContext(self.before, self.context);
+            pg_sys::SessionReplicationRole = self.replication;
+        }
         planning::guard(self.guarded);
     }
 }

@@ -3,7 +3,7 @@
 //! Rows are named by their address, which holds as long as they are locked. Values travel as text, in the form that
 //! `pg::with_stable_text` fixes, so that what is put back is what was there to the last byte.
 
-use super::rekey::{as_one_statement, distinct};
+use super::one_statement::{as_one_statement, distinct};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::error::Error;

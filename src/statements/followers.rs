@@ -4,8 +4,8 @@ use super::changes::{Address, TableChanges, Text, Update, address};
 use super::rekey::{Mover, unquoted};
 use crate::catalog::references::ForeignKey;
 use crate::pg::{self, Mode, Session};
-use pgrx::JsonB;
 use pgrx::pg_sys::Oid;
+use pgrx::{JsonB, Uuid};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,16 +67,12 @@ pub fn follow<'a>(
                 }
             }
             if orphans > 0 {
-                let rows = if orphans == 1 { "row refers" } else { "rows refer" };
-                why.push(format!(
-                    "{orphans} {rows} from {} to a row of {} that would not be there any more",
-                    mover.references.tables[key.child].label,
-                    mover.references.tables[key.parent].label
-                ));
+                why.push(left_behind(mover, orphans, key.child, key.parent));
             }
         }
         open = next;
     }
+    why.extend(soft_left_behind(session, mover, changes, &changing));
     let followers = found.len();
     for ((place, address), columns) in found {
         let table = &mover.references.tables[place];
@@ -91,6 +87,69 @@ pub fn follow<'a>(
     }
     followers
 }
+
+fn left_behind(mover: &Mover, rows: usize, child: usize, parent: usize) -> String {
+    let refer = if rows == 1 { "row refers" } else { "rows refer" };
+    let label = |place: usize| &mover.references.tables[place].label;
+    format!(
+        "{rows} {refer} from {} to a row of {} that would not be there any more",
+        label(child),
+        label(parent)
+    )
+}
+
+/// What to say of registered references, without a foreign key, to users whose rows would be deleted. None but us sees to
+/// it that these are not left behind.
+fn soft_left_behind(
+    session: &Session,
+    mover: &Mover,
+    changes: &[TableChanges],
+    changing: &BTreeSet<Row>,
+) -> Vec<String> {
+    let users = &mover.references.tables[0];
+    let Some(c) = changes.iter().find(|c| c.of.table.oid == users.oid) else {
+        return Vec::new();
+    };
+    let comes: Vec<String> =
+        c.inserted.iter().filter_map(|row| row["id"].as_str().map(str::to_owned)).collect();
+    let (at, rows): (Vec<Oid>, Vec<String>) =
+        c.deleted.iter().map(|(at, row)| (Oid::from(*at), row.clone())).unzip();
+    let sql = format!(
+        "SELECT t.id FROM unnest($1::oid[], $2::text[]) AS x(at, row)
+           JOIN {} t ON t.tableoid = x.at AND t.ctid = x.row::tid WHERE t.id::text <> ALL ($3)",
+        users.target()
+    );
+    let gone: Vec<Uuid> = pg::as_role(users.owner, || {
+        session.run(&sql, &[at.into(), rows.into(), comes.into()], Mode::Fresh).column()
+    });
+    if gone.is_empty() {
+        return Vec::new();
+    }
+    let mut why = Vec::new();
+    for (place, child) in mover.references.tables.iter().enumerate() {
+        for soft in child.moving.iter().filter(|m| m.soft && m.through.is_empty()) {
+            let sql = format!(
+                "SELECT t.tableoid, t.ctid::text FROM unnest($1::uuid[]) AS x(id) JOIN {} t ON {}",
+                child.target(),
+                soft.holds("t", "x.id")
+            );
+            let left = pg::as_role(child.owner, || {
+                let rows = session.run(&sql, &[gone.clone().into()], Mode::Fresh);
+                (0..rows.len())
+                    .filter_map(|row| address(&rows, row, 1))
+                    .filter(|address| !changing.contains(&(place, address.clone())))
+                    .count()
+            });
+            if left > 0 {
+                why.push(left_behind(mover, left, place, 0));
+            }
+        }
+    }
+    why
+}
+
+/// A row that is referred to, its key as it is, and as it becomes; None where the row is deleted.
+type Parent<'r> = (&'r Row, Vec<Text>, Option<Vec<Text>>);
 
 struct Child {
     address: Address,
@@ -123,7 +182,7 @@ fn children(
         let after = |(k, now): (&String, &Text)| fate.get(k).unwrap_or(now).clone();
         Some(key.keys.iter().zip(now).map(after).collect())
     };
-    let keys: Vec<(&Row, Vec<Text>, Option<Vec<Text>>)> = keys_of(session, mover, key, &parents)
+    let keys: Vec<Parent> = keys_of(session, mover, key, &parents)
         .into_iter()
         .map(|(number, now)| {
             let (row, fate) = parents[number];
@@ -137,7 +196,7 @@ fn children(
     stay.extend(inserted.iter().map(|row| {
         names.iter().map(|name| row[name.as_str()].as_str().map(str::to_owned)).collect()
     }));
-    let goes = |(row, now, _): &(&Row, Vec<Text>, _)| {
+    let goes = |(row, now, _): &Parent| {
         open.contains(*row) && !stay.contains(now) && now.iter().all(Option::is_some)
     };
     let keys: Vec<_> = keys.into_iter().filter(goes).collect();

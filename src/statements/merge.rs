@@ -145,6 +145,20 @@ pub struct Rekeyed {
     pub step: serde_json::Value,
 }
 
+impl Rekeyed {
+    fn new(from: Uuid, to: Uuid, held: serde_json::Value, moved: Vec<Referring>) -> Self {
+        let step = serde_json::json!({ "rekey": {
+            "from": from.to_string(), "to": to.to_string(), "held": held
+        } });
+        Rekeyed { moved, step }
+    }
+
+    /// Where no row held the new id before.
+    pub fn plainly(from: Uuid, to: Uuid, moved: Vec<Referring>) -> Self {
+        Self::new(from, to, serde_json::json!([]), moved)
+    }
+}
+
 /// Moves the user `from` and all that refers to it to the id `to`, leaving alone what `recorded` names: fields that held
 /// `from` before the user had it. The user's row must be locked.
 pub fn rekey(
@@ -157,7 +171,7 @@ pub fn rekey(
     let mut held = mover.held(session, to, Mode::Fresh);
     let is_plain = held.is_empty() && recorded.is_empty() && !mover.references.by_rows;
     let moved = if is_plain {
-        mover.rekey(session, from, to)
+        mover.rekey(session, from, to)?
     } else {
         let untouchable = mover.find_held(session, recorded, from)?;
         let merge = Merge::plan_rekey(session, mover, from, to, &untouchable, Mode::Fresh)?;
@@ -177,12 +191,7 @@ pub fn rekey(
         }
         merge.referring()
     };
-    Ok(Rekeyed {
-        moved,
-        step: serde_json::json!({ "rekey": {
-            "from": from.to_string(), "to": to.to_string(), "held": mover.held_to_json(&held)
-        } }),
-    })
+    Ok(Rekeyed::new(from, to, mover.held_to_json(&held), moved))
 }
 
 /// The fields that only the user who leaves has are taken over. Columns that refer together are taken together.

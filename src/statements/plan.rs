@@ -393,7 +393,7 @@ impl<'a> Plan<'a> {
         for place in 0..self.mover.references.tables.len() {
             let table = &self.mover.references.tables[place];
             for moving in table.moving.iter().filter(|m| m.soft && !m.generated) {
-                let source = format!("{} t WHERE {}", table.target(), moving.holds("t"));
+                let source = format!("{} t WHERE {}", table.target(), moving.holds("t", "$1"));
                 for (_, row) in self.find(place, "0", &source, &[from.into()]) {
                     let field = (row.clone(), moving.column.clone());
                     if self.untouchable.contains(&field) || self.gone.contains_key(&row) {

@@ -4,11 +4,11 @@ use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
 use crate::catalog::{App, Auth, Fold, House};
 use crate::error::Error;
-use crate::pg::{self, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
+use crate::pg::{self, Kept, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
 use onagui_decide::names;
 use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 /// The two tables and the statements for them.
@@ -26,7 +26,7 @@ pub struct Target {
 }
 
 thread_local! {
-    static TARGET: RefCell<Option<Rc<Target>>> = const { RefCell::new(None) };
+    static TARGET: Kept<Target> = const { Kept::new() };
 }
 
 impl Target {
@@ -34,27 +34,18 @@ impl Target {
     pub fn get(house: House) -> Result<Rc<Target>, Error> {
         let version = pg::watched_version();
         let (auth, app) = (Auth::find(), App::find());
-        let kept = TARGET.with_borrow(|target| {
-            target
-                .as_ref()
-                .filter(|t| {
-                    t.version == version
-                        && t.house.owner == house.owner
-                        && Some(t.auth.table) == auth
-                        && Some(t.app.table) == app
-                })
-                .cloned()
-        });
-        if let Some(target) = kept {
-            return Ok(target);
-        }
+        let fits = |target: &Target| {
+            target.house.owner == house.owner
+                && Some(target.auth.table) == auth
+                && Some(target.app.table) == app
+        };
         // Tables that are being altered at this moment may well make the look at them fail.
-        let target = subtransaction(|| {
-            pg::as_role(house.owner, || connect(|session| Self::read(session, house)))
-        })?;
-        let target = Rc::new(target);
-        TARGET.replace(Some(target.clone()));
-        Ok(target)
+        let learn = || {
+            let read =
+                || pg::as_role(house.owner, || connect(|session| Self::read(session, house)));
+            subtransaction(read).map_err(Error::from)
+        };
+        TARGET.with(|kept| kept.get(version, fits, |_| true, learn))
     }
 
     fn read(session: &Session, house: House) -> Result<Self, Error> {
@@ -240,10 +231,7 @@ impl Target {
     }
 
     fn create_from(&self, session: &Session, id: Uuid) -> Result<(), Error> {
-        let new = pg::as_role(self.auth.owner, || {
-            let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
-            RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
-        });
+        let new = self.auth_user(session, id);
         if new.len() == 0 {
             return Err(Error::AuthUserGone { id: id.to_string() });
         }
@@ -262,6 +250,23 @@ impl Target {
             }
         }
         Err(failure.into())
+    }
+
+    fn auth_user(&self, session: &Session, id: Uuid) -> RowSet {
+        pg::as_role(self.auth.owner, || {
+            let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
+            RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
+        })
+    }
+
+    /// Whether the auth user `id` is there, and in `app_users` neither their row nor one with their e-mail.
+    pub fn is_missing(&self, id: Uuid) -> bool {
+        connect(|session| {
+            let arrivals = self.facts(&self.auth_user(session, id));
+            arrivals
+                .iter()
+                .any(|a| !a.facts.deleted && a.facts.own.is_none() && a.facts.namesakes.is_empty())
+        })
     }
 
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.

@@ -235,7 +235,8 @@ class World:
             for key in self.keys:
                 key.validated |= key.child is t
                 # Where another column that moves decides about the partition, a row may come under a key that it does not fit.
-                if key.child is t and t.parts and t.partition_by in ["tag", "n", *key.columns] and self.extra.random() < 0.6:
+                fits = t.partition_by in ["tag", "n", *key.columns] and not t.column("gen")
+                if key.child is t and t.parts and fits and self.extra.random() < 0.6:
                     key.only = self.extra.randrange(len(t.parts))
                     key.validated &= t.partition_by not in key.columns
         self._uniques(t, ids)

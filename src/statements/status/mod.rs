@@ -12,22 +12,14 @@ mod words;
 use crate::catalog::{App, Auth, Column, Way, Ways};
 use crate::pg::Session;
 use crate::settings;
+use onagui_decide::repair::Status;
 use onagui_decide::signup::LinkPolicy;
 use words::Why;
 
 pub use answer::{Listed, Overview, Question};
 
 /// Every status, in the order people read them.
-pub const STATUSES: [&str; 8] = [
-    "SYNCED",
-    "EMAIL_MISMATCH",
-    "MISMATCHED",
-    "DUPLICATE",
-    "MISSING_IN_APP_USERS",
-    "MISSING_IN_AUTH",
-    "PENDING",
-    "CONFLICT",
-];
+pub const STATUSES: [&str; 8] = Status::NAMES;
 
 /// Whose rows.
 #[derive(Clone, Copy, PartialEq, Eq)]

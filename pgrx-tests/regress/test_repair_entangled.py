@@ -1,7 +1,7 @@
 """Merges in which rows that give way pass keys and children to one another."""
 
 import pytest
-from repairs import ADMIN, content, duplicate, fix_one, undo
+from repairs import ADMIN, app_user, auth_user, content, duplicate, fix_one, undo
 
 
 @pytest.fixture
@@ -149,3 +149,28 @@ def test_steps_are_taken_back_though_a_trigger_notes_each_change(db, key):
         undo(db, db.one("SELECT max(audit_id) FROM onagui.sync_audit_log", role=ADMIN))
         assert db.sql(query) == wanted
     assert row["outcome"] == "done"
+
+
+def test_rows_that_change_partition_collide_where_they_come_to_lie(db):
+    """The index stands on one partition alone: where rows come from, or where they go to."""
+    db.sql(
+        """CREATE TABLE badges (id int, user_id uuid REFERENCES onagui.app_users, kind int) PARTITION BY RANGE (user_id);
+           CREATE TABLE badges_low PARTITION OF badges FOR VALUES FROM (MINVALUE) TO ('80000000-0000-0000-0000-000000000000');
+           CREATE TABLE badges_high PARTITION OF badges DEFAULT;
+           CREATE UNIQUE INDEX only_low ON badges_low (kind)"""
+    )
+    db.sql("DROP INDEX onagui.app_users_email_key", role=ADMIN)
+    low, high = "10000000-0000-4000-8000-000000000001", "90000000-0000-4000-8000-000000000001"
+    for email, app, auth in ("up@example.com", low, high), ("down@example.com", high.replace("9", "a"), low.replace("1", "2")):
+        auth_user(db, email, auth)
+        app_user(db, email, auth)
+        app_user(db, email.upper(), app)
+        kinds = (1, 1) if auth == high else (2, 3)
+        db.sql("INSERT INTO badges VALUES (1, %s, %s), (2, %s, %s)", [app, kinds[0], auth, kinds[1]])
+    assert fix_one(db, "up@example.com", apply=False)["outcome"] == "planned"
+    db.sql("UPDATE badges SET kind = 2 WHERE kind = 3")
+    plan = fix_one(db, "down@example.com", apply=False)
+    assert plan["details"]["conflicts"] == [{"table": "public.badges", "constraint": "only_low", "rows": 1}]
+    assert fix_one(db, "down@example.com", policy="keep_app")["outcome"] == "done"
+    assert fix_one(db, "up@example.com")["outcome"] == "done"
+    assert db.one("SELECT count(*) FROM badges") == 3

@@ -30,10 +30,10 @@ pub struct Uniqueness {
     pub parts: Vec<KeyPart>,
     pub predicate: Option<String>,
     pub nulls_collide: bool,
-    /// The quoted columns that keys and predicate are made of.
+    /// The quoted columns that keys and predicate are made of, and the partition's bounds where it stands on one.
     uses: Vec<String>,
-    /// Where it stands on a partition alone: only rows in there.
-    pub partition: Option<u32>,
+    /// Where it stands on a partition alone: the condition, over the table's column names, that a row lies in there.
+    pub partition: Option<String>,
 }
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ const UNIQUE: &str = "
            pg_get_expr(i.indpred, i.indrelid),
            i.indnullsnotdistinct,
            uses.columns,
-           CASE WHEN i.indrelid <> $1 THEN i.indrelid END
+           CASE WHEN i.indrelid <> $1 THEN pg_get_partition_constraintdef(i.indrelid) END
       FROM pg_index i
       JOIN pg_class ic ON ic.oid = i.indexrelid
       LEFT JOIN pg_constraint con ON con.conindid = i.indexrelid AND con.contype IN ('p', 'u', 'x')
@@ -83,6 +83,11 @@ const UNIQUE: &str = "
               FROM pg_attribute a
              WHERE a.attrelid = i.indrelid AND a.attnum > 0
                AND (a.attnum = ANY (i.indkey)
+                    OR i.indrelid <> $1
+                       AND EXISTS (SELECT FROM pg_partition_ancestors(i.indrelid::regclass) x
+                                     JOIN pg_partitioned_table p ON p.partrelid = x.relid
+                                     JOIN pg_attribute k ON k.attrelid = x.relid AND k.attnum = ANY (p.partattrs)
+                                    WHERE k.attname = a.attname)
                     OR EXISTS (SELECT FROM pg_depend d
                                 WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
                                   AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
@@ -176,7 +181,7 @@ fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniqueness> {
                 predicate: rows.get(row, 5),
                 nulls_collide: rows.get(row, 6).unwrap_or_default(),
                 uses: texts(7),
-                partition: rows.get::<Oid>(row, 8).map(|oid| oid.to_u32()),
+                partition: rows.get(row, 8),
             }
         })
         .collect()

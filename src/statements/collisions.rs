@@ -60,23 +60,19 @@ pub fn pairs(table: &Table, unique: &Uniqueness, moved: &str, gone: &str) -> Str
     let equal = equal.join(" AND ");
     let keys = keys.join(", ");
     let predicate = unique.predicate.as_deref().unwrap_or("true");
-    let within = |column: &str| match unique.partition {
-        Some(partition) => format!("{column} = {partition}"),
-        None => "true".into(),
-    };
+    // Changed rows may come to lie in another partition.
+    let within = unique.partition.as_deref().unwrap_or("true");
     format!(
         "WITH moved AS MATERIALIZED ({moved}),
-              m AS MATERIALIZED (SELECT \"#table\", \"#row\", {keys} FROM moved WHERE ({predicate}) AND {in_moved})
+              m AS MATERIALIZED (SELECT \"#table\", \"#row\", {keys} FROM moved WHERE ({predicate}) AND ({within}))
          SELECT m.\"#table\"::oid, m.\"#row\"::text, o.\"#table\"::oid, o.\"#row\"::text, false
            FROM m JOIN (SELECT t.tableoid AS \"#table\", t.ctid AS \"#row\", {keys}
-                          FROM {target} t WHERE ({predicate}) AND {in_table} AND NOT ({gone})) o ON {equal}
+                          FROM {target} t WHERE ({predicate}) AND ({within}) AND NOT ({gone})) o ON {equal}
           WHERE NOT EXISTS (SELECT FROM moved x WHERE x.\"#table\" = o.\"#table\" AND x.\"#row\" = o.\"#row\")
          UNION ALL
          SELECT m.\"#table\"::oid, m.\"#row\"::text, o.\"#table\"::oid, o.\"#row\"::text, true
            FROM m JOIN m o ON {equal} AND (m.\"#table\", m.\"#row\") < (o.\"#table\", o.\"#row\")
          ORDER BY 1, 2, 3, 4",
         target = table.target(),
-        in_moved = within("\"#table\""),
-        in_table = within("t.tableoid"),
     )
 }

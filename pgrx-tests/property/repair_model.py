@@ -33,14 +33,14 @@ def as_state(world, rows):
 
 def refers(key, child, parent):
     values = [child[c] for c in key.columns]
-    return None not in values and values == [parent[k] for k in key.keys]
+    return key.applies(child) and None not in values and values == [parent[k] for k in key.keys]
 
 
 def orphans(world, rows):
     """Rows per key that refer to nobody."""
     return {
         key.name: sum(
-            None not in [row[c] for c in key.columns] and not any(refers(key, row, p) for p in rows[key.parent]) for row in rows[key.child]
+            key.applies(row) and None not in [row[c] for c in key.columns] and not any(refers(key, row, p) for p in rows[key.parent]) for row in rows[key.child]
         )
         for key in world.keys
     }
@@ -96,7 +96,7 @@ class Cascade:
     def parents(self, row):
         """(key, row it refers to) as things were."""
         for key in self.world.keys:
-            if key.child is row[0] and key.applies(self.old(row)):
+            if key.child is row[0]:
                 for place, parent in enumerate(self.before[key.parent]):
                     if refers(key, self.old(row), parent):
                         yield key, (key.parent, place)
@@ -133,6 +133,7 @@ class Cascade:
             and key.applies(self.new(row))
             and (
                 any(self.new(row)[c] != self.old(row)[c] for c in key.columns)
+                or not key.applies(self.old(row))
                 or "MATCH FULL" in key.options and None in [self.new(row)[c] for c in key.columns]
             )
             and self.dangles(key, self.new(row))

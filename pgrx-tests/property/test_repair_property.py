@@ -35,6 +35,10 @@ class Lab:
         db.install(app_users=False)
         self.admin = db.session("supabase_admin")
         self.admin.execute("SET onagui_sync.enabled = off; CREATE DOMAIN public.user_id AS uuid")
+        self.admin.execute(
+            """CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS
+               $$BEGIN NEW."touched at" = clock_timestamp(); RETURN NEW; END$$"""
+        )
         for schema in SCHEMAS:
             self.admin.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"; GRANT USAGE ON SCHEMA "{schema}" TO PUBLIC')
         self.has_gist = bool(self.admin.one("SELECT count(*) FROM pg_available_extensions WHERE name = 'btree_gist'"))

@@ -125,3 +125,27 @@ def test_triggers_that_write_to_the_same_rows_between_the_steps(db):
     assert fix_one(db, "ann@example.com", policy="keep_app")["outcome"] == "done"
     assert db.sql("SELECT id, user_id, counted FROM lists ORDER BY id") == [(1, auth, 2), (3, auth, 1)]
     assert [id for (id,) in db.sql("SELECT id FROM entries ORDER BY id")] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("key", ["UNIQUE", "PRIMARY KEY"])
+def test_steps_are_taken_back_though_a_trigger_notes_each_change(db, key):
+    """Rows that two steps have changed are known again, with or without a primary key."""
+    db.sql(LISTS.replace("PRIMARY KEY (user_id, kind, place)", f"{key} (user_id, kind, place)").replace("REFERENCES entries", "REFERENCES entries (user_id, kind, place)"))
+    db.sql(
+        """CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.noted = clock_timestamp(); RETURN NEW; END$$;
+           ALTER TABLE entries ADD noted timestamptz; ALTER TABLE lists ADD noted timestamptz;
+           CREATE TRIGGER note BEFORE UPDATE ON entries FOR EACH ROW EXECUTE FUNCTION note();
+           CREATE TRIGGER note BEFORE UPDATE ON lists FOR EACH ROW EXECUTE FUNCTION note()"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO lists VALUES (1, '{app}', 7), (2, '{auth}', 7)")
+    db.sql(f"INSERT INTO entries VALUES (1, '{app}', 7, 1), (2, '{auth}', 7, 2), (3, '{auth}', 7, 3)")
+    query = "SELECT id, user_id, kind, place FROM entries ORDER BY id"
+    before = db.sql(query)
+    row = fix_one(db, "ann@example.com", policy="keep_app")
+    after = db.sql(query)
+    assert [user for _, user, _, _ in after] == [auth] * 3
+    for wanted in before, after, before:
+        undo(db, db.one("SELECT max(audit_id) FROM onagui.sync_audit_log", role=ADMIN))
+        assert db.sql(query) == wanted
+    assert row["outcome"] == "done"

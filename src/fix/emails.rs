@@ -1,6 +1,7 @@
 //! Taking auth's e-mails over, also where users of one call hold each other's.
 
-use super::repair::{Outcome, Repair};
+use super::outcome::Outcome;
+use super::repair::Repair;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;
@@ -192,15 +193,11 @@ fn set_email(
     let table = &repair.mover.references.tables[0];
     let shape = repair.mover.shape(session, 0, Mode::Fresh);
     let id = candidate.app_user_id.ok_or_else(|| Error::AppUserGone { id: "NULL".into() })?;
+    let address = changes::address_of(session, table, id)
+        .ok_or_else(|| Error::AppUserGone { id: id.to_string() })?;
     let mut of_table = TableChanges::new(table, shape);
-    of_table.updated.insert(
-        vec!["email".into()],
-        vec![Update {
-            address: changes::address_of(session, table, id)
-                .ok_or_else(|| Error::AppUserGone { id: id.to_string() })?,
-            before: vec![before],
-            after: vec![after],
-        }],
-    );
+    of_table
+        .updated
+        .insert(vec!["email".into()], vec![Update::new(address, vec![before], vec![after])]);
     changes::apply(session, &[of_table], &repair.mover.references.deferrable)
 }

@@ -45,6 +45,7 @@ pub unsafe fn enter(
 }
 
 /// Frees the box, which would be left behind where it is alive when an error is raised.
+#[expect(clippy::boxed_local, reason = "to free it is the point")]
 fn unboxed(failure: Box<Failure>) -> Failure {
     *failure
 }

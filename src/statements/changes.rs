@@ -3,7 +3,7 @@
 //! Rows are named by their address, which holds as long as they are locked. Values travel as text, in the form that
 //! `pg::with_stable_text` fixes, so that what is put back is what was there to the last byte.
 
-use super::rekey::{as_one_statement, distinct};
+use super::one_statement::{as_one_statement, distinct};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::error::Error;
@@ -43,8 +43,18 @@ pub struct TableChanges<'a> {
 
 pub struct Update {
     pub address: Address,
+    /// Where the row lay before the first of several steps.
+    pub origin: Address,
+    /// Its number, where it has one already ([`MovedRow::number`]).
+    pub number: Option<usize>,
     pub before: Vec<Text>,
     pub after: Vec<Text>,
+}
+
+impl Update {
+    pub fn new(address: Address, before: Vec<Text>, after: Vec<Text>) -> Self {
+        Update { origin: address.clone(), address, number: None, before, after }
+    }
 }
 
 /// What was done to one table, kept in the audit log for [`crate::statements::undo`].
@@ -77,7 +87,12 @@ pub struct MovedRow {
     pub after: Vec<Text>,
     /// MD5 of the whole row after the change: whether it is still as it was left.
     pub md5: String,
-    /// Where it lay before the change, and where it lies since.
+    /// The number of a row that was changed in several steps, the same in each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<usize>,
+    /// Where it lay before the first step, before the change, and where it lies since.
+    #[serde(skip)]
+    pub origin: Option<Address>,
     #[serde(skip)]
     pub was: Option<Address>,
     #[serde(skip)]
@@ -198,6 +213,8 @@ fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
                 before: updates[place].before.clone(),
                 after: updates[place].after.clone(),
                 md5: rows.get(row, 3).unwrap_or_default(),
+                number: updates[place].number,
+                origin: Some(updates[place].origin.clone()),
                 was: Some(updates[place].address.clone()),
                 now: address(&rows, row, 4),
             });
@@ -233,6 +250,26 @@ fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
     let rows = session.run(&sql, &[JsonB(Value::Array(c.inserted.clone())).into()], Mode::Queued);
     done.added = rows.column::<JsonB>().into_iter().map(|row| row.0).collect();
     rows.len()
+}
+
+/// The rows that were changed.
+pub fn moved(done: &[Done]) -> impl Iterator<Item = &MovedRow> {
+    done.iter().flat_map(|d| &d.moved).flat_map(|m| &m.rows)
+}
+
+/// Numbers the rows that were changed in several steps.
+pub fn number<'d>(steps: impl Iterator<Item = &'d mut Vec<Done>>) {
+    let mut seen: BTreeMap<Address, Vec<&mut MovedRow>> = BTreeMap::new();
+    for row in steps.flatten().flat_map(|d| &mut d.moved).flat_map(|m| &mut m.rows) {
+        row.number = None;
+        if let Some(origin) = row.origin.clone() {
+            seen.entry(origin).or_default().push(row);
+        }
+    }
+    let often = seen.into_values().filter(|rows| rows.len() > 1);
+    for (number, rows) in often.enumerate() {
+        rows.into_iter().for_each(|row| row.number = Some(number));
+    }
 }
 
 /// Names the rows of `changes` by where they lie now, after `moved` (from where, to where) and after whatever triggers of the
@@ -330,6 +367,8 @@ pub fn difference(
         before: changed.iter().map(|c| text(before, &c.name)).collect(),
         after: changed.iter().map(|c| text(&now, &c.name)).collect(),
         md5,
+        number: None,
+        origin: None,
         was: None,
         now: None,
     };

@@ -83,7 +83,7 @@ pub fn follow<'a>(
         });
         let (names, values): (Vec<String>, Vec<(Text, Text)>) = columns.into_iter().unzip();
         let (before, after) = values.into_iter().unzip();
-        changes[known].updated.entry(names).or_default().push(Update { address, before, after });
+        changes[known].updated.entry(names).or_default().push(Update::new(address, before, after));
     }
     followers
 }
@@ -148,6 +148,9 @@ fn soft_left_behind(
     why
 }
 
+/// A row that is referred to, its key as it is, and as it becomes; None where the row is deleted.
+type Parent<'r> = (&'r Row, Vec<Text>, Option<Vec<Text>>);
+
 struct Child {
     address: Address,
     /// The columns of the key as they are.
@@ -179,7 +182,7 @@ fn children(
         let after = |(k, now): (&String, &Text)| fate.get(k).unwrap_or(now).clone();
         Some(key.keys.iter().zip(now).map(after).collect())
     };
-    let keys: Vec<(&Row, Vec<Text>, Option<Vec<Text>>)> = keys_of(session, mover, key, &parents)
+    let keys: Vec<Parent> = keys_of(session, mover, key, &parents)
         .into_iter()
         .map(|(number, now)| {
             let (row, fate) = parents[number];
@@ -193,7 +196,9 @@ fn children(
     stay.extend(inserted.iter().map(|row| {
         names.iter().map(|name| row[name.as_str()].as_str().map(str::to_owned)).collect()
     }));
-    let goes = |(row, now, _): &(&Row, Vec<Text>, _)| open.contains(*row) && !stay.contains(now);
+    let goes = |(row, now, _): &Parent| {
+        open.contains(*row) && !stay.contains(now) && now.iter().all(Option::is_some)
+    };
     let keys: Vec<_> = keys.into_iter().filter(goes).collect();
     if keys.is_empty() {
         return Vec::new();
@@ -232,7 +237,7 @@ fn children(
     })
 }
 
-/// The keys of rows, each with the row's number, those with NULLs left out.
+/// The keys of rows, each with the row's number.
 fn keys_of(
     session: &Session,
     mover: &Mover,
@@ -255,9 +260,7 @@ fn keys_of(
             let found = session.run(&sql, &[at.into(), rows.into()], Mode::Fresh);
             (0..found.len())
                 .filter_map(|row| {
-                    let values: Vec<Text> = found.get(row, 2)?;
-                    let is_whole = values.iter().all(Option::is_some);
-                    is_whole.then_some((found.get::<i64>(row, 1)? as usize - 1, values))
+                    Some((found.get::<i64>(row, 1)? as usize - 1, found.get(row, 2)?))
                 })
                 .collect()
         })

@@ -87,7 +87,7 @@ impl<'a> Merge<'a> {
         let mut steps = Vec::new();
         if !settled.unsettled && plan.hands_over(None) {
             steps = steps::before(&plan, &settled.rounds)?;
-            plan.again = steps.iter().flat_map(Plan::changed).collect();
+            plan.know_again(&steps)?;
             plan.verify()?;
         }
         let settle::Settled { collisions, unsettled, .. } = settled;
@@ -106,11 +106,12 @@ impl<'a> Merge<'a> {
                 changes::find_again(session, &mut changes, &moved);
             }
             let done = changes::apply(session, &changes, &mover.references.deferrable)?;
-            let rows = done.iter().flat_map(|d| &d.moved).flat_map(|m| &m.rows);
+            let rows = changes::moved(&done);
             moved.extend(rows.filter_map(|row| Some((row.was.clone()?, row.now.clone()?))));
             all.push(done);
             earlier = Some(plan);
         }
+        changes::number(all.iter_mut());
         Ok(all)
     }
 
@@ -182,7 +183,7 @@ pub fn rekey(
         }
         let done = merge.carry_out()?;
         // What held the id before may have changed along with the user, in another column.
-        for row in done.iter().flatten().flat_map(|d| &d.moved).flat_map(|m| &m.rows) {
+        for row in done.iter().flat_map(|done| changes::moved(done)) {
             for held in held.iter_mut().filter(|held| Some(&held.row.1) == row.was.as_ref()) {
                 held.key.clone_from(&row.key);
                 held.md5.clone_from(&row.md5);

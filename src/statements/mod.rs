@@ -12,6 +12,7 @@ pub mod followers;
 pub mod health;
 pub mod mapping;
 pub mod merge;
+pub mod one_statement;
 pub mod people;
 pub mod plan;
 pub mod registration;

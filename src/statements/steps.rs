@@ -11,7 +11,7 @@ use super::plan::{Plan, Row, Side};
 use crate::catalog::references::ForeignKey;
 use crate::catalog::shape::Shape;
 use crate::error::Error;
-use crate::pg;
+use crate::pg::{self, Arg};
 use pgrx::JsonB;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -48,7 +48,7 @@ fn attempt<'a>(last: &Plan<'a>, rounds: &[Round]) -> Result<Option<Vec<Plan<'a>>
             plan.give_way(loser, heir, Side::App);
         }
         plan.follow()?;
-        plan.again = steps.iter().flat_map(Plan::changed).collect();
+        plan.know_again(&steps)?;
         // For the time being a row may refer to another one: it comes back with a later step.
         plan.loosened = plan.loosened()?;
         let places: BTreeSet<usize> = plan.rows.keys().map(|(place, _)| *place).collect();
@@ -66,8 +66,14 @@ impl<'a> Plan<'a> {
         self.mover.shape(self.session, place, self.mode)
     }
 
+    /// Learns of the rows that earlier steps have changed.
+    pub fn know_again(&mut self, steps: &[Plan]) -> Result<(), Error> {
+        self.again = steps.iter().flat_map(Plan::changed).collect();
+        self.again.clone().iter().try_for_each(|row| self.learn(row))
+    }
+
     /// The rows that change and stay.
-    pub fn changed(&self) -> impl Iterator<Item = Row> {
+    fn changed(&self) -> impl Iterator<Item = Row> {
         let stay = |row: &&Row| !self.gone.contains_key(*row);
         let changed = self.rows.iter().filter(|(_, known)| !known.after.is_empty());
         changed.map(|(row, _)| row).filter(stay).cloned()
@@ -93,12 +99,11 @@ impl<'a> Plan<'a> {
         self.rows.keys().chain(earlier.into_iter().flat_map(|e| e.rows.keys())).collect()
     }
 
-    /// Whether, after `earlier` was done, a key passes from one row to another to which rows refer by it, through a foreign
-    /// key that acts.
+    /// Whether, after `earlier` was done, a key passes from one row to another through a foreign key that acts, and rows
+    /// refer by it: to the other row in the end, or to the one before, as they will when it is taken back.
     pub fn hands_over(&self, earlier: Option<&Plan>) -> bool {
-        let keys = self.keys().iter().enumerate().filter(|(_, key)| key.acts);
-        keys.into_iter().any(|(number, key)| {
-            let mut leaves: BTreeSet<Vec<Text>> = BTreeSet::new();
+        self.keys().iter().enumerate().filter(|(_, key)| key.acts).any(|(number, key)| {
+            let mut leaves: Vec<(&Row, Vec<Text>)> = Vec::new();
             let mut comes: Vec<(&Row, Vec<Text>)> = Vec::new();
             for row in self.with(earlier).into_iter().filter(|row| row.0 == key.parent) {
                 if earlier.is_some_and(|earlier| earlier.gone.contains_key(row)) {
@@ -109,7 +114,7 @@ impl<'a> Plan<'a> {
                 let is: Vec<Text> = key.keys.iter().map(|k| self.value(row, k, earlier)).collect();
                 let goes = self.gone.contains_key(row);
                 if (goes || was != is) && was.iter().all(Option::is_some) {
-                    leaves.insert(was.clone());
+                    leaves.push((row, was.clone()));
                 }
                 if !goes && was != is && is.iter().all(Option::is_some) {
                     comes.push((row, is));
@@ -119,31 +124,41 @@ impl<'a> Plan<'a> {
                 return false;
             }
             let plans = || [Some(self), earlier].into_iter().flatten();
-            if !plans().any(|plan| plan.loosened.contains(&number)) {
-                let referred: BTreeSet<&Row> = plans()
-                    .flat_map(|plan| plan.referred(number))
-                    .map(|row| self.heir(row))
-                    .collect();
-                comes.retain(|(row, _)| referred.contains(row));
+            if plans().any(|plan| plan.loosened.contains(&number)) {
+                return self.any_equal(key, &leaves, &comes);
             }
-            !comes.is_empty() && self.any_equal(key, leaves, comes.into_iter().map(|(_, is)| is))
+            let known = || {
+                let all = plans().flat_map(|plan| &plan.parents);
+                all.filter(|((_, key), _)| *key == number)
+                    .map(|((child, _), parent)| (child, parent))
+            };
+            let after: BTreeSet<&Row> = known()
+                .filter(|(child, _)| self.stays(number, child).is_some())
+                .map(|(_, parent)| self.heir(parent))
+                .collect();
+            let before: BTreeSet<&Row> = match earlier {
+                None => known().map(|(_, parent)| parent).collect(),
+                Some(earlier) => known()
+                    .filter(|(child, _)| earlier.stays(number, child).is_some())
+                    .map(|(_, parent)| earlier.heir(parent))
+                    .collect(),
+            };
+            let (mut referred, mut referred_before) = (comes.clone(), leaves.clone());
+            referred.retain(|(row, _)| after.contains(row));
+            referred_before.retain(|(row, _)| before.contains(row));
+            self.any_equal(key, &leaves, &referred) || self.any_equal(key, &referred_before, &comes)
         })
-    }
-
-    /// The rows to which others refer in the end through a key, as far as that was looked at.
-    fn referred(&self, number: usize) -> impl Iterator<Item = &Row> {
-        let through = self.parents.iter().filter(move |((_, key), _)| *key == number);
-        through
-            .filter(move |((child, _), _)| self.stays(number, child).is_some())
-            .map(|(_, parent)| self.heir(parent))
     }
 
     fn any_equal(
         &self,
         key: &ForeignKey,
-        these: impl IntoIterator<Item = Vec<Text>>,
-        those: impl IntoIterator<Item = Vec<Text>>,
+        these: &[(&Row, Vec<Text>)],
+        those: &[(&Row, Vec<Text>)],
     ) -> bool {
+        if these.is_empty() || those.is_empty() {
+            return false;
+        }
         let kind = |place: usize, column: &str| {
             self.shape(place).column(column).map_or("text", |c| c.kind.as_str())
         };
@@ -157,9 +172,10 @@ impl<'a> Plan<'a> {
             "SELECT EXISTS (SELECT FROM jsonb_array_elements($1) AS x(r) JOIN jsonb_array_elements($2) AS y(r) ON {})",
             on.join(" AND ")
         );
-        let list = |all: Vec<Vec<Text>>| JsonB(json!(all));
-        let args =
-            [list(these.into_iter().collect()).into(), list(those.into_iter().collect()).into()];
+        let list = |all: &[(&Row, Vec<Text>)]| -> Arg {
+            JsonB(all.iter().map(|(_, key)| json!(key)).collect()).into()
+        };
+        let args = [list(these), list(those)];
         let owner = self.mover.references.tables[key.parent].owner;
         let found = pg::as_role(owner, || self.session.run(&sql, &args, self.mode).one::<bool>());
         found.unwrap_or(true)
@@ -197,8 +213,7 @@ impl<'a> Plan<'a> {
                 .filter(is_written)
                 .collect();
             let mut written: Vec<String> = Vec::new();
-            let mut update =
-                Update { address: address.clone(), before: Vec::new(), after: Vec::new() };
+            let mut update = Update::new(address.clone(), Vec::new(), Vec::new());
             for column in columns {
                 let was = self.value_after(earlier, row, column);
                 let is = self.value(row, column, earlier);

@@ -1,6 +1,6 @@
 //! Taking back what the audit log tells of: the changes that lead from now to then, and whether they are possible.
 
-use super::changes::{Address, Done, Moved, TableChanges, Update, address};
+use super::changes::{Address, Done, Moved, MovedRow, TableChanges, Update, address};
 use crate::catalog::House;
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
@@ -8,7 +8,7 @@ use crate::pg::{self, Arg, Mode, Session};
 use pgrx::JsonB;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// How many rows are named where an undo is refused.
 const NAMED: usize = 10;
@@ -43,11 +43,15 @@ pub fn resolve(
         .collect()
 }
 
+/// Where the rows lie that an earlier step of the same undo has changed: by their numbers.
+pub type Known = HashMap<usize, Address>;
+
 /// The changes that take `done` back, all rows locked. Adds to `why` what has changed since.
 pub fn inverse<'a>(
     session: &Session,
     done: &[Done],
     tables: &'a [Resolved],
+    known: &Known,
     why: &mut Vec<String>,
 ) -> Vec<TableChanges<'a>> {
     done.iter()
@@ -56,7 +60,7 @@ pub fn inverse<'a>(
             let mut changes = TableChanges::new(&t.table, &t.shape);
             changes.inserted = d.removed.clone();
             for moved in &d.moved {
-                let updates = take_back(session, t, moved, why);
+                let updates = take_back(session, t, moved, known, why);
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
             for row in &d.added {
@@ -72,27 +76,33 @@ pub fn inverse<'a>(
         .collect()
 }
 
-fn take_back(session: &Session, t: &Resolved, moved: &Moved, why: &mut Vec<String>) -> Vec<Update> {
+fn take_back(
+    session: &Session,
+    t: &Resolved,
+    moved: &Moved,
+    known: &Known,
+    why: &mut Vec<String>,
+) -> Vec<Update> {
     let missing: Vec<&String> =
         moved.columns.iter().filter(|c| t.shape.column(c).is_none()).collect();
     if !missing.is_empty() {
         why.push(format!("{} has lost the column {}", t.table.label, missing[0]));
         return Vec::new();
     }
-    let rows: Vec<Value> = moved
-        .rows
-        .iter()
-        .map(|row| serde_json::json!({ "key": row.key, "md5": row.md5 }))
-        .collect();
-    let found = find(session, t, &rows, false);
-    let mut updates = Vec::with_capacity(moved.rows.len());
-    for (row, found) in moved.rows.iter().zip(found) {
+    let update = |address: Address, row: &MovedRow| Update {
+        number: row.number,
+        ..Update::new(address, row.after.clone(), row.before.clone())
+    };
+    let known_at = |row: &&MovedRow| row.number.and_then(|number| known.get(&number)).cloned();
+    let (known, unknown): (Vec<&MovedRow>, Vec<&MovedRow>) =
+        moved.rows.iter().partition(|row| known_at(row).is_some());
+    let mut updates: Vec<Update> =
+        known.iter().filter_map(|row| Some(update(known_at(row)?, row))).collect();
+    let rows: Vec<Value> =
+        unknown.iter().map(|row| serde_json::json!({ "key": row.key, "md5": row.md5 })).collect();
+    for (row, found) in unknown.into_iter().zip(find(session, t, &rows, false)) {
         match found {
-            Found { address: Some(address), same: true, .. } => updates.push(Update {
-                address,
-                before: row.after.clone(),
-                after: row.before.clone(),
-            }),
+            Found { address: Some(address), same: true, .. } => updates.push(update(address, row)),
             found => note(why, t, row.key.as_ref().unwrap_or(&Value::Null), Some(&found)),
         }
     }

@@ -1,22 +1,27 @@
 //! Moving a user to another id, with everything that refers to it.
 //!
 //! Each table is changed by one statement, written as its owner. All statements run before any of their foreign-key
-//! checks and AFTER triggers does (see [`QueryLevel`]), so that to the constraints it is one statement.
+//! checks and AFTER triggers does (see [`super::one_statement`]), so that to the constraints it is one statement.
 
-use super::changes::address;
+mod held;
+mod text;
+
+pub use held::Held;
+
 use super::collisions;
-use super::plan::Row;
-use crate::catalog::references::{Form, Moving, References, Soft, Table};
+use super::one_statement::{as_one_statement, distinct};
+use crate::catalog::references::{References, Soft};
 use crate::catalog::shape::Shape;
 use crate::catalog::{App, House};
 use crate::error::Error;
-use crate::pg::{self, Kept, Mode, Plan, QueryLevel, Session, connect};
+use crate::pg::{self, Kept, Mode, Plan, Session, connect};
 use pgrx::Uuid;
 use pgrx::pg_sys::{Oid, UUIDARRAYOID};
 use serde_json::{Value, json};
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use text::{any_condition, count_sql, new_value, update_many_sql, update_sql};
 
 /// What refers to the users, and the statements that move it.
 pub struct Mover {
@@ -93,15 +98,6 @@ impl Collision {
             .map(|c| json!({ "table": c.table, "constraint": c.constraint, "rows": c.rows }))
             .collect()
     }
-}
-
-/// A row that holds an id without any need to.
-pub struct Held {
-    pub row: Row,
-    /// Quoted.
-    pub column: String,
-    pub key: Option<Value>,
-    pub md5: String,
 }
 
 const ID: [pgrx::pg_sys::BuiltinOid; 1] = [pgrx::pg_sys::BuiltinOid::UUIDOID];
@@ -335,195 +331,9 @@ impl Mover {
         Ok(())
     }
 
-    /// Whether some row holds one of `ids` without any need to ([`Self::held`]).
-    pub fn holds_any(&self, session: &Session, ids: &[Uuid]) -> bool {
-        self.loose().any(|(place, moving)| {
-            let table = &self.references.tables[place];
-            let sql = format!(
-                "SELECT EXISTS (SELECT FROM unnest($1::uuid[]) AS m(id) JOIN {} t ON {})",
-                table.target(),
-                moving.holds("t", "m.id")
-            );
-            let args = [ids.to_vec().into()];
-            let held = pg::as_role(table.owner, || session.run(&sql, &args, Mode::Fresh).one());
-            held.unwrap_or(true)
-        })
-    }
-
-    /// Rows that hold an id in a column where no foreign key keeps them from it, whoever has that id: locked unless this
-    /// is a rehearsal.
-    pub fn held(&self, session: &Session, id: Uuid, mode: Mode) -> Vec<Held> {
-        let mut held = Vec::new();
-        let lock = if mode == Mode::Read { "" } else { " FOR UPDATE" };
-        for (place, moving) in self.loose() {
-            let table = &self.references.tables[place];
-            let shape = self.shape(session, place, mode);
-            let sql = format!(
-                "SELECT t.tableoid, t.ctid::text, {}, md5({}::text) FROM {} t WHERE {}{lock}",
-                shape.key_image(),
-                shape.image(),
-                table.target(),
-                moving.holds("t", "$1")
-            );
-            pg::with_stable_text(|| {
-                pg::as_role(table.owner, || {
-                    let rows = session.run(&sql, &[id.into()], mode);
-                    held.extend((0..rows.len()).filter_map(|row| {
-                        Some(Held {
-                            row: (place, address(&rows, row, 1)?),
-                            column: moving.column.clone(),
-                            key: rows.get::<pgrx::JsonB>(row, 3).map(|key| key.0),
-                            md5: rows.get(row, 4)?,
-                        })
-                    }));
-                })
-            });
-        }
-        held
-    }
-
-    /// What the audit log keeps of rows that held the id before the user got it: taking that back must leave them alone.
-    pub fn held_to_json(&self, held: &[Held]) -> Value {
-        let rows = held.iter().map(|held| {
-            let table = &self.references.tables[held.row.0].label;
-            json!({ "table": table, "column": held.column, "key": held.key, "md5": held.md5 })
-        });
-        rows.collect()
-    }
-
-    /// Those of the rows that hold `id` now that are named in `recorded` ([`Self::held_to_json`]).
-    pub fn find_held(
-        &self,
-        session: &Session,
-        recorded: &[Value],
-        id: Uuid,
-    ) -> Result<Vec<Held>, Error> {
-        if recorded.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut wanted: Vec<&Value> = recorded.iter().collect();
-        let mut found = self.held(session, id, Mode::Fresh);
-        found.retain(|held| {
-            let table = self.references.tables[held.row.0].label.as_str();
-            let is = |w: &&Value| {
-                let same = match &held.key {
-                    Some(key) if !w["key"].is_null() => w["key"] == *key,
-                    _ => w["md5"] == held.md5.as_str(),
-                };
-                same && w["table"] == table && w["column"] == held.column.as_str()
-            };
-            let place = wanted.iter().position(is);
-            place.map(|place| wanted.swap_remove(place)).is_some()
-        });
-        match wanted.iter().find(|w| w["key"].is_null()) {
-            Some(lost) => Err(Error::CannotTellApart {
-                table: lost["table"].as_str().unwrap_or_default().to_owned(),
-            }),
-            None => Ok(found),
-        }
-    }
-
-    fn loose(&self) -> impl Iterator<Item = (usize, &Moving)> {
-        self.moving().flat_map(|place| {
-            let moving = self.references.tables[place].moving.iter();
-            moving.filter(|m| self.references.is_loose(m)).map(move |m| (place, m))
-        })
-    }
-
     /// The owners of the tables that hold ids, the application's first.
     fn owners(&self) -> Vec<Oid> {
         distinct(self.moving().map(|place| self.references.tables[place].owner))
-    }
-}
-
-pub fn distinct(owners: impl Iterator<Item = Oid>) -> Vec<Oid> {
-    let mut all = Vec::new();
-    for owner in owners {
-        if !all.contains(&owner) {
-            all.push(owner);
-        }
-    }
-    all
-}
-
-/// Runs `write` as each owner in turn. Foreign-key checks and AFTER triggers of what it writes fire when all owners have
-/// had their turn, as the owner whose statement queued them. Whatever may be deferred is checked then too: nothing is left
-/// for COMMIT to fire as the session's role.
-pub fn as_one_statement(
-    owners: &[Oid],
-    deferrable: &[(String, bool)],
-    session: &Session,
-    mut write: impl FnMut(Oid),
-) {
-    let constraints = by_owner(session, owners, deferrable);
-    set_constraints(session, &constraints, "IMMEDIATE", |_| true);
-    let mut levels = Vec::new();
-    for owner in owners {
-        levels.push((*owner, QueryLevel::open()));
-        pg::as_role(*owner, || write(*owner));
-    }
-    while let Some((owner, level)) = levels.pop() {
-        pg::as_role(owner, || level.close());
-    }
-    set_constraints(session, &constraints, "DEFERRED", |initially| initially);
-}
-
-/// A constraint by its qualified name, the owner of its table, and whether it is deferred at first.
-type OwnedConstraint = (Oid, String, bool);
-
-/// Constraints and constraint triggers that must not wait: those named, and what triggers of these owners may write to in
-/// other tables of theirs. Setting one fires what waits under its name, so that each is set by its table's owner, and a name
-/// that somebody else's trigger has too is left alone.
-const BY_OWNER: &str = "
-    SELECT t.relowner, format('%I.%I', n.nspname, c.conname),
-           bool_and(c.condeferred)
-           AND NOT EXISTS (SELECT FROM pg_constraint o
-                            WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred)
-      FROM pg_constraint c
-      JOIN pg_namespace n ON n.oid = c.connamespace
-      JOIN pg_class t ON t.oid = c.conrelid
-     WHERE c.condeferrable
-       AND (format('%I.%I', n.nspname, c.conname) = ANY ($1) OR c.condeferred AND t.relowner = ANY ($2))
-       AND has_schema_privilege(t.relowner, n.oid, 'USAGE')
-       AND NOT EXISTS (SELECT FROM pg_constraint o JOIN pg_class ot ON ot.oid = o.conrelid
-                        WHERE o.connamespace = n.oid AND o.conname = c.conname AND o.contype <> 'f'
-                          AND ot.relowner <> t.relowner)
-     GROUP BY t.relowner, n.oid, n.nspname, c.conname
-     ORDER BY 1, 2";
-
-fn by_owner(
-    session: &Session,
-    owners: &[Oid],
-    deferrable: &[(String, bool)],
-) -> Vec<OwnedConstraint> {
-    let (Some(first), false) = (owners.first(), deferrable.is_empty()) else {
-        return Vec::new();
-    };
-    let names: Vec<String> = deferrable.iter().map(|(name, _)| name.clone()).collect();
-    let rows = pg::as_role(*first, || {
-        session.run_kept(BY_OWNER, &[names.into(), owners.to_vec().into()], Mode::Fresh)
-    });
-    (0..rows.len())
-        .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?, rows.get(row, 3)?)))
-        .collect()
-}
-
-fn set_constraints(
-    session: &Session,
-    all: &[OwnedConstraint],
-    when: &str,
-    which: impl Fn(bool) -> bool,
-) {
-    for owner in distinct(all.iter().map(|(owner, _, _)| *owner)) {
-        let names: Vec<&str> = all
-            .iter()
-            .filter(|(of, _, initially)| *of == owner && which(*initially))
-            .map(|(_, name, _)| name.as_str())
-            .collect();
-        if !names.is_empty() {
-            let sql = format!("SET CONSTRAINTS {} {when}", names.join(", "));
-            pg::as_role(owner, || session.run(&sql, &[], Mode::Fresh));
-        }
     }
 }
 
@@ -533,79 +343,4 @@ pub fn unquoted(name: &str) -> String {
         Some(inner) => inner.replace("\"\"", "\""),
         None => name.to_owned(),
     }
-}
-
-/// The condition that some column of the table holds the id `id`.
-fn any_condition(references: &References, place: usize, id: &str) -> String {
-    let all: Vec<String> = references.tables[place]
-        .moving
-        .iter()
-        .map(|m| format!("({})", references.condition(m, id)))
-        .collect();
-    all.join(" OR ")
-}
-
-/// What a moving column becomes, in any of the rows that one of the table's moving columns selects, where the id `old`
-/// becomes `new`.
-fn new_value(
-    references: &References,
-    place: usize,
-    moving: &Moving,
-    (old, new): (&str, &str),
-) -> String {
-    let value = match moving.form {
-        Form::Uuid => new.to_owned(),
-        Form::Text => format!(
-            "CASE WHEN t.{}::text = {old}::text THEN {new}::text ELSE upper({new}::text) END",
-            moving.column
-        ),
-    };
-    if references.tables[place].moving.len() == 1 {
-        return value;
-    }
-    let condition = references.condition(moving, old);
-    format!("CASE WHEN {condition} THEN {value} ELSE t.{} END", moving.column)
-}
-
-fn count_sql(references: &References, place: usize) -> String {
-    let table: &Table = &references.tables[place];
-    let mut conditions: Vec<String> = Vec::new();
-    for moving in &table.moving {
-        if place > 0 || moving.column != "id" {
-            conditions.push(format!("({})", references.condition(moving, "$1")));
-        }
-    }
-    let others = if place == 0 { " AND t.id <> $1" } else { "" };
-    format!(
-        "SELECT count(*) FROM {} t WHERE ({}){others}",
-        table.target(),
-        if conditions.is_empty() { "false".to_owned() } else { conditions.join(" OR ") },
-    )
-}
-
-/// `UPDATE … SET`, without a condition; None where there is nothing to write.
-fn update_head(references: &References, place: usize, ids: (&str, &str)) -> Option<String> {
-    let table = &references.tables[place];
-    let written = table.moving.iter().filter(|m| !m.generated);
-    let sets: Vec<String> = written
-        .map(|m| format!("{} = {}", m.column, new_value(references, place, m, ids)))
-        .collect();
-    let head = || format!("UPDATE {} t SET {}", table.target(), sets.join(", "));
-    (!sets.is_empty()).then(head)
-}
-
-fn update_sql(references: &References, place: usize) -> Option<String> {
-    let head = update_head(references, place, ("$1", "$2"))?;
-    Some(format!("{head} WHERE {}", any_condition(references, place, "$1")))
-}
-
-fn update_many_sql(references: &References, place: usize) -> Option<String> {
-    if references.tables[place].moving.len() > 1 {
-        return None;
-    }
-    let head = update_head(references, place, ("m.old", "m.new"))?;
-    Some(format!(
-        "{head} FROM unnest($1::uuid[], $2::uuid[]) AS m(old, new) WHERE {} RETURNING m.old",
-        any_condition(references, place, "m.old")
-    ))
 }

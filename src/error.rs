@@ -66,6 +66,8 @@ pub enum Error {
         wanted: u64,
         written: u64,
     },
+    /// A trigger of the application gave the row another id than the auth user's.
+    IdChanged,
     MayNotCreate {
         role: String,
     },
@@ -288,6 +290,12 @@ impl From<Error> for Failure {
                 "a trigger or rule on onagui.app_users discarded the row".into(),
                 format!("{written} of {wanted} rows were written."),
                 "A BEFORE trigger must return the row: RETURN NEW.".into(),
+            ),
+            Error::IdChanged => (
+                "09000",
+                "a trigger on onagui.app_users changed the id of the row".into(),
+                "The row must have the id of the auth user.".into(),
+                "A BEFORE INSERT trigger must leave NEW.id as it is.".into(),
             ),
             Error::MayNotCreate { role } => (
                 "42501",

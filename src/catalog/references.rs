@@ -2,7 +2,7 @@
 //!
 //! Found in the catalog at the moment it is needed, never listed by hand.
 
-use super::tables::{APP_USERS, App};
+use super::tables::{APP_USERS, App, UPDATE, before_trigger};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
@@ -89,13 +89,21 @@ pub struct Table {
     pub label: String,
     /// `ONLY ` for ordinary tables, nothing for partitioned ones.
     pub only: &'static str,
+    /// A trigger or rule of the application may keep an UPDATE from doing what it says.
+    pub keeps_rows: bool,
     pub moving: Vec<Moving>,
 }
 
 impl Table {
     /// The table with this oid, as far as writing to it goes.
     pub fn read(session: &Session, oid: Oid, mode: Mode) -> Option<Self> {
-        let rows = session.run(TABLE, &[oid.into()], mode);
+        let sql = format!(
+            "SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p',
+                    EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+            before_trigger("c.oid", UPDATE)
+        );
+        let rows = session.run(&sql, &[oid.into()], mode);
         if rows.is_empty() {
             return None;
         }
@@ -106,6 +114,7 @@ impl Table {
             name: rows.get(0, 2)?,
             label: rows.get(0, 3)?,
             only: if is_partitioned { "" } else { "ONLY " },
+            keeps_rows: rows.get(0, 5)?,
             moving: Vec::new(),
         })
     }
@@ -175,10 +184,6 @@ const KEYS: &str = "
               JOIN pg_operator p ON p.oid = k.operator
               JOIN pg_namespace o ON o.oid = p.oprnamespace) keys
      WHERE c.contype = 'f' AND c.conparentid = 0";
-
-const TABLE: &str = "
-    SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p'
-      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
 
 const DEFERRABLE: &str = "
     SELECT DISTINCT format('%I.%I', n.nspname, c.conname), c.condeferred

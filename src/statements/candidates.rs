@@ -223,8 +223,9 @@ fn app_sql(target: &Target) -> String {
         "SELECT p.id IS NOT NULL, EXISTS (SELECT FROM {only}onagui.app_users o WHERE o.id = $2), p.email,
                 nullif({}, '')
            FROM (SELECT) one
-           LEFT JOIN (SELECT u.id, u.email::text AS email FROM {only}onagui.app_users u WHERE u.id = $1) p ON true",
+           LEFT JOIN (SELECT u.id, {email} AS email FROM {only}onagui.app_users u WHERE u.id = $1) p ON true",
         email_key("p.email"),
+        email = target.app.email("u"),
         only = target.app.only,
     )
 }
@@ -233,9 +234,10 @@ fn auth_sql(target: &Target) -> String {
     format!(
         "SELECT a.confirmed, a.email, nullif({}, ''), EXISTS (SELECT FROM ONLY auth.users k WHERE k.id = $1)
            FROM (SELECT) one
-           LEFT JOIN (SELECT u.email::text AS email, {confirmed} AS confirmed
+           LEFT JOIN (SELECT {email} AS email, {confirmed} AS confirmed
                         FROM ONLY auth.users u WHERE u.id = $2 AND NOT ({deleted})) a ON true",
         email_key("a.email"),
+        email = target.auth.email("u"),
         confirmed = target.confirmed_now("u"),
         deleted = target.deleted("u"),
     )

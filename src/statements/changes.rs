@@ -170,15 +170,23 @@ fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
                 format!("{column} = (x.r -> 'v' ->> {i})::{kind}")
             })
             .collect();
+        // A trigger may have put an id back.
+        let moved_ids: Vec<String> = columns
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| c.of.table.moving.iter().any(|m| m.column == **column))
+            .map(|(i, column)| format!("t.{column}::text IS NOT DISTINCT FROM x.r -> 'v' ->> {i}"))
+            .collect();
         let sql = format!(
             "UPDATE {} t SET {}
                FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)
               WHERE t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid
-            RETURNING x.place, {}, md5({}::text)",
+            RETURNING x.place, {}, md5({}::text), {}",
             c.of.table.target(),
             sets.join(", "),
             c.of.shape.key_image(),
             c.of.shape.image(),
+            if moved_ids.is_empty() { "true".into() } else { moved_ids.join(" AND ") },
         );
         let rows: Value = updates
             .iter()
@@ -199,7 +207,7 @@ fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
                 was: Some(updates[place].address.clone()),
             });
         }
-        written += rows.len();
+        written += (0..rows.len()).filter(|row| rows.get(*row, 4) == Some(true)).count();
         done.moved.push(Moved { columns: columns.clone(), rows: moved });
     }
     written

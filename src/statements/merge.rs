@@ -339,7 +339,7 @@ pub fn rekey(
     let mut held = mover.held(session, to, Mode::Fresh);
     let is_plain = held.is_empty() && recorded.is_empty() && !mover.references.by_rows;
     let moved = if is_plain {
-        mover.rekey(session, from, to)
+        mover.rekey(session, from, to)?
     } else {
         let untouchable = mover.find_held(session, recorded, from)?;
         let merge = Merge::plan_rekey(session, mover, from, to, &untouchable, Mode::Fresh)?;

@@ -211,7 +211,7 @@ impl Mover {
     }
 
     /// Moves the user `from` and all that refers to it to the id `to`. The user's row must be locked.
-    pub fn rekey(&self, session: &Session, from: Uuid, to: Uuid) -> Vec<Referring> {
+    pub fn rekey(&self, session: &Session, from: Uuid, to: Uuid) -> Result<Vec<Referring>, Error> {
         let mut moved = Vec::new();
         as_one_statement(&self.owners(), &self.references.deferrable, session, |owner| {
             for place in self.moving().filter(|p| self.references.tables[*p].owner == owner) {
@@ -226,7 +226,30 @@ impl Mover {
                 moved.push(self.referring(place, rows.saturating_sub(own)));
             }
         });
-        moved
+        match self.left_behind(session, from, to) {
+            Some(table) => Err(Error::HeldBack { table }),
+            None => Ok(moved),
+        }
+    }
+
+    /// The first table where a trigger or rule has kept a row as it was.
+    fn left_behind(&self, session: &Session, from: Uuid, to: Uuid) -> Option<String> {
+        let tables = &self.references.tables;
+        let user_has_moved = !tables[0].keeps_rows || !self.lock(session, &[to]).is_empty();
+        let stays = |place: &usize| {
+            let plan = &self.statements[*place].counter;
+            let sql = &self.statements[*place].count;
+            let rows = pg::as_role(tables[*place].owner, || {
+                let plan = plan.get_or_init(|| session.prepare(sql, &ids(1)));
+                session.execute(plan, &[from.into()], Mode::Fresh).one::<i64>()
+            });
+            rows != Some(0)
+        };
+        let place = match user_has_moved {
+            false => Some(0),
+            true => self.moving().filter(|place| tables[*place].keeps_rows).find(stays),
+        };
+        place.map(|place| tables[place].label.clone())
     }
 
     /// Rows that hold an id in a column where no foreign key keeps them from it, whoever has that id: locked unless this

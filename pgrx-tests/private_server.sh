@@ -5,7 +5,8 @@
 #   private_server.sh stop DIR [fast|immediate]
 #   private_server.sh remove DIR              stops it and deletes DIR
 #   private_server.sh psql DIR [PSQL-ARGUMENT]...
-#   private_server.sh run DIR PROGRAM [ARGUMENT]...   one of PostgreSQL's programs, as the user the server runs as
+#   private_server.sh run DIR PROGRAM [ARGUMENT]...   one of PostgreSQL's programs, as the user the server runs
+#                                             as, in a folder of the server's
 #   private_server.sh env DIR                 PGHOST=... and so on, to be read by `eval` or by a program
 #
 # The bootstrap superuser is supabase_admin; whoever may enter DIR may connect as any role. Nothing is listened to but the
@@ -171,6 +172,6 @@ case $command in
         if [[ $home != "$dir" ]]; then rm -rf "$home"; fi
         ;;
     psql) exec "$bin/psql" --no-psqlrc "$@" ;;
-    run) as_server "$bin/$1" "${@:2}" ;;
+    run) as_server env --chdir="$home" "$bin/$1" "${@:2}" ;;
     env) cat "$dir/server.env" ;;
 esac

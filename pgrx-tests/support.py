@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
 import threading
@@ -70,6 +71,20 @@ class Server:
 
     def stop(self, mode="fast"):
         self._script("stop", mode)
+
+    def kill(self):
+        """Kills all of its processes, the one first that would start the others again."""
+        postmaster = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        pids = [postmaster, *map(int, children)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "all of the server's processes are gone")
+
+    def is_up(self):
+        with contextlib.suppress(psycopg.OperationalError), self.connect():
+            return True
 
     def remove(self):
         """Stops it, throws it away, and gives back what a reader of its log would be worried about."""

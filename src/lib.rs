@@ -20,7 +20,8 @@ pub extern "C-unwind" fn _PG_init() {
     pg::start();
 }
 
-// The doors: what SQL can call.
+// The doors: what SQL can call. The SQL of older versions goes on calling them until it is updated, so none is ever renamed or
+// taken away.
 door! {
     sync_auth_user_to_app_users => signup::auth_user_changed;
     sync_column_changed => signup::mapping_changed;
@@ -33,6 +34,8 @@ door! {
     fix_all_user_ids => fix::fix_all_user_ids;
     undo_fix => fix::undo_fix;
     register_reference => fix::register_reference;
+    unregister_reference => fix::unregister_reference;
+    unregister_reference_by_name => fix::unregister_reference_by_name;
     prune_audit => fix::prune_audit;
     sync_status => status::status;
     sync_summary => status::summary;

@@ -49,9 +49,11 @@ fn rights_of(role: pgrx::pg_sys::Oid, house: House) -> Role {
     let named = |name| pg::role_named(name);
     let inherits = |name| named(name).is_some_and(|other| pg::has_rights_of(role, other));
     let is_superuser = pg::is_superuser(role);
+    // Whatever has been granted to these.
+    let is_client = [c"anon", c"authenticated"].into_iter().any(|name| named(name) == Some(role));
     Role {
         is_superuser,
-        is_installer: house.owner == role || Some(role) == statements::installer(house),
+        is_installer: house.owner == role || !is_client && statements::is_installer(house, role),
         is_service_role: named(c"service_role") == Some(role),
         is_authenticated: inherits(c"authenticated"),
         inherits_service_role: inherits(c"service_role"),

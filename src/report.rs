@@ -5,7 +5,7 @@ mod text;
 use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{self, Call, Reply};
-use crate::statements::status::{Kept, Listed, STATUSES};
+use crate::statements::status::{Listed, Overview, STATUSES};
 use text::{BREAK, literal, shown, thousands, wrapped};
 
 /// No more of each status are told in full.
@@ -15,7 +15,7 @@ const WIDTH: usize = 80;
 
 /// `sync_report()`.
 pub fn report(_: &Call) -> Result<Reply, Error> {
-    let kept = Kept::get(House::find()?)?;
+    let kept = Overview::get(House::find()?)?;
     let counted = kept.summary();
     let (head, listed) = kept.list(MOST);
     let mut out = vec![

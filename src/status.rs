@@ -3,7 +3,7 @@
 use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{Call, Reply};
-use crate::statements::status::{Kept, Question, STATUSES};
+use crate::statements::status::{Overview, Question, STATUSES};
 
 /// `sync_status(p_status text[], p_email text, p_limit bigint)`.
 pub fn status(call: &Call) -> Result<Reply, Error> {
@@ -12,7 +12,7 @@ pub fn status(call: &Call) -> Result<Reply, Error> {
     if question.limit.is_some_and(|limit| limit < 0) {
         return Err(Error::NegativeLimit { limit: question.limit.unwrap_or_default() });
     }
-    let kept = Kept::get(House::find()?)?;
+    let kept = Overview::get(House::find()?)?;
     kept.answer(&question, &call.rows());
     Ok(Reply::Null)
 }
@@ -32,7 +32,7 @@ fn wanted(given: Option<Vec<Option<String>>>) -> Result<Vec<&'static str>, Error
 
 /// `sync_summary()`.
 pub fn summary(call: &Call) -> Result<Reply, Error> {
-    let kept = Kept::get(House::find()?)?;
+    let kept = Overview::get(House::find()?)?;
     let counted = kept.summary();
     let rows = call.rows();
     for (status, users) in counted {

@@ -18,8 +18,26 @@ export PGRX_HOME=$target/pgrx-home/system-$major CARGO_TARGET_DIR=$target/build-
 mkdir -p "$PGRX_HOME"
 printf '[configs]\npg%s = "%s"\n' "$major" "$pg_config" >"$PGRX_HOME/config.toml"
 
-options=()
-if [[ ! -w $("$pg_config" --pkglibdir) || ! -w $("$pg_config" --sharedir)/extension ]]; then options+=(--sudo); fi
 cd "$root"
 say "building onagui_sync for $version (release; usually 2 minutes the first time)"
-"$cargo_pgrx" pgrx install --release --no-default-features --features "pg$major" --pg-config "$pg_config" "${options[@]}"
+package=$target/package/$major
+rm -rf "$package"
+"$cargo_pgrx" pgrx package --no-default-features --features "pg$major" --pg-config "$pg_config" --out-dir "$package"
+
+as=()
+if [[ ! -w $("$pg_config" --pkglibdir) || ! -w $("$pg_config" --sharedir)/extension ]]; then as=(sudo); fi
+# Each file by a rename: sessions that have the old library loaded would crash if it were written over. The control file
+# comes last, since it says which version there is.
+put() {
+    local mode=$1 file
+    shift
+    for file; do
+        "${as[@]}" install -D --mode "$mode" "$file" "${file#"$package"}.new"
+        "${as[@]}" mv --force "${file#"$package"}.new" "${file#"$package"}"
+        say "installed ${file#"$package"}"
+    done
+}
+shopt -s globstar nullglob
+put 755 "$package"/**/*.so
+put 644 "$package"/**/onagui_sync--*.sql
+put 644 "$package"/**/onagui_sync.control

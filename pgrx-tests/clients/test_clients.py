@@ -222,6 +222,7 @@ def test_operators_calls_are_refused_to_users(api, remote, out_of_step, role):
         "create_app_users": {},
         "prune_audit": {"p_older_than": "0"},
         "register_reference": {"p_table": "onagui.app_users", "p_column": "username"},
+        "unregister_reference": {"p_table": "onagui.app_users", "p_column": "username"},
     }
     for name, args in calls.items():
         if remote.one("SELECT to_regproc(%s) IS NOT NULL", [f"onagui.{name}"]):
@@ -237,6 +238,7 @@ def test_service_role_does_not_configure(api, remote):
         "create_app_users": {},
         "prune_audit": {"p_older_than": "0"},
         "register_reference": {"p_table": "onagui.app_users", "p_column": "username"},
+        "unregister_reference": {"p_table": "onagui.app_users", "p_column": "username"},
     }.items():
         assert api.raw(f"/rpc/{name}", args, **SERVICE)[0] == 403, name
 

@@ -2,7 +2,7 @@
 
 import psycopg
 import pytest
-from repairs import ADMIN, duplicate, fix_one, log, mismatched, new_id, statuses, undo
+from repairs import ADMIN, app_user, auth_user, duplicate, fix_one, log, mismatched, new_id, statuses, undo
 
 FIX = "SELECT action, outcome, rows_changed, details #>> '{error,sqlstate}' FROM onagui.fix_user_ids(NULL, true)"
 
@@ -203,3 +203,36 @@ def test_row_that_changes_under_a_planned_move(db, make):
     assert db.sql("SELECT id, user_id FROM orders") == [(7, auth)]
     undo(db, log(db)[-1]["audit_id"], role=ADMIN)
     assert db.sql("SELECT id, user_id FROM orders") == [(7, app)]
+
+
+def out_of_step(db, kind):
+    auth = auth_user(db, "ann@example.com")
+    if kind == "renamed":
+        app_user(db, "old@example.com", auth)
+    return auth
+
+
+@pytest.mark.parametrize("kind", ["missing", "renamed"])
+def test_two_fixes_of_a_user_who_stays(db, kind):
+    """Nothing is left to do for the second one, and nothing went wrong either."""
+    out_of_step(db, kind)
+    first = db.connect()
+    first.execute("BEGIN")
+    first.execute(FIX)
+    second = db.in_background(FIX)
+    second.wait_blocked(by=first)
+    first.execute("COMMIT")
+    assert second.result() == [("none", "unchanged", 0, None)]
+    assert len(log(db)) == 1 and statuses(db) == {"SYNCED": 1}
+
+
+def test_application_takes_the_email_while_a_row_is_created(db):
+    out_of_step(db, "missing")
+    mine = db.connect()
+    mine.execute("BEGIN")
+    mine.execute("INSERT INTO onagui.app_users (id, email) VALUES (gen_random_uuid(), 'ann@example.com')")
+    running = db.in_background(FIX)
+    running.wait_blocked(by=mine)
+    mine.execute("COMMIT")
+    assert running.result() == [("none", "unchanged", 0, None)]
+    assert log(db) == [] and statuses(db) == {"MISMATCHED": 1}

@@ -79,11 +79,18 @@ class ForeignKey:
         self.options, self.validated = options, validated
         self.acts = bool(re.search("CASCADE|RESTRICT|SET", options))
 
+        #: The number of the only partition that has the key.
+        self.only = None
+
+    def applies(self, row):
+        return self.only is None or self.child.partition_of(row) == self.only
+
     def sql(self):
         # Partitioned tables cannot have such keys.
         valid = "" if self.validated else " NOT VALID"
+        at = self.child.name if self.only is None else self.child.part_name(self.only)
         return (
-            f"ALTER TABLE {self.child.name} ADD CONSTRAINT {quote(self.name)} FOREIGN KEY ({columns_sql(self.columns)}) "
+            f"ALTER TABLE {at} ADD CONSTRAINT {quote(self.name)} FOREIGN KEY ({columns_sql(self.columns)}) "
             f"REFERENCES {self.parent.name} ({columns_sql(self.keys)}) {self.options}{valid};"
         )
 
@@ -94,6 +101,15 @@ class Table:
         self.columns, self.uniques, self.rows, self.pk = [], [], [], None
         self.owner, self.partition_by, self.parent, self.forced = "postgres", None, None, False
         self.soft = []
+        #: How the table is partitioned, and (bounds, which values) of each partition; by hash nobody knows which.
+        self.method, self.parts = "HASH", []
+        self.number, self.touched = 0, False
+
+    def part_name(self, i):
+        return f"{self.name.partition('.')[0]}.{quote(f'part {self.number} {i}')}"
+
+    def partition_of(self, row):
+        return next(i for i, (_, holds) in enumerate(self.parts) if holds(row[self.partition_by]))
 
     def column(self, name):
         return next((c for c in self.columns if c.name == name), None)
@@ -117,6 +133,7 @@ class World:
     def __init__(self, seed, has_gist):
         self.seed = seed
         self.random = random.Random(seed)
+        self.extra = random.Random(f"extra {seed}")
         self.has_gist = has_gist
         self.tables, self.keys = [], []
         self.serial = 0
@@ -151,6 +168,7 @@ class World:
             self._fancy(t)
         if self.chance(0.15):
             t.partition_by = "id"
+            self._split(t)
         if self.chance(0.15):
             t.columns.append(Column("id text", "text", generated_from="id", text_of=True))
             if self.chance(0.5):
@@ -169,6 +187,7 @@ class World:
             self._key(t, ["referred by"], t, ["id"])
         t.forced = self.chance(0.2)
         t.rows = []
+        t.touched = self.extra.random() < 0.2
         return t
 
     # ---- other tables
@@ -181,6 +200,7 @@ class World:
                 break
         self.taken.add((schema, name))
         t = Table(schema, name)
+        t.number, t.touched = len(self.tables), self.extra.random() < 0.25
         t.owner, t.forced = r.choice(OWNERS), self.chance(0.25)
         t.anonymous = self.chance(0.1)
         if not t.anonymous:
@@ -209,9 +229,14 @@ class World:
             ids.append("gen")
         if self.chance(0.12) and not t.anonymous:
             t.partition_by = r.choice([i for i in ids if i != "gen"] + ["tag"])
+            self._split(t)
             for key in self.keys:
                 key.validated |= key.child is t
+                if key.child is t and t.parts and self.extra.random() < 0.4:
+                    key.only = self.extra.randrange(len(t.parts))
         self._uniques(t, ids)
+        if t.parts and ids and self.extra.random() < 0.4:
+            self._unique_in_part(t, [self.extra.choice(ids)] + self.extra.choice([[], ["n"]]))
         r.shuffle(t.columns)
         self.tables.append(t)
         if self.chance(0.2):
@@ -227,6 +252,33 @@ class World:
                         self._key(t, names, t, key)
         if self.chance(0.08) and not t.partition_by and not any(c.generated_from for c in t.columns):
             self._heir_table(t)
+
+    def _split(self, t):
+        """Partitions by list or by range, of which it is known what is where."""
+        r, column = self.extra, t.column(t.partition_by)
+        if r.random() < 0.35:
+            return
+        if t.column("n") and not column.notnull and r.random() < 0.4:
+            t.partition_by, column = "n", t.column("n")
+        if column.name == "n" and r.random() < 0.6:
+            t.method = "LIST"
+            t.parts = [("FOR VALUES IN (0, 1)", lambda v: v in ("0", "1")), ("FOR VALUES IN (2, NULL)", lambda v: v in ("2", None))]
+        else:
+            bound = {"int": "2" if column.name == "n" else "60", "bigint": "60"}.get(column.kind, "8")
+            if column.kind in ("uuid", "public.user_id"):
+                bound = "80000000-0000-0000-0000-000000000000"
+            number = column.kind in ("int", "bigint")
+            t.method = "RANGE"
+            below = lambda v: v is not None and (int(v) < int(bound) if number else v.lower() < bound)
+            t.parts = [(f"FOR VALUES FROM (MINVALUE) TO ('{bound}')", below)]
+            if r.random() < 0.5:
+                t.parts.append((f"FOR VALUES FROM ('{bound}') TO (MAXVALUE)", lambda v: v is not None and not below(v)))
+        t.parts.append(("DEFAULT", lambda v: True))
+
+    def _unique_in_part(self, t, columns):
+        i, name = self.extra.randrange(len(t.parts)), self.label("u ")
+        sql = f"CREATE UNIQUE INDEX {quote(name)} ON {t.part_name(i)} ({columns_sql(columns)});"
+        t.uniques.append(Unique(name, columns, sql, where=lambda row: t.partition_of(row) == i))
 
     def _heir_table(self, parent):
         """An inheritance child: has the columns, none of the keys."""
@@ -327,6 +379,8 @@ class World:
             u = Unique(name, columns, f"{add}UNIQUE ({cols}) DEFERRABLE INITIALLY {when};")
         elif kind == "index":
             u = Unique(name, columns, f"{index}({cols});", **plain)
+        elif kind == "nulls" and self.extra.random() < 0.5:
+            u = Unique(name, columns, f"{add}UNIQUE NULLS NOT DISTINCT ({cols});", nulls_collide=True, **plain)
         elif kind == "nulls":
             u = Unique(name, columns, f"{index}({cols}) NULLS NOT DISTINCT;", nulls_collide=True)
         elif kind == "partial" and "n" not in columns:
@@ -337,10 +391,14 @@ class World:
         elif kind == "exclude" and not t.partition_by:
             later = self.random.choice(["", " DEFERRABLE INITIALLY DEFERRED"])
             parts = ", ".join(f"{quote(c)} WITH =" for c in columns)
-            u = Unique(name, columns, f"{add}EXCLUDE USING btree ({parts}){later};")
+            some, where = "", None
+            if "n" not in columns and self.extra.random() < 0.3:
+                some, where = " WHERE (n > 0)", lambda row: row["n"] is not None and int(row["n"]) > 0
+            u = Unique(name, columns, f"{add}EXCLUDE USING btree ({parts}){some}{later};", where=where)
         elif kind == "gist" and self.has_gist and not t.partition_by and all(t.column(c).kind in ("uuid", "int", "text", "bigint") for c in columns):
             parts = ", ".join(f"{quote(c)} WITH =" for c in columns)
-            u = Unique(name, columns + ["span"], f"{add}EXCLUDE USING gist ({parts}, span WITH &&);", overlaps="span")
+            later = self.extra.choice(["", "", " DEFERRABLE INITIALLY DEFERRED", " DEFERRABLE"])
+            u = Unique(name, columns + ["span"], f"{add}EXCLUDE USING gist ({parts}, span WITH &&){later};", overlaps="span")
         else:
             return
         t.uniques.append(u)
@@ -479,7 +537,7 @@ class World:
 
     def _valid(self, t, row):
         for key in self.keys:
-            if key.child is t and key.validated:
+            if key.child is t and key.validated and key.applies(row):
                 values = [row[c] for c in key.columns]
                 if None in values:
                     if "MATCH FULL" in key.options and any(v is not None for v in values):
@@ -513,13 +571,17 @@ class World:
             parts = [c.sql() for c in t.columns] if not t.parent else []
             if r.random() < 0.2 and not t.parent:
                 parts.insert(r.randrange(len(parts) + 1), "dropped int DEFAULT 1")
-            partition = f" PARTITION BY HASH ({quote(t.partition_by)})" if t.partition_by else ""
+            if t.touched and not t.parent:
+                parts.insert(r.randrange(len(parts) + 1), '"touched at" timestamptz DEFAULT clock_timestamp()')
+            partition = f" PARTITION BY {t.method} ({quote(t.partition_by)})" if t.partition_by else ""
             inherits = f" INHERITS ({t.parent.name})" if t.parent else ""
             out.append(f"CREATE TABLE {t.name} ({', '.join(parts)}){inherits}{partition};")
             if "dropped int DEFAULT 1" in parts:
                 out.append(f"ALTER TABLE {t.name} DROP COLUMN dropped;")
             if t.partition_by:
                 out += self._partitions(t, r)
+            if t.touched and not t.parent:
+                out.append(f"CREATE TRIGGER touch BEFORE UPDATE ON {t.name} FOR EACH ROW EXECUTE FUNCTION public.touch();")
             out += [u.sql for u in t.uniques]
             names = [c.name for c in t.columns if not c.generated_from]
             for row in t.rows:
@@ -539,14 +601,14 @@ class World:
         return "\n".join(out)
 
     def _partitions(self, t, r):
-        count = r.choice([1, 2, 3])
+        count = len(t.parts) or r.choice([1, 2, 3])
         for i in range(count):
-            name = f"{t.name.partition('.')[0]}.{quote(f'part {self.tables.index(t)} {i}')}"
-            values = f"FOR VALUES WITH (MODULUS {count}, REMAINDER {i})"
+            name = t.part_name(i)
+            values = t.parts[i][0] if t.parts else f"FOR VALUES WITH (MODULUS {count}, REMAINDER {i})"
             if r.random() < 0.5 or any(c.generated_from for c in t.columns):
                 yield f"CREATE TABLE {name} PARTITION OF {t.name} {values}; ALTER TABLE {name} OWNER TO {r.choice([t.owner, OWNERS[1]])};"
             else:
-                columns = [c.sql() for c in t.columns]
+                columns = [c.sql() for c in t.columns] + (['"touched at" timestamptz'] if t.touched else [])
                 r.shuffle(columns)
                 yield (
                     f"CREATE TABLE {name} (gone int, {', '.join(columns)}); ALTER TABLE {name} DROP COLUMN gone; "

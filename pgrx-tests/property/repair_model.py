@@ -17,8 +17,14 @@ def snapshot(world, connection):
     return found
 
 
-def rows_of(world, state):
-    return {t: [dict(zip((c.name for c in t.columns), v)) for v in sorted(state[t].elements(), key=repr)] for t in world.tables}
+def rows_of(world, connection):
+    """The same as dicts, each table's rows in the order in which they lie there."""
+    rows = {}
+    for t in world.tables:
+        values = ", ".join(f"{quote(c.name)}::text" for c in t.columns)
+        query = f"SELECT ARRAY[{values}]::text[] FROM {'' if t.partition_by else 'ONLY '}{t.name} ORDER BY tableoid::bigint, ctid"
+        rows[t] = [dict(zip((c.name for c in t.columns), v)) for (v,) in connection.execute(query).fetchall()]
+    return rows
 
 
 def as_state(world, rows):
@@ -27,14 +33,14 @@ def as_state(world, rows):
 
 def refers(key, child, parent):
     values = [child[c] for c in key.columns]
-    return None not in values and values == [parent[k] for k in key.keys]
+    return key.applies(child) and None not in values and values == [parent[k] for k in key.keys]
 
 
 def orphans(world, rows):
     """Rows per key that refer to nobody."""
     return {
         key.name: sum(
-            None not in [row[c] for c in key.columns] and not any(refers(key, row, p) for p in rows[key.parent]) for row in rows[key.child]
+            key.applies(row) and None not in [row[c] for c in key.columns] and not any(refers(key, row, p) for p in rows[key.parent]) for row in rows[key.child]
         )
         for key in world.keys
     }
@@ -44,51 +50,103 @@ class Refused(Exception):
     pass
 
 
+#: More rounds than any chain of keys is long.
+ROUNDS = 100
+
+
 class Cascade:
-    """Changes some rows; what refers to a changed key follows, as ON UPDATE CASCADE everywhere would have it."""
+    """Changes some rows; what refers to a changed key follows, as ON UPDATE CASCADE everywhere would have it.
 
-    def __init__(self, world, state):
+    A row is (table, place). `gone` has the rows that give way, each with the one that stays and the side it was on.
+    """
+
+    def __init__(self, world, rows):
         self.world = world
-        self.before = rows_of(world, state)
+        self.before = rows
         self.after = {t: [dict(row) for row in rows] for t, rows in self.before.items()}
-        self.gone = set()
-        self.changed = {}
+        self.gone = {}
+        self.soft_rows = set()
+        self.disturbed = set()
+        self.taken = []
 
-    def change(self, table, place, values):
-        old, new = self.before[table][place], self.after[table][place]
-        told = {}
-        for column, value in values.items():
-            if new[column] != value and not table.column(column).generated_from:
-                told[column] = value
-        for c in table.columns:
-            if c.generated_from in told and new[c.name] != told[c.generated_from]:
-                told[c.name] = told[c.generated_from]
-        if not told:
-            return
-        new.update(told)
-        self.changed.setdefault((table, place), set()).update(told)
+    def old(self, row):
+        return self.before[row[0]][row[1]]
+
+    def new(self, row):
+        return self.after[row[0]][row[1]]
+
+    def all(self):
+        return [(t, place) for t in self.world.tables for place in range(len(self.before[t]))]
+
+    def moved(self):
+        return [row for row in self.all() if self.new(row) != self.old(row) and row not in self.gone]
+
+    def heir(self, row):
+        while row in self.gone:
+            row = self.gone[row][0]
+        return row
+
+    def change(self, row, values):
+        new = self.new(row)
+        had = dict(new)
+        new.update({c: v for c, v in values.items() if not row[0].column(c).generated_from})
+        row[0].fill(new)
+        return new != had
+
+    def parents(self, row):
+        """(key, row it refers to) as things were."""
         for key in self.world.keys:
-            if key.parent is table and any(k in told for k in key.keys):
-                self.follow(key, old, new)
+            if key.child is row[0]:
+                for place, parent in enumerate(self.before[key.parent]):
+                    if refers(key, self.old(row), parent):
+                        yield key, (key.parent, place)
 
-    def follow(self, key, old, heir):
-        for place, row in enumerate(self.before[key.child]):
-            if not refers(key, row, old):
-                continue
-            wanted = [heir[k] for k in key.keys]
-            if None in wanted:
-                raise Refused("no key to refer to")
-            self.change(key.child, place, dict(zip(key.columns, wanted)))
+    def is_disturbed(self, key, parent):
+        return parent in self.gone or any(self.new(parent)[k] != self.old(parent)[k] for k in key.keys)
+
+    def follow(self):
+        """Brings along what refers to rows that have changed or given way."""
+        ties = [(row, key, parent) for row in self.all() for key, parent in self.parents(row)]
+        for _ in range(ROUNDS):
+            changed = False
+            for row, key, parent in ties:
+                if self.is_disturbed(key, parent):
+                    self.disturbed.add((key, parent))
+                if (key, parent) not in self.disturbed or row in self.gone and not (row in self.users and set(key.columns) <= set(self.taken)):
+                    continue
+                heir = self.heir(parent)
+                wanted = [self.new(heir)[k] if self.new(heir)[k] != self.old(parent)[k] else self.old(row)[c] for c, k in zip(key.columns, key.keys)]
+                if any(self.new(heir)[k] is None for k in key.keys):
+                    raise Refused("no key to refer to")
+                changed |= self.change(row, dict(zip(key.columns, wanted)))
+            if self.taken:
+                leaving, staying = self.users
+                changed |= self.change(staying, {c: self.new(leaving)[c] for c in self.taken})
+            if not changed:
+                return
+        raise Refused("keys disagree")
 
     def leaves_orphans(self):
         """Whether a row that changes in the columns of a key refers to nobody by it afterwards: the server refuses that."""
         return any(
-            key.child is t
-            and (columns & set(key.columns) or "MATCH FULL" in key.options and None in [self.after[t][place][c] for c in key.columns])
-            and (t, place) not in self.gone
-            and self.dangles(key, self.after[t][place])
-            for (t, place), columns in self.changed.items()
+            key.child is row[0]
+            and key.applies(self.new(row))
+            and (
+                any(self.new(row)[c] != self.old(row)[c] for c in key.columns)
+                or not key.applies(self.old(row))
+                or "MATCH FULL" in key.options and None in [self.new(row)[c] for c in key.columns]
+            )
+            and self.dangles(key, self.new(row))
+            for row in self.moved()
             for key in self.world.keys
+        )
+
+    def disagrees(self):
+        """Whether a row that follows one key would leave, by another, a row that stays where it is."""
+        return any(
+            not self.is_disturbed(key, parent) and any(self.new(row)[c] != self.old(row)[c] for c in key.columns)
+            for row in self.moved()
+            for key, parent in self.parents(row)
         )
 
     def dangles(self, key, row):
@@ -100,8 +158,8 @@ class Cascade:
     def changes_hands(self):
         """Keys of the leaving user that the staying one takes over, and by which rows refer that a foreign key would act upon."""
         users = self.world.users
-        gone = [self.before[users][p] for t, p in self.gone if t is users]
-        staying = [self.after[users][p] for p in self.users if (users, p) not in self.gone]
+        gone = [self.old(row) for row in self.users if row in self.gone]
+        staying = [self.new(row) for row in self.users if row not in self.gone]
         return [
             key
             for key in self.world.keys
@@ -112,65 +170,130 @@ class Cascade:
         ]
 
     def soft(self, old_id, new_id):
-        for t in self.world.tables:
-            for column, is_text in t.soft:
-                for place, row in enumerate(self.before[t]):
-                    if row[column] == old_id:
-                        self.change(t, place, {column: new_id})
-                    elif is_text and row[column] == old_id.upper():
-                        self.change(t, place, {column: new_id.upper()})
+        for row in self.all():
+            for column, is_text in row[0].soft:
+                if self.old(row)[column] == old_id:
+                    self.soft_rows.add(row)
+                    self.change(row, {column: new_id})
+                elif is_text and self.old(row)[column] == old_id.upper():
+                    self.soft_rows.add(row)
+                    self.change(row, {column: new_id.upper()})
 
     def user(self, id):
-        return next(i for i, row in enumerate(self.before[self.world.users]) if row["id"] == id)
+        return self.world.users, next(i for i, row in enumerate(self.before[self.world.users]) if row["id"] == id)
 
     def rekey(self, old_id, new_id):
-        self.users = {self.user(old_id)}
-        self.change(self.world.users, self.user(old_id), {"id": new_id})
+        self.users = [self.user(old_id)]
+        self.change(self.users[0], {"id": new_id})
         self.soft(old_id, new_id)
-        return self
+        self.follow()
 
     def merge(self, from_id, to_id):
-        users = self.world.users
-        leaving, staying = self.user(from_id), self.user(to_id)
-        self.users = {leaving, staying}
-        self.gone.add((users, leaving))
-        theirs, ours = self.before[users][leaving], self.before[users][staying]
+        leaving, staying = self.users = [self.user(from_id), self.user(to_id)]
+        self.gone[leaving] = staying, "app"
+        theirs, ours = self.old(leaving), self.old(staying)
         # Columns that refer together are taken over together.
-        groups = [key.columns for key in self.world.keys if key.child is users]
-        taken = [c for c in ours if ours[c] is None and theirs[c] is not None and all(ours[x] is None for g in groups if c in g for x in g)]
-        self.change(users, staying, {c: theirs[c] for c in taken})
-        for key in self.world.keys:
-            if key.parent is users:
-                self.follow(key, theirs, self.after[users][staying])
-        # What they refer to may have moved.
-        self.change(users, staying, {c: self.after[users][leaving][c] for c in taken})
+        groups = [key.columns for key in self.world.keys if key.child is self.world.users]
+        self.taken = [c for c in ours if ours[c] is None and theirs[c] is not None and all(ours[x] is None for g in groups if c in g for x in g)]
+        # A field that holds the leaving user's own id, though another that goes with it is NULL, is the staying one's then.
+        own = {c for g in groups for c in g if theirs[c] == from_id}
+        self.change(leaving, {c: to_id for c in self.taken if c in own})
+        self.change(staying, {c: self.new(leaving)[c] for c in self.taken})
         self.soft(from_id, to_id)
-        return self
+        self.follow()
 
-    def collisions(self):
-        """{(table, constraint): rows that came over and collide}."""
-        found = {}
-        for t in self.world.tables:
-            moved = {p for table, p in self.changed if table is t}
-            for u in t.uniques:
-                for place in moved:
-                    if (t, place) in self.gone:
-                        continue
-                    others = [p for p in range(len(self.after[t])) if p != place and (t, p) not in self.gone]
-                    if any(u.collide(self.after[t][place], self.after[t][p]) for p in others):
-                        found[label(t), u.name] = found.get((label(t), u.name), 0) + 1
-        return found
+    # ---- rows that collide
+
+    def meetings(self, table):
+        """[(index, row that changes, other row)] of rows that collide."""
+        rows = [(table, place) for place in range(len(self.after[table])) if (table, place) not in self.gone]
+        moved = set(self.moved())
+        return [
+            (u, one, other)
+            for u in table.uniques
+            for one in rows
+            if one in moved
+            for other in rows
+            if one != other and u.collide(self.new(one), self.new(other))
+        ]
+
+    def tables(self):
+        """Each after those it refers to."""
+        left, order = sorted(self.world.tables, key=label), []
+        while left:
+            free = [t for t in left if not any(k.child is t and k.parent is not t and k.parent in left for k in self.world.keys)]
+            order.append((free or left)[0])
+            left.remove(order[-1])
+        return order
+
+    def side(self, row):
+        """'app' for a row that comes over with anything of the user who goes, 'auth' if only with what gives way on the other side."""
+        found, seen, todo = set(), set(), [row]
+        while todo:
+            one = todo.pop()
+            if one in seen:
+                continue
+            seen.add(one)
+            if one in self.gone and one != row:
+                found.add(self.gone[one][1])
+                continue
+            if one in self.soft_rows or one in self.users and len(self.users) == 1:
+                found.add("app")
+            todo += [parent for key, parent in self.parents(one) if self.is_disturbed(key, parent)]
+        return "app" if "app" in found else "auth"
+
+    def settle(self, policy):
+        """Lets rows give way, and answers {(table, constraint): rows that come over and collide}. Raises Refused where none may."""
+        met, refused = {}, False
+        todo = self.tables()
+        while todo:
+            table = todo.pop(0)
+            meetings = self.meetings(table)
+            for u, one, _ in meetings:
+                met.setdefault((label(table), u.name), set()).add(one)
+            if policy == "error" or table is self.world.users:
+                refused |= bool(meetings)
+            elif meetings:
+                self.let_give_way(table, meetings, policy.removeprefix("keep_"))
+                self.follow()
+                todo = self.tables()
+        self.met = {key: len(rows) for key, rows in met.items()}
+        if refused:
+            raise Refused("conflicts")
+
+    def let_give_way(self, table, meetings, side):
+        other = "app" if side == "auth" else "auth"
+        moved = set(self.moved())
+        ranks = {}
+        for _, *pair in meetings:
+            for row in pair:
+                ranks[row] = ((0 if self.side(row) == side else 2) if row in moved else 1, row[1])
+        first = sorted(table.uniques, key=lambda u: ("PRIMARY KEY" not in u.sql, u.name))
+        kept, losers = [], {}
+        for row in sorted(ranks, key=ranks.get):
+            against = [(first.index(u), ranks[b if a == row else a], b if a == row else a) for u, a, b in meetings if row in (a, b)]
+            against = [one for one in against if one[2] in kept]
+            if against:
+                losers[row] = min(against, key=lambda one: one[:2])[2], self.side(row) if row in moved else other
+            else:
+                kept.append(row)
+        self.gone.update(losers)
+
+    # ---- what came of it
 
     def references(self):
         """{table: (columns, rows)} of what refers to the user, the user's own row not counted."""
         found = {}
-        for (t, place), columns in self.changed.items():
-            if (t is self.world.users and place in self.users) or (t, place) in self.gone:
+        for row in self.all():
+            columns = {c.name for c in row[0].columns if self.new(row)[c.name] != self.old(row)[c.name] and not c.generated_from}
+            if row in self.users or not (columns or row in self.gone or self.new(row) != self.old(row)):
                 continue
-            columns = {c for c in columns if not t.column(c).generated_from}
-            known, rows = found.get(label(t), (set(), 0))
-            found[label(t)] = (known | columns, rows + 1)
+            known, rows = found.get(label(row[0]), (set(), 0))
+            found[label(row[0])] = (known | columns, rows + 1)
         return found
+
+    def removed(self):
+        return as_state(self.world, {t: [self.before[t][p] for p in range(len(self.before[t])) if (t, p) in self.gone] for t in self.world.tables})
 
     def state(self):
         return as_state(self.world, {t: [r for p, r in enumerate(rows) if (t, p) not in self.gone] for t, rows in self.after.items()})
@@ -178,85 +301,3 @@ class Cascade:
 
 def label(table):
     return table.name
-
-
-def by_tag(table, rows):
-    return {row["tag"]: row for row in rows}
-
-
-def check_merge_with_losers(world, naive, before, after, removed, policy):
-    """A merge in which rows gave way, judged by what must be so whatever the order in which they did."""
-    rows, now = rows_of(world, before), rows_of(world, after)
-    gone = {}
-    for t in world.tables:
-        images = removed.get(label(t), [])
-        left = Counter(tuple(image[c.name] for c in t.columns) for image in images)
-        if t is world.users:
-            assert {image["id"] for image in images} == {world.from_id}
-        else:
-            assert not left - before[t], f"{t.name}: rows in the audit log that never were there"
-        assert sum(after[t].values()) == sum(before[t].values()) - len(images), f"{t.name}: rows were lost that the audit log does not have"
-        gone[t] = left
-    tagged = {t: by_tag(t, now[t]) for t in world.tables if t.column("tag")}
-    moving = {t: {c for k in world.keys if k.child is t for c in k.columns} | {s for s, _ in t.soft} for t in world.tables}
-    heirs = {}
-    user_rows = {row["id"]: row for row in now[world.users]}
-
-    def same_row(t, row):
-        """The row as it is now, None if it gave way."""
-        if t is world.users:
-            return user_rows.get(row["id"])
-        return tagged[t].get(row["tag"])
-
-    for t in tagged:
-        for row in rows[t]:
-            new = tagged[t].get(row["tag"])
-            if new is None:
-                continue
-            for c in t.columns:
-                if c.name not in moving[t] and c.generated_from not in moving[t]:
-                    assert new[c.name] == row[c.name], f"{t.name} {row}: {c.name} changed"
-            for key in world.keys:
-                if key.child is not t or (key.parent is not world.users and key.parent not in tagged):
-                    continue
-                for parent in rows[key.parent]:
-                    if not refers(key, row, parent):
-                        continue
-                    kept = same_row(key.parent, parent)
-                    if kept is not None:
-                        assert refers(key, new, kept), f"{t.name} {row} -> {new}: {key.name} no longer refers to {kept}"
-                    else:
-                        heir = [p for p in now[key.parent] if refers(key, new, p)]
-                        assert heir, f"{t.name} {row}: {key.name} is an orphan"
-                        heirs.setdefault((key.parent, repr(parent)), set()).add(repr(heir[0]))
-    for (t, row), found in heirs.items():
-        assert len(found) == 1, f"{t.name} {row}: its children came to different rows: {found}"
-    losers = sum(sum(g.values()) for t, g in gone.items() if t is not world.users)
-    # Without any collision there is nothing to give way; with one, something must.
-    assert losers > 0
-    if policy == "keep_auth":
-        # Only what came over may give way.
-        for t in tagged:
-            moved = {repr(rows[t][place]) for table, place in naive.changed if table is t}
-            via = {repr(row) for row in rows[t] if reached(world, naive, t, row)}
-            for image in removed.get(label(t), []):
-                row = {c.name: image[c.name] for c in t.columns}
-                assert repr(row) in moved | via, f"{t.name} {row} gave way and never came over"
-
-
-def reached(world, naive, t, row):
-    """Whether it refers, however deep, to a row that moved: it may come over with a row that gave way."""
-    seen, todo = set(), [(t, row)]
-    while todo:
-        table, one = todo.pop()
-        if (table, repr(one)) in seen:
-            continue
-        seen.add((table, repr(one)))
-        for key in world.keys:
-            if key.child is table:
-                for place, parent in enumerate(naive.before[key.parent]):
-                    if refers(key, one, parent):
-                        if (key.parent, place) in naive.changed or (key.parent, place) in naive.gone:
-                            return True
-                        todo.append((key.parent, parent))
-    return False

@@ -279,6 +279,13 @@ def test_pending_links(clinic):
     assert "ada@x.org" in psql(clinic, remedy).stdout
 
 
+def test_a_schema_that_was_there_before_and_is_not_open(db):
+    db.sql("CREATE SCHEMA onagui")
+    db.install()
+    found = mend(db, "privileges", says="service_role may not use schema onagui")
+    assert found[0][2] == "GRANT USAGE ON SCHEMA onagui TO anon, authenticated, service_role;"
+
+
 def test_users_out_of_step(clinic):
     dba(clinic, "ALTER TABLE auth.users DISABLE TRIGGER USER")
     clinic.auth.signup("ada@x.org")

@@ -204,6 +204,24 @@ def test_operators_sync_anybody(db):
         assert db.one(CALL, [body], role=role)["data"]["action"] == "updated"
 
 
+def test_who_is_an_installer(db):
+    """A restore makes somebody else the extension's owner; what was granted tells who configures. Clients are clients whatever they
+    were granted, and nobody inherits it."""
+    db.install()
+    ann, bob = db.auth.signup("ann@example.com"), db.auth.signup("bob@example.com")
+    body = {"userId": bob, "email": "bob@example.com"}
+    role = f"heir_{uuid.uuid4().hex[:8]}"
+    db.sql(f"CREATE ROLE {role} IN ROLE postgres, authenticated; UPDATE pg_extension SET extowner = 10 WHERE extname = 'onagui_sync'", role="supabase_admin")
+    db.sql("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onagui TO anon, authenticated", role="supabase_admin")
+    try:
+        assert db.one(CALL, [json.dumps(body, default=str)])["success"]
+        for client in (role, "authenticated", "anon"):
+            with expect_error("42501"):
+                register(db, body, client, db.connect("supabase_admin"), sub=ann)
+    finally:
+        db.sql(f"DROP ROLE {role}", role="supabase_admin")
+
+
 def test_anon_has_no_execute(db):
     db.install()
     with expect_error("42501", detail=False, hint=False):

@@ -249,6 +249,8 @@ def test_decision_does_not_replace_a_confirmation(db):
         "onagui.undo_fix(NULL)", "onagui.prune_audit(NULL)", "onagui.prune_audit('-1 day')", "onagui.register_reference(NULL, 'x')",
         "onagui.register_reference('orders', NULL)", "onagui.register_reference('orders', 'nope')", "onagui.register_reference('orders', 'id')",
         "onagui.register_reference('pg_stat_activity', 'pid')", "onagui.register_reference('onagui.app_users', 'id')",
+        "onagui.unregister_reference(NULL, 'x')", "onagui.unregister_reference('orders', NULL)", "onagui.unregister_reference(NULL, 'orders', 'x')",
+        "onagui.unregister_reference('public', NULL, 'x')", "onagui.unregister_reference('public', 'orders', NULL)",
     ],
 )  # fmt: skip
 def test_wrong_arguments(db, call):
@@ -264,6 +266,37 @@ def test_registering_a_reference(db):
     db.sql('DROP TABLE "My Files"')
     mismatched(db, "ann@example.com")
     assert fix_one(db, "ann@example.com")["outcome"] == "done"
+
+
+def registered(db):
+    return db.one("SELECT count(*) FROM onagui.sync_reference")
+
+
+def test_taking_a_reference_back(db):
+    db.sql('CREATE TABLE "My Files" ("Owner" varchar(40))')
+    db.sql("""SELECT onagui.register_reference('"My Files"', 'Owner')""")
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql('INSERT INTO "My Files" VALUES (%s)', [app])
+    assert db.one("""SELECT onagui.unregister_reference('"My Files"', 'owner')""") == 'OK: public."My Files".owner was not registered'
+    assert registered(db) == 1
+    said = db.one("""SELECT onagui.unregister_reference('"My Files"', 'Owner')""")
+    assert said == 'OK: public."My Files".Owner is not registered any more; fixes leave it alone'
+    assert "was not registered" in db.one("""SELECT onagui.unregister_reference('"My Files"', 'Owner')""")
+    assert registered(db) == 0
+    fixed = fix_one(db, "ann@example.com")
+    assert (fixed["outcome"], fixed["rows_changed"]) == ("done", 0)
+    assert db.one('SELECT "Owner" FROM "My Files"') == str(app)
+    assert db.one("SELECT onagui.unregister_reference(4294967295::oid::regclass, 'x')") == "OK: 4294967295.x was not registered"
+
+
+@pytest.mark.parametrize("end", ['DROP TABLE "My Files"', 'ALTER TABLE "My Files" RENAME TO mine', 'ALTER TABLE "My Files" DROP "Owner"'])
+def test_taking_a_reference_back_that_is_gone(db, end):
+    db.sql('CREATE TABLE "My Files" ("Owner" varchar(40))')
+    db.sql("""SELECT onagui.register_reference('"My Files"', 'Owner')""")
+    db.sql(end)
+    assert "any more" in db.one("SELECT onagui.unregister_reference('public', 'My Files', 'Owner')")
+    assert "was not" in db.one("SELECT onagui.unregister_reference('public', 'My Files', 'Owner')")
+    assert registered(db) == 0
 
 
 @pytest.mark.parametrize("table, sqlstate", [("onagui.app_users", "42P01"), ("auth.users", "42P01")])

@@ -125,6 +125,29 @@ def test_soft_rows_that_had_the_id_already_stay(db):
     assert content(db, "files") == before
 
 
+@pytest.fixture(params=["uuid", "text"])
+def visits(db, request):
+    """Registered, without a foreign key: nobody but the undo itself can see to it that nothing is left behind."""
+    db.sql(f"CREATE TABLE visits (id int, user_id {request.param}); SELECT onagui.register_reference('visits', 'user_id')")
+    return lambda id: db.sql("INSERT INTO visits VALUES (1, %s)", [str(id) if request.param == "text" else id])
+
+
+def test_soft_rows_that_came_since_hold_a_creation(db, visits):
+    auth = auth_user(db, "ann@example.com")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    visits(auth)
+    refused(db, audit_id, "1 row refers from public.visits to a row of onagui.app_users that would not be there any more")
+    db.sql("DELETE FROM visits")
+    undo(db, audit_id)
+
+
+def test_soft_rows_that_came_since_hold_a_merge_done_again(db, visits):
+    app, auth, audit_id = merged(db)
+    undo(db, audit_id)
+    visits(app)
+    refused(db, log(db, action="undo")[0]["audit_id"], "1 row refers from public.visits")
+
+
 def test_trigger_that_changes_what_is_put_back(db):
     app, auth, audit_id = merged(db)
     db.sql("CREATE FUNCTION up() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.full_name = 'changed'; RETURN NEW; END$$;"
@@ -137,6 +160,59 @@ def test_unique_conflict_since(db):
     app_user(db, "someone@example.com", username="w")
     db.sql("ALTER TABLE onagui.app_users ADD CHECK (email = lower(email)) NOT VALID")
     refused(db, audit_id, "check")
+
+
+CARTS = """
+    CREATE TABLE carts (user_id uuid REFERENCES onagui.app_users, n int, note text, PRIMARY KEY (user_id, n));
+    CREATE TABLE items (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, cart int, position int, UNIQUE (user_id, cart, position),
+                        FOREIGN KEY (user_id, cart) REFERENCES carts ON UPDATE {action} ON DELETE {action});
+    CREATE TABLE stamps (id int PRIMARY KEY, owner uuid, cart int, position int,
+                         FOREIGN KEY (owner, cart, position) REFERENCES items (user_id, cart, position) ON UPDATE {action})"""
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "RESTRICT", "SET NULL", "NO ACTION"])
+def test_what_refers_to_a_row_that_moves_back_goes_with_it(db, action):
+    db.sql(CARTS.format(action=action if action != "SET NULL" else "SET DEFAULT"))
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO carts VALUES (%s, 1), (%s, 2)", [app, auth])
+    db.sql("INSERT INTO items VALUES (1, %s, 1, 1)", [app])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    # Rows that came since: in the cart that goes back, and in the one that stays.
+    db.sql("INSERT INTO items VALUES (2, %s, 1, 2), (3, %s, 2, 1)", [auth, auth])
+    db.sql("INSERT INTO stamps VALUES (1, %s, 1, 1), (2, %s, 1, 2), (3, %s, 2, 1)", [auth, auth, auth])
+    merged = content(db, "onagui.app_users", "carts", "items", "stamps")
+    undo(db, audit_id)
+    assert db.sql("SELECT id, user_id FROM items ORDER BY id") == [(1, app), (2, app), (3, auth)]
+    assert db.sql("SELECT id, owner FROM stamps ORDER BY id") == [(1, app), (2, app), (3, auth)]
+    (entry,) = log(db, action="undo")
+    assert entry["rows_changed"] == 5
+    undo(db, entry["audit_id"])
+    assert content(db, "onagui.app_users", "carts", "items", "stamps") == merged
+
+
+def test_what_cannot_go_along_bars_the_undo(db):
+    db.sql(CARTS.format(action="NO ACTION"))
+    db.sql("CREATE TABLE gifts (id int PRIMARY KEY, user_id uuid, cart int, other int, FOREIGN KEY (user_id, cart) REFERENCES carts, FOREIGN KEY (user_id, other) REFERENCES carts)")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO carts VALUES (%s, 1), (%s, 2)", [app, auth])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    # It refers to the cart that goes back and to the one that stays, by one column.
+    db.sql("INSERT INTO gifts VALUES (1, %s, 1, 2)", [auth])
+    refused(db, audit_id, f"gifts_user_id_other_fkey.*{app}")
+
+
+def test_children_of_the_row_that_stayed_remain_with_it(db):
+    """Cart 1 of the auth user gave way; what was put into the other's since stays where it is, for the key is there again."""
+    db.sql(CARTS.format(action="NO ACTION"))
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO carts VALUES (%s, 1, 'app'), (%s, 1, 'auth')", [app, auth])
+    db.sql("INSERT INTO items VALUES (1, %s, 1, 1), (2, %s, 1, 2)", [app, auth])
+    audit_id = fix_one(db, "ann@example.com", policy="keep_app")["audit_id"]
+    assert db.sql("SELECT user_id, note FROM carts") == [(auth, "app")]
+    db.sql("INSERT INTO items VALUES (3, %s, 1, 3)", [auth])
+    undo(db, audit_id)
+    assert sorted(db.sql("SELECT user_id, note FROM carts")) == sorted([(app, "app"), (auth, "auth")])
+    assert db.sql("SELECT id, user_id FROM items ORDER BY id") == [(1, app), (2, auth), (3, auth)]
 
 
 def test_prune(db):

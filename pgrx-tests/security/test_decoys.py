@@ -25,6 +25,8 @@ CALLS = (
     "CALL onagui.fix_all_user_ids(1, 'keep_app')",
     "SELECT * FROM onagui.fix_user_id((SELECT id FROM onagui.app_users LIMIT 1), (SELECT id FROM onagui.app_users LIMIT 1), true)",
     "SELECT onagui.prune_audit('0'::pg_catalog.interval)",
+    "SELECT onagui.unregister_reference('public.soft'::pg_catalog.regclass, 'user_id')",
+    "SELECT onagui.unregister_reference('public', 'soft', 'user_id')",
     "SELECT onagui.disable_sync(), onagui.enable_sync()",
 )
 

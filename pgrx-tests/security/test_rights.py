@@ -150,11 +150,16 @@ def test_settings_are_a_superusers(db):
         auth.execute("SET onagui_sync.enabled = off")
 
 
-def test_who_may_register_a_reference_moves_nothing_they_may_not_write(db):
+def test_who_registers_a_reference_moves_nothing_they_may_not_write(db):
     """The installer is no superuser: what they register is written as the table's owner."""
     db.install()
     db.sql("CREATE SCHEMA vault; CREATE TABLE vault.secrets (id int PRIMARY KEY, owner uuid); GRANT USAGE ON SCHEMA vault TO postgres", role="supabase_admin")
     with expect_error("42501"):
         db.sql("SELECT onagui.register_reference('vault.secrets', 'owner')")
+    db.sql("SELECT onagui.register_reference('vault.secrets', 'owner')", role="supabase_admin")
+    for named in ("'vault.secrets'", "'vault', 'secrets'"):
+        with expect_error("42501"):
+            db.sql(f"SELECT onagui.unregister_reference({named}, 'owner')")
     db.sql("GRANT UPDATE (owner) ON vault.secrets TO postgres", role="supabase_admin")
+    assert "any more" in db.one("SELECT onagui.unregister_reference('vault.secrets', 'owner')")
     db.sql("SELECT onagui.register_reference('vault.secrets', 'owner')")

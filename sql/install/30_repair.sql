@@ -71,6 +71,20 @@ COMMENT ON FUNCTION onagui.register_reference(regclass, name) IS
 -- Configures what fixes write.
 REVOKE ALL ON FUNCTION onagui.register_reference(regclass, name) FROM PUBLIC;
 
+CREATE FUNCTION onagui.unregister_reference(p_table regclass, p_column name) RETURNS text
+    LANGUAGE c AS 'MODULE_PATHNAME', 'unregister_reference';
+COMMENT ON FUNCTION onagui.unregister_reference(regclass, name) IS
+    'Takes back what onagui.register_reference() did: fixes leave the column alone from now on';
+-- Configures what fixes write.
+REVOKE ALL ON FUNCTION onagui.unregister_reference(regclass, name) FROM PUBLIC;
+
+CREATE FUNCTION onagui.unregister_reference(p_schema name, p_table name, p_column name) RETURNS text
+    LANGUAGE c AS 'MODULE_PATHNAME', 'unregister_reference_by_name';
+COMMENT ON FUNCTION onagui.unregister_reference(name, name, name) IS
+    'The same by the names in onagui.sync_reference, for a table that was dropped or renamed';
+-- Configures what fixes write.
+REVOKE ALL ON FUNCTION onagui.unregister_reference(name, name, name) FROM PUBLIC;
+
 CREATE FUNCTION onagui.prune_audit(p_older_than interval) RETURNS bigint
     LANGUAGE c AS 'MODULE_PATHNAME', 'prune_audit';
 COMMENT ON FUNCTION onagui.prune_audit(interval) IS

@@ -61,3 +61,16 @@ BEGIN
     END IF;
 END
 $$;
+
+-- The server notes what a script grants as there from the beginning, and pg_dump leaves that out. But the schema is no
+-- member of the extension: a dump makes it before CREATE EXTENSION, and has to open it, too.
+DELETE FROM pg_catalog.pg_init_privs i
+ USING pg_catalog.pg_namespace n
+ WHERE n.nspname OPERATOR(pg_catalog.=) 'onagui' AND i.objoid OPERATOR(pg_catalog.=) n.oid
+   AND i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass;
+DELETE FROM pg_catalog.pg_shdepend s
+ USING pg_catalog.pg_namespace n, pg_catalog.pg_database d
+ WHERE n.nspname OPERATOR(pg_catalog.=) 'onagui' AND s.objid OPERATOR(pg_catalog.=) n.oid
+   AND s.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
+   AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND s.dbid OPERATOR(pg_catalog.=) d.oid
+   AND s.deptype OPERATOR(pg_catalog.=) 'i';

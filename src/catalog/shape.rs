@@ -56,7 +56,7 @@ const COLUMNS: &str = "
 
 /// Indexes of the table, and those of its partitions that are no part of one of the table's.
 const UNIQUE: &str = "
-    SELECT coalesce(con.conname, ic.relname)::text,
+    SELECT coalesce(con.conname, ic.relname)::text COLLATE \"C\",
            parts.expressions, parts.operators, parts.collations,
            pg_get_expr(i.indpred, i.indrelid),
            i.indnullsnotdistinct,
@@ -117,13 +117,16 @@ impl Shape {
         self.columns.iter().find(|c| c.quoted == quoted)
     }
 
-    /// The indexes that a change of these (quoted) columns can collide in. A generated column may change with any.
+    /// The indexes that a change of these (quoted) columns can collide in.
     pub fn touched_by<'a>(&'a self, changed: &'a [String]) -> impl Iterator<Item = &'a Uniqueness> {
-        self.unique.iter().filter(move |unique| {
-            unique.uses.iter().any(|used| {
-                changed.contains(used)
-                    || self.column(used).is_some_and(|column| column.generated.is_some())
-            })
+        self.unique.iter().filter(|unique| self.is_touched_by(unique, changed))
+    }
+
+    /// Whether a change of these (quoted) columns can collide in an index. A generated column may change with any.
+    pub fn is_touched_by(&self, unique: &Uniqueness, changed: &[String]) -> bool {
+        unique.uses.iter().any(|used| {
+            changed.contains(used)
+                || self.column(used).is_some_and(|column| column.generated.is_some())
         })
     }
 

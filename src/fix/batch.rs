@@ -46,7 +46,7 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
         loop {
             let list = {
                 let repair = Repair::start(House::find()?, true, policy, actor.clone())?;
-                repair.candidates(&Which::Fixable(LIST + tried.len()))
+                repair.candidates(&Which::FixableByPlace(LIST + tried.len()))
             };
             let todo: Vec<Candidate> =
                 list.into_iter().filter(|c| !tried.contains(&c.pair())).collect();

@@ -1,6 +1,7 @@
 //! Taking auth's e-mails over, also where users of one call hold each other's.
 
-use super::repair::{Outcome, Repair};
+use super::outcome::Outcome;
+use super::repair::Repair;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;
@@ -132,7 +133,10 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
     let ids: Vec<Uuid> = users.iter().filter_map(|c| c.app_user_id).collect();
     repair.mover.lock(session, &ids);
     for candidate in users {
-        if !repair.check.still_is(session, &repair.target, candidate) {
+        if !repair.finder.still_is(session, candidate) {
+            if let [alone] = users {
+                return Ok(vec![Outcome::overtaken(alone)]);
+            }
             let table = repair.mover.references.tables[0].label.clone();
             return Err(Error::ChangedMeanwhile { table });
         }
@@ -175,7 +179,7 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
 }
 
 fn may_be_null(repair: &Repair) -> bool {
-    repair.target.app.column("email").is_some_and(|c| !c.not_null)
+    repair.target().app.column("email").is_some_and(|c| !c.not_null)
 }
 
 /// Sets the e-mail of the candidate's app user.
@@ -189,15 +193,11 @@ fn set_email(
     let table = &repair.mover.references.tables[0];
     let shape = repair.mover.shape(session, 0, Mode::Fresh);
     let id = candidate.app_user_id.ok_or_else(|| Error::AppUserGone { id: "NULL".into() })?;
+    let address = changes::address_of(session, table, id)
+        .ok_or_else(|| Error::AppUserGone { id: id.to_string() })?;
     let mut of_table = TableChanges::new(table, shape);
-    of_table.updated.insert(
-        vec!["email".into()],
-        vec![Update {
-            address: changes::address_of(session, table, id)
-                .ok_or_else(|| Error::AppUserGone { id: id.to_string() })?,
-            before: vec![before],
-            after: vec![after],
-        }],
-    );
+    of_table
+        .updated
+        .insert(vec!["email".into()], vec![Update::new(address, vec![before], vec![after])]);
     changes::apply(session, &[of_table], &repair.mover.references.deferrable)
 }

@@ -1,13 +1,14 @@
 //! The link a confirmed e-mail makes at sign-up: a re-key, with what the sign-up brings filled in.
 
 use crate::error::Error;
-use crate::pg::{self, Mode, connect};
+use crate::pg::{Mode, connect};
 use crate::statements::changes;
 use crate::statements::merge;
 use crate::statements::rekey::{Mover, Referring};
 use crate::statements::signup::{Refreshed, Target};
 use pgrx::Uuid;
 use serde_json::{Value, json};
+use std::rc::Rc;
 
 pub struct Linked {
     pub rows: u64,
@@ -16,14 +17,12 @@ pub struct Linked {
 
 /// Links the app users of one statement.
 pub struct Linker {
-    mover: Mover,
+    mover: Rc<Mover>,
 }
 
 impl Linker {
     pub fn start(target: &Target) -> Result<Self, Error> {
-        let mover = pg::as_role(target.house.owner, || {
-            connect(|session| Mover::read(session, target.house, &target.app, Mode::Fresh))
-        })?;
+        let mover = Mover::get(target.house, &target.app)?;
         Ok(Linker { mover })
     }
 

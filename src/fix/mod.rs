@@ -3,13 +3,16 @@
 mod batch;
 mod emails;
 mod link;
+mod outcome;
 mod registry;
 mod repair;
 mod undo;
 
 pub use batch::fix_all_user_ids;
 pub use link::Linker;
-pub use registry::{prune_audit, register_reference};
+pub use registry::{
+    prune_audit, register_reference, unregister_reference, unregister_reference_by_name,
+};
 pub use undo::undo_fix;
 
 use crate::catalog::House;
@@ -18,8 +21,9 @@ use crate::pg::{self, Arg, Call, Reply, RowWriter};
 use crate::statements::candidates::{Candidate, Which};
 use crate::statements::merge::OnConflict;
 use onagui_decide::repair::{Action, Status};
+use outcome::Outcome;
 use pgrx::{JsonB, Uuid};
-use repair::{Outcome, Repair};
+use repair::Repair;
 use serde_json::json;
 
 /// How many users are looked up, fixed and answered together: bounds memory, and is what one statement records.

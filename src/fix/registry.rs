@@ -1,8 +1,9 @@
-//! `onagui.register_reference()` and `onagui.prune_audit()`.
+//! `onagui.register_reference()`, `onagui.unregister_reference()` and `onagui.prune_audit()`.
 
 use crate::catalog::House;
 use crate::error::{Error, plain};
-use crate::pg::{self, Call, Mode, Reply, connect};
+use crate::pg::{self, Call, Mode, Reply, Session, connect};
+use crate::statements::quote;
 use pgrx::pg_sys::Oid;
 
 /// `onagui.register_reference(p_table regclass, p_column name)`.
@@ -71,6 +72,87 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
             })))
         })
     })
+}
+
+/// `onagui.unregister_reference(p_table regclass, p_column name)`. What is not registered is no error.
+pub fn unregister_reference(call: &Call) -> Result<Reply, Error> {
+    let table: Oid = call.arg(0).ok_or(Error::NullArgument { name: "p_table" })?;
+    let column: String = call.arg_name(1).ok_or(Error::NullArgument { name: "p_column" })?;
+    let caller = pg::current_role();
+    let house = House::find()?;
+    pg::as_role(house.owner, || {
+        connect(|session| {
+            let named = session.run(
+                "SELECT n.nspname::text, c.relname::text
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+                &[table.into()],
+                Mode::Fresh,
+            );
+            if named.is_empty() {
+                let label = pg::table_name(table);
+                return Ok(Reply::of(plain(&format!("OK: {label}.{column} was not registered"))));
+            }
+            let place = Place {
+                schema: named.get(0, 1).unwrap_or_default(),
+                table: named.get(0, 2).unwrap_or_default(),
+                column,
+            };
+            place.forget(session, caller)
+        })
+    })
+}
+
+/// `onagui.unregister_reference(p_schema name, p_table name, p_column name)`: also where the table is gone.
+pub fn unregister_reference_by_name(call: &Call) -> Result<Reply, Error> {
+    let name = |place, name| call.arg_name(place).ok_or(Error::NullArgument { name });
+    let place = Place {
+        schema: name(0, "p_schema")?,
+        table: name(1, "p_table")?,
+        column: name(2, "p_column")?,
+    };
+    let caller = pg::current_role();
+    let house = House::find()?;
+    pg::as_role(house.owner, || connect(|session| place.forget(session, caller)))
+}
+
+/// A column as the registry names it.
+struct Place {
+    schema: String,
+    table: String,
+    column: String,
+}
+
+impl Place {
+    fn forget(self, session: &Session, caller: Oid) -> Result<Reply, Error> {
+        let Place { schema, table, column } = self;
+        let label = format!("{}.{}", quote(&schema), quote(&table));
+        // Without it fixes leave the column behind: that is for whoever could have registered it to decide.
+        let theirs = session.run(
+            "SELECT has_column_privilege($4, c.oid, a.attnum, 'UPDATE')
+               FROM pg_class c
+               JOIN pg_namespace n ON n.oid = c.relnamespace
+               JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped
+              WHERE n.nspname = $1 AND c.relname = $2",
+            &[schema.clone().into(), table.clone().into(), column.clone().into(), caller.into()],
+            Mode::Fresh,
+        );
+        if theirs.one() == Some(false) {
+            return Err(Error::NotYoursToMove { table: label, column });
+        }
+        let gone = session
+            .run(
+                "DELETE FROM onagui.sync_reference
+                  WHERE table_schema = $1 AND table_name = $2 AND column_name = $3",
+                &[schema.into(), table.into(), column.clone().into()],
+                Mode::Fresh,
+            )
+            .touched();
+        Ok(Reply::of(plain(&if gone == 0 {
+            format!("OK: {label}.{column} was not registered")
+        } else {
+            format!("OK: {label}.{column} is not registered any more; fixes leave it alone")
+        })))
+    }
 }
 
 /// `onagui.prune_audit(p_older_than interval)`: answers how many entries it removed. Known ids stay.

@@ -1,93 +1,33 @@
 //! Repairing one user: rehearsed or done, each in a subtransaction of their own.
 
 use super::emails;
+use super::outcome::Outcome;
 use crate::catalog::House;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Mode, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
-use crate::statements::candidates::{Candidate, Check, Which, read};
+use crate::statements::candidates::{Candidate, Finder, Which};
 use crate::statements::changes;
-use crate::statements::merge::{self, Merge, OnConflict};
+use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
 use crate::statements::rekey::{Collision, Mover, Referring};
 use crate::statements::signup::Target;
-use onagui_decide::failure::must_pass_on;
+use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on};
 use onagui_decide::repair::{Action, Status};
 use pgrx::Uuid;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::rc::Rc;
-
-/// What came of one user: a row of `fix_user_ids`.
-pub struct Outcome {
-    pub email: Option<String>,
-    pub action: Action,
-    pub outcome: &'static str,
-    pub auth_user_id: Option<Uuid>,
-    pub old_app_user_id: Option<Uuid>,
-    pub new_app_user_id: Option<Uuid>,
-    pub rows_changed: u64,
-    pub details: Value,
-    pub audit_id: Option<i64>,
-    /// Why it was refused or failed.
-    pub failure: Option<Box<Failure>>,
-    /// What undo_fix() needs; goes to the audit log only.
-    pub undo: Value,
-}
-
-impl Outcome {
-    pub fn new(action: Action, outcome: &'static str) -> Self {
-        Outcome {
-            email: None,
-            action,
-            outcome,
-            auth_user_id: None,
-            old_app_user_id: None,
-            new_app_user_id: None,
-            rows_changed: 0,
-            details: json!({}),
-            audit_id: None,
-            failure: None,
-            undo: Value::Null,
-        }
-    }
-
-    pub fn of(candidate: &Candidate, action: Action, outcome: &'static str) -> Self {
-        Outcome {
-            email: candidate.email.clone(),
-            auth_user_id: candidate.auth_user_id,
-            old_app_user_id: candidate.app_user_id,
-            new_app_user_id: candidate.app_user_id,
-            ..Outcome::new(action, outcome)
-        }
-    }
-
-    /// The same with the error why nothing was done.
-    pub fn refused_for(mut self, error: Error) -> Self {
-        let failure = Box::new(Failure::from(error));
-        self.details["error"] = failure.to_json();
-        self.failure = Some(failure);
-        self
-    }
-
-    /// Nothing was changed: the row is what it was.
-    pub fn failed(candidate: &Candidate, action: Action, failure: Box<Failure>) -> Self {
-        let is_conflict = matches!(failure.sqlstate.as_str(), "23505" | "23P01");
-        let outcome = if is_conflict { "refused" } else { "failed" };
-        let mut row = Outcome::of(candidate, action, outcome);
-        row.details = json!({ "reason": failure.message, "error": failure.to_json() });
-        row.failure = Some(failure);
-        row
-    }
-}
 
 /// A call that repairs: what it found of the tables, and how it was asked to go about it.
 pub struct Repair {
-    pub target: Rc<Target>,
-    pub mover: Mover,
-    pub check: Check,
+    pub finder: Rc<Finder>,
+    pub mover: Rc<Mover>,
     pub apply: bool,
     pub policy: OnConflict,
     pub actor: String,
 }
+
+/// So few users are re-keyed one by one.
+const FEW: usize = 4;
 
 impl Repair {
     pub fn start(
@@ -96,12 +36,13 @@ impl Repair {
         policy: OnConflict,
         actor: String,
     ) -> Result<Self, Error> {
-        let target = Target::get(house)?;
-        let mode = if apply { Mode::Fresh } else { Mode::Read };
-        let mover = pg::as_role(house.owner, || {
-            pg::connect(|session| Mover::read(session, house, &target.app, mode))
-        })?;
-        Ok(Repair { target, mover, check: Check::default(), apply, policy, actor })
+        let finder = Finder::get(house)?;
+        let mover = Mover::get(house, &finder.target.app)?;
+        Ok(Repair { finder, mover, apply, policy, actor })
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.finder.target
     }
 
     pub fn mode(&self) -> Mode {
@@ -109,7 +50,7 @@ impl Repair {
     }
 
     pub fn candidates(&self, which: &Which) -> Vec<Candidate> {
-        read(&self.target, which, self.mode())
+        self.finder.find(which, self.mode())
     }
 
     /// Repairs each of `todo`, and records what was done in one statement.
@@ -121,18 +62,92 @@ impl Repair {
     fn run_each(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
         let (emails, others): (Vec<_>, Vec<_>) =
             todo.into_iter().partition(|c| c.status == Status::EmailMismatch);
-        let mut outcomes = Vec::with_capacity(emails.len() + others.len());
-        for candidate in others {
-            pg::check_interrupts();
-            let action = candidate.status.action();
-            outcomes.push(self.settle(&candidate, action, true)?);
+        let (moving, others): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|c| c.status == Status::Mismatched);
+        let mut outcomes = Vec::with_capacity(emails.len() + moving.len() + others.len());
+        if self.apply && self.mover.moves_many() {
+            self.rekey_all(&moving, &mut outcomes)?;
+        } else {
+            self.settle_each(&moving, &mut outcomes)?;
         }
+        self.settle_each(&others, &mut outcomes)?;
         let merged = |o: &&Outcome| o.action == Action::Merge && o.outcome == "planned";
         let leaving: Vec<Uuid> =
             outcomes.iter().filter(merged).filter_map(|o| o.old_app_user_id).collect();
         outcomes.extend(emails::exchange(self, emails, &leaving)?);
         self.record(&mut outcomes);
         Ok(outcomes)
+    }
+
+    fn settle_each(&self, todo: &[Candidate], outcomes: &mut Vec<Outcome>) -> Result<(), Error> {
+        for candidate in todo {
+            pg::check_interrupts();
+            outcomes.push(self.settle(candidate, candidate.status.action(), true)?);
+        }
+        Ok(())
+    }
+
+    /// Re-keys `todo` together in one subtransaction. Where that fails, each half of them: one bad user costs only
+    /// themselves, and the many others next to nothing.
+    fn rekey_all(&self, todo: &[Candidate], outcomes: &mut Vec<Outcome>) -> Result<(), Error> {
+        if todo.len() < FEW {
+            return self.settle_each(todo, outcomes);
+        }
+        pg::check_interrupts();
+        match subtransaction(|| pg::connect(|session| self.rekey_together(session, todo))) {
+            Ok(Some(done)) => {
+                outcomes.extend(done);
+                Ok(())
+            }
+            Ok(None) => self.settle_each(todo, outcomes),
+            Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
+                Err(failure.into())
+            }
+            // Whoever holds the lock would be waited for in every half.
+            Err(failure) if failure.sqlstate == LOCK_NOT_AVAILABLE => {
+                self.settle_each(todo, outcomes)
+            }
+            Err(_) => {
+                let (one, other) = todo.split_at(todo.len() / 2);
+                self.rekey_all(one, outcomes)?;
+                self.rekey_all(other, outcomes)
+            }
+        }
+    }
+
+    /// None where some of `todo` must be looked at one by one.
+    fn rekey_together(
+        &self,
+        session: &Session,
+        todo: &[Candidate],
+    ) -> Result<Option<Vec<Outcome>>, Error> {
+        let pairs: Vec<(Uuid, Uuid)> =
+            todo.iter().map(|c| Ok((c.app()?, c.auth()?))).collect::<Result<_, Error>>()?;
+        let (app, auth): (Vec<Uuid>, Vec<Uuid>) = pairs.iter().copied().unzip();
+        self.mover.lock(session, &[app, auth.clone()].concat());
+        let still = self.finder.still_are(session, todo);
+        if self.mover.holds_any(session, &auth) {
+            return Ok(None);
+        }
+        let users: Vec<_> =
+            pairs.iter().zip(&still).filter(|(_, s)| **s).map(|(p, _)| *p).collect();
+        let mut moved = self.mover.rekey_all(session, &users)?.into_iter();
+        let outcomes = todo.iter().zip(still).zip(pairs).map(|((candidate, still), (from, to))| {
+            match still.then(|| moved.next()).flatten() {
+                Some(moved) => Self::rekeyed(candidate, to, Rekeyed::plainly(from, to, moved)),
+                None => Outcome::overtaken(candidate),
+            }
+        });
+        Ok(Some(outcomes.collect()))
+    }
+
+    fn rekeyed(candidate: &Candidate, to: Uuid, done: Rekeyed) -> Outcome {
+        let mut row = Outcome::of(candidate, Action::Rekey, "done");
+        row.new_app_user_id = Some(to);
+        row.rows_changed = Referring::total(&done.moved);
+        row.details = json!({ "references": Referring::to_json(&done.moved) });
+        row.undo = json!([done.step]);
+        row
     }
 
     /// Carries out a person's decision about a pair.
@@ -155,7 +170,7 @@ impl Repair {
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or
     /// where the e-mail that links them is still to be confirmed.
     pub fn decided(&self, app: Uuid, auth: Uuid) -> Result<Candidate, Error> {
-        pg::connect(|session| self.check.decided(session, &self.target, app, auth, self.mode()))
+        pg::connect(|session| self.finder.decided(session, app, auth, self.mode()))
     }
 
     /// One user. `checked`: the status must still be the same once the rows are locked.
@@ -183,7 +198,7 @@ impl Repair {
                 let users: Vec<Uuid> =
                     [candidate.app_user_id, candidate.auth_user_id].into_iter().flatten().collect();
                 self.mover.lock(session, &users);
-                if checked && !self.check.still_is(session, &self.target, candidate) {
+                if checked && !self.finder.still_is(session, candidate) {
                     return Ok(None);
                 }
                 match action {
@@ -196,15 +211,23 @@ impl Repair {
         });
         match done {
             Ok(Some(outcome)) => Ok(outcome),
-            Ok(None) => {
-                let mut row = Outcome::of(candidate, Action::None, "unchanged");
-                row.details = json!({ "reason": "somebody else has dealt with it meanwhile" });
-                Ok(row)
-            }
+            Ok(None) => Ok(Outcome::overtaken(candidate)),
             Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
                 Err(failure.into())
             }
+            // There was no row to lock: somebody may have made one.
+            Err(_) if action == Action::Create && self.is_overtaken(candidate)? => {
+                Ok(Outcome::overtaken(candidate))
+            }
             Err(failure) => self.explain(candidate, action, failure),
+        }
+    }
+
+    fn is_overtaken(&self, candidate: &Candidate) -> Result<bool, Error> {
+        let id = candidate.auth()?;
+        match subtransaction(|| Ok(self.target().is_missing(id))) {
+            Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+            looked => Ok(looked.is_ok_and(|is_missing| !is_missing)),
         }
     }
 
@@ -299,12 +322,7 @@ impl Repair {
     fn rekey(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let (from, to) = (candidate.app()?, candidate.auth()?);
         let done = merge::rekey(session, &self.mover, from, to, &[])?;
-        let mut row = Outcome::of(candidate, Action::Rekey, "done");
-        row.new_app_user_id = Some(to);
-        row.rows_changed = Referring::total(&done.moved);
-        row.details = json!({ "references": Referring::to_json(&done.moved) });
-        row.undo = json!([done.step]);
-        Ok(row)
+        Ok(Self::rekeyed(candidate, to, done))
     }
 
     fn merge(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
@@ -321,13 +339,13 @@ impl Repair {
         if !merge.collisions.is_empty() {
             row.details["conflicts"] = Collision::to_json(&merge.collisions);
         }
-        row.undo = json!(merge.carry_out(from, to)?);
+        row.undo = merge.carry_out()?.iter().map(|done| json!({ "changes": done })).collect();
         Ok(row)
     }
 
     fn create(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let id = candidate.auth()?;
-        self.target.create_one(id)?;
+        self.target().create_one(id)?;
         let shape = self.mover.shape(session, 0, Mode::Fresh);
         let table = &self.mover.references.tables[0];
         let row_image = changes::whole_row(session, table, shape, id)
@@ -345,7 +363,7 @@ impl Repair {
         }
         let mut places = Vec::new();
         let mut entries = Vec::new();
-        for (place, row) in outcomes.iter().enumerate() {
+        for (place, row) in outcomes.iter_mut().enumerate() {
             let action = match row.outcome {
                 "done" => row.action.name(),
                 "failed" => "failure",
@@ -354,7 +372,7 @@ impl Repair {
             };
             let mut details = row.details.clone();
             if row.outcome == "done" {
-                details["undo"] = row.undo.clone();
+                details["undo"] = row.undo.take();
             }
             places.push(place);
             entries.push(Entry {
@@ -367,7 +385,7 @@ impl Repair {
                 ..Entry::new(action, row.outcome, &self.actor)
             });
         }
-        let ids = audit::record_each(self.target.house, &entries);
+        let ids = audit::record_each(self.target().house, entries);
         for (place, id) in places.into_iter().zip(ids) {
             outcomes[place].audit_id = id;
         }

@@ -5,12 +5,13 @@ use crate::catalog::House;
 use crate::error::{Error, Failure, plain};
 use crate::pg::{self, Arg, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
-use crate::statements::changes::{self, Done};
+use crate::statements::changes::{self, Address, Done};
 use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::Referring;
-use crate::statements::undo;
+use crate::statements::{followers, undo};
 use pgrx::{JsonB, Uuid};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 struct Logged {
     action: String,
@@ -25,9 +26,19 @@ struct Logged {
 }
 
 /// What was taken back, for the log: steps that would do it again, last first.
+#[derive(Default)]
 struct Undone {
-    steps: Vec<Value>,
+    steps: Vec<Step>,
     rows: u64,
+    /// Where the rows lie that were changed so far, by the numbers they have in the log.
+    known: undo::Known,
+    /// Where rows lay before the first step, by where they lie now.
+    origins: HashMap<Address, Address>,
+}
+
+enum Step {
+    Rekey(Value),
+    Changes(Vec<Done>),
 }
 
 pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
@@ -38,13 +49,14 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     let undone =
         subtransaction(|| pg::connect(|session| take_back(&repair, session, audit_id, &logged)))
             .map_err(|failure| refusal(audit_id, failure))?;
+    let rows = undone.rows;
     let entry = Entry {
         auth_user_id: logged.auth_user_id,
         old_app_user_id: logged.new_app_user_id,
         new_app_user_id: logged.old_app_user_id,
         email: logged.email.clone(),
-        rows_changed: undone.rows,
-        details: json!({ "undoes": audit_id, "undo": undone.steps }),
+        rows_changed: rows,
+        details: json!({ "undoes": audit_id, "undo": undone.into_json() }),
         ..Entry::new("undo", "done", &repair.actor)
     };
     let by = audit::record(house, &[entry]).first().copied().unwrap_or_default();
@@ -62,7 +74,7 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
         "UNDONE: {} of {}, with {} rows that refer to the user; audit_id {by}",
         logged.action,
         logged.email.as_deref().unwrap_or("a user without e-mail"),
-        undone.rows
+        rows
     ))))
 }
 
@@ -115,6 +127,29 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
     })
 }
 
+impl Undone {
+    fn remember(&mut self, done: &[Done]) {
+        for row in changes::moved(done) {
+            if let (Some(origin), Some(now)) = (&row.origin, &row.now) {
+                self.origins.insert(now.clone(), origin.clone());
+                self.known.extend(row.number.map(|number| (number, now.clone())));
+            }
+        }
+    }
+
+    fn into_json(mut self) -> Value {
+        changes::number(self.steps.iter_mut().filter_map(|step| match step {
+            Step::Changes(done) => Some(done),
+            Step::Rekey(_) => None,
+        }));
+        let step = |step| match step {
+            Step::Rekey(step) => step,
+            Step::Changes(done) => json!({ "changes": done }),
+        };
+        self.steps.into_iter().map(step).collect()
+    }
+}
+
 fn take_back(
     repair: &Repair,
     session: &Session,
@@ -126,9 +161,9 @@ fn take_back(
     repair.mover.lock(session, &users);
     let is_rekey = logged.steps.iter().any(|step| step.get("rekey").is_some());
     let mut undone = Undone {
-        steps: Vec::new(),
         // More may move back with a re-key than once moved. What else changes with one is the user's own row.
         rows: if is_rekey { 0 } else { logged.rows },
+        ..Undone::default()
     };
     for step in logged.steps.iter().rev() {
         if let Some(rekey) = step.get("rekey") {
@@ -178,7 +213,7 @@ fn take_back_rekey(
         Error::CannotUndo { audit_id, why: failure.detail.into_iter().collect() }
     })?;
     undone.rows += Referring::total(&done.moved);
-    undone.steps.push(done.step);
+    undone.steps.push(Step::Rekey(done.step));
     Ok(())
 }
 
@@ -187,7 +222,7 @@ fn in_use(repair: &Repair, session: &Session, id: Uuid, by: Option<Uuid>) -> Opt
     if !repair.mover.lock(session, &[id]).is_empty() {
         return Some(format!("another app user has the id {id} now"));
     }
-    let auth = pg::as_role(repair.target.auth.owner, || {
+    let auth = pg::as_role(repair.target().auth.owner, || {
         session
             .run(
                 "SELECT EXISTS (SELECT FROM ONLY auth.users WHERE id = $1)",
@@ -216,17 +251,25 @@ fn take_back_changes(
             why.extend(in_use(repair, session, id, logged.auth_user_id));
         }
     }
-    let tables = undo::resolve(session, repair.target.house, &done, &mut why);
+    let tables = undo::resolve(session, repair.target().house, &done, &mut why);
     if tables.len() != done.len() {
         return Err(Error::CannotUndo { audit_id, why });
     }
-    let inverse = undo::inverse(session, &done, &tables, &mut why);
-    let references = &repair.mover.references;
-    undo::note_referring(session, references, &inverse, &mut why);
+    let mut inverse = undo::inverse(session, &done, &tables, &undone.known, &mut why);
+    undone.rows += followers::follow(session, &repair.mover, &mut inverse, &mut why) as u64;
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }
+    for update in inverse.iter_mut().flat_map(|c| c.updated.values_mut()).flatten() {
+        if let Some(origin) = undone.origins.get(&update.address) {
+            update.origin.clone_from(origin);
+        }
+    }
+    if !undone.origins.is_empty() {
+        changes::find_again(session, &mut inverse, &HashMap::new());
+    }
     let now = changes::apply(session, &inverse, &repair.mover.references.deferrable)?;
+    undone.remember(&now);
     // A trigger of the application may have made something else of what was put back.
     for (wanted, got) in done.iter().zip(&now) {
         if wanted.removed.iter().any(|row| !got.added.contains(row)) {
@@ -239,6 +282,6 @@ fn take_back_changes(
             });
         }
     }
-    undone.steps.push(json!({ "changes": now }));
+    undone.steps.push(Step::Changes(now));
     Ok(())
 }

@@ -39,10 +39,16 @@ pub unsafe fn enter(
     match guarded(fcinfo, body) {
         Ok(datum) => datum,
         Err(failure) => {
-            raise(pgrx::PgLogLevel::ERROR, *failure);
+            raise(pgrx::PgLogLevel::ERROR, unboxed(failure));
             unreachable!("an error was raised");
         }
     }
+}
+
+/// Frees the box, which would be left behind where it is alive when an error is raised.
+#[expect(clippy::boxed_local, reason = "to free it is the point")]
+fn unboxed(failure: Box<Failure>) -> Failure {
+    *failure
 }
 
 #[inline(never)]

@@ -8,6 +8,7 @@ mod call;
 mod capture;
 mod doors;
 mod encoding;
+mod kept;
 mod levels;
 mod loader;
 mod owner;
@@ -22,6 +23,7 @@ mod values;
 
 pub use call::{Call, Reply, RowWriter};
 pub use doors::enter;
+pub use kept::Kept;
 pub use levels::QueryLevel;
 pub use loader::Loader;
 pub use owner::{

@@ -18,6 +18,7 @@ struct Known {
 thread_local! {
     static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
     static CHANGES: Cell<u64> = const { Cell::new(1) };
+    static ALL_CHANGES: Cell<u64> = const { Cell::new(1) };
 }
 
 /// Changes whenever a table that [`table_named`] has found may have changed or got another name. What was learnt of
@@ -26,11 +27,34 @@ pub fn watched_version() -> u64 {
     CHANGES.get()
 }
 
+/// Changes whenever any table, or what tables are made of, may have changed.
+pub fn catalog_version() -> u64 {
+    // SAFETY: within a transaction; takes in what other sessions have committed until now.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    ALL_CHANGES.get()
+}
+
+/// Whether a new snapshot sees what others have committed until now, as the versions do.
+pub fn sees_latest() -> bool {
+    // SAFETY: backend-local variable. IsolationUsesXactSnapshot() of src/include/access/xact.h.
+    unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 fn changed() {
     CHANGES.set(CHANGES.get().wrapping_add(1));
+    anything_changed();
+}
+
+fn anything_changed() {
+    ALL_CHANGES.set(ALL_CHANGES.get().wrapping_add(1));
+}
+
+unsafe extern "C-unwind" fn object_changed(_: pg_sys::Datum, _: i32, _: u32) {
+    anything_changed();
 }
 
 unsafe extern "C-unwind" fn table_changed(_: pg_sys::Datum, table: pg_sys::Oid) {
+    anything_changed();
     let ours = |known: &Known| known.table == table;
     if table == pg_sys::InvalidOid || KNOWN.with_borrow(|known| known.iter().any(ours)) {
         changed();
@@ -41,6 +65,15 @@ unsafe extern "C-unwind" fn schema_changed(_: pg_sys::Datum, _: i32, _: u32) {
     changed();
 }
 
+/// What tables are made of, beside what tells of its changes by the table: its names stand in statements.
+const MADE_OF: [pg_sys::SysCacheIdentifier::Type; 5] = [
+    pg_sys::SysCacheIdentifier::COLLOID,
+    pg_sys::SysCacheIdentifier::CONSTROID,
+    pg_sys::SysCacheIdentifier::OPEROID,
+    pg_sys::SysCacheIdentifier::PROCOID,
+    pg_sys::SysCacheIdentifier::TYPEOID,
+];
+
 /// Set-up of a backend that loads the library.
 pub fn start() {
     // SAFETY: the backend has one thread. The first keeps Rust backtraces out of messages meant for people.
@@ -50,6 +83,9 @@ pub fn start() {
         pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), nothing);
         let schemas = pg_sys::SysCacheIdentifier::NAMESPACEOID as i32;
         pg_sys::CacheRegisterSyscacheCallback(schemas, Some(schema_changed), nothing);
+        for objects in MADE_OF {
+            pg_sys::CacheRegisterSyscacheCallback(objects as i32, Some(object_changed), nothing);
+        }
         pg_sys::MarkGUCPrefixReserved(c"onagui_sync".as_ptr());
     }
     super::planning::start();

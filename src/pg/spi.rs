@@ -6,8 +6,11 @@ use super::loader::Loader;
 use super::rowset::RowSet;
 use super::values::{FromSql, ToSql};
 use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 /// How a statement sees the database.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,6 +90,11 @@ impl Session {
         self.prepare_with(sql, kinds, 0)
     }
 
+    /// Prepares a statement that is planned once, whatever the arguments: as if arrays among them were short.
+    pub fn prepare_generic(&self, sql: &str, kinds: &[pg_sys::Oid]) -> Plan {
+        self.prepare_with(sql, kinds, pg_sys::CURSOR_OPT_GENERIC_PLAN)
+    }
+
     /// Prepares a query that only reads: it may run in parallel, and with `generic` it is planned once, whatever the
     /// arguments.
     pub fn prepare_read(&self, sql: &str, kinds: &[pg_sys::Oid], generic: bool) -> Plan {
@@ -150,6 +158,22 @@ impl Session {
     pub fn run(&self, sql: &str, args: &[Arg], mode: Mode) -> Rows {
         let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
         self.execute(&self.prepare(sql, &kinds), args, mode)
+    }
+
+    /// The same, for a statement of the program's own text: prepared once per backend. `args` are of the same types each
+    /// time.
+    pub fn run_kept(&self, sql: &'static str, args: &[Arg], mode: Mode) -> Rows {
+        thread_local! {
+            static PLANS: RefCell<HashMap<&'static str, Rc<Plan>>> = RefCell::default();
+        }
+        let plan = PLANS.with_borrow(|plans| plans.get(sql).cloned());
+        let plan = plan.unwrap_or_else(|| {
+            let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
+            let plan = Rc::new(self.prepare(sql, &kinds));
+            PLANS.with_borrow_mut(|plans| plans.insert(sql, plan.clone()));
+            plan
+        });
+        self.execute(&plan, args, mode)
     }
 
     /// Lets the statements of this connection select from `rows` under the name `name`.

@@ -53,6 +53,7 @@ as_they_are!(
     Oid,
     Uuid,
     Vec<bool>,
+    Vec<i64>,
     Vec<Oid>,
     Vec<Uuid>,
     Vec<Option<Uuid>>,

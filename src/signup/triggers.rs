@@ -60,6 +60,14 @@ fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
 /// Gives roles of the REST interface their rights where they have been created since CREATE EXTENSION.
 const API_ROLES: &str = include_str!("../../sql/install/95_api_roles.sql");
 
+const MAPPING_TRIGGER: &str = "
+    DO $$ BEGIN
+        IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'onagui.sync_column'::regclass
+                                            AND tgname = 'sync_column_changed' AND tgenabled <> 'A') THEN
+            ALTER TABLE onagui.sync_column ENABLE ALWAYS TRIGGER sync_column_changed;
+        END IF;
+    END $$";
+
 /// Attaches what is not attached as wanted, and leaves the rest alone: a call that changes nothing takes no lock.
 pub fn enable(call: &Call) -> Result<Reply, Error> {
     let always = call.arg::<bool>(0).unwrap_or_default();
@@ -68,6 +76,8 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
         connect(|session| {
             let auth = Auth::read(session)?;
             session.run(API_ROLES, &[], Mode::Fresh);
+            // A restore with --disable-triggers enables it again, but not ALWAYS.
+            session.run(MAPPING_TRIGGER, &[], Mode::Fresh);
             let state = if always { "A" } else { "O" };
             let mut changed = 0;
             for trigger in wanted(&auth, always) {

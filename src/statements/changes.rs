@@ -3,7 +3,7 @@
 //! Rows are named by their address, which holds as long as they are locked. Values travel as text, in the form that
 //! `pg::with_stable_text` fixes, so that what is put back is what was there to the last byte.
 
-use super::rekey::{as_one_statement, distinct};
+use super::one_statement::{as_one_statement, distinct};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::error::Error;
@@ -12,7 +12,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, Uuid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Where a row lies: the oid of its table (its partition's, where there are any) and its ctid.
 pub type Address = (u32, String);
@@ -43,8 +43,18 @@ pub struct TableChanges<'a> {
 
 pub struct Update {
     pub address: Address,
+    /// Where the row lay before the first of several steps.
+    pub origin: Address,
+    /// Its number, where it has one already ([`MovedRow::number`]).
+    pub number: Option<usize>,
     pub before: Vec<Text>,
     pub after: Vec<Text>,
+}
+
+impl Update {
+    pub fn new(address: Address, before: Vec<Text>, after: Vec<Text>) -> Self {
+        Update { origin: address.clone(), address, number: None, before, after }
+    }
 }
 
 /// What was done to one table, kept in the audit log for [`crate::statements::undo`].
@@ -77,9 +87,16 @@ pub struct MovedRow {
     pub after: Vec<Text>,
     /// MD5 of the whole row after the change: whether it is still as it was left.
     pub md5: String,
-    /// Where it was before the change.
+    /// The number of a row that was changed in several steps, the same in each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<usize>,
+    /// Where it lay before the first step, before the change, and where it lies since.
+    #[serde(skip)]
+    pub origin: Option<Address>,
     #[serde(skip)]
     pub was: Option<Address>,
+    #[serde(skip)]
+    pub now: Option<Address>,
 }
 
 impl<'a> TableChanges<'a> {
@@ -181,7 +198,7 @@ fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
             "UPDATE {} t SET {}
                FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)
               WHERE t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid
-            RETURNING x.place, {}, md5({}::text), {}",
+            RETURNING x.place, {}, md5({}::text), t.tableoid, t.ctid::text, {}",
             c.of.table.target(),
             sets.join(", "),
             c.of.shape.key_image(),
@@ -204,10 +221,13 @@ fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
                 before: updates[place].before.clone(),
                 after: updates[place].after.clone(),
                 md5: rows.get(row, 3).unwrap_or_default(),
+                number: updates[place].number,
+                origin: Some(updates[place].origin.clone()),
                 was: Some(updates[place].address.clone()),
+                now: address(&rows, row, 4),
             });
         }
-        written += (0..rows.len()).filter(|row| rows.get(*row, 4) == Some(true)).count();
+        written += (0..rows.len()).filter(|row| rows.get(*row, 6) == Some(true)).count();
         done.moved.push(Moved { columns: columns.clone(), rows: moved });
     }
     written
@@ -238,6 +258,66 @@ fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
     let rows = session.run(&sql, &[JsonB(Value::Array(c.inserted.clone())).into()], Mode::Queued);
     done.added = rows.column::<JsonB>().into_iter().map(|row| row.0).collect();
     rows.len()
+}
+
+/// The rows that were changed.
+pub fn moved(done: &[Done]) -> impl Iterator<Item = &MovedRow> {
+    done.iter().flat_map(|d| &d.moved).flat_map(|m| &m.rows)
+}
+
+/// Numbers the rows that were changed in several steps.
+pub fn number<'d>(steps: impl Iterator<Item = &'d mut Vec<Done>>) {
+    let mut seen: BTreeMap<Address, Vec<&mut MovedRow>> = BTreeMap::new();
+    for row in steps.flatten().flat_map(|d| &mut d.moved).flat_map(|m| &mut m.rows) {
+        row.number = None;
+        if let Some(origin) = row.origin.clone() {
+            seen.entry(origin).or_default().push(row);
+        }
+    }
+    let often = seen.into_values().filter(|rows| rows.len() > 1);
+    for (number, rows) in often.enumerate() {
+        rows.into_iter().for_each(|row| row.number = Some(number));
+    }
+}
+
+/// Names the rows of `changes` by where they lie now, after `moved` (from where, to where) and after whatever triggers of the
+/// application have done to them.
+pub fn find_again(
+    session: &Session,
+    changes: &mut [TableChanges],
+    moved: &HashMap<Address, Address>,
+) {
+    for c in changes {
+        let updated = c.updated.values_mut().flatten().map(|u| &mut u.address);
+        let mut all: Vec<&mut Address> = c.deleted.iter_mut().chain(updated).collect();
+        for address in &mut all {
+            while let Some(now) = moved.get(*address) {
+                **address = now.clone();
+            }
+        }
+        let (tables, rows) = addresses(all.iter().map(|address| &**address));
+        let sql = format!(
+            "SELECT x.place, k.relowner
+               FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS x(at, address, place)
+               JOIN pg_class k ON k.oid = x.at
+               LEFT JOIN {} t ON t.tableoid = x.at AND t.ctid = x.address::tid
+              WHERE t.ctid IS NULL",
+            c.of.table.target()
+        );
+        let astray: Vec<(i64, Oid)> = pg::as_role(c.of.table.owner, || {
+            let rows = session.run(&sql, &[tables.into(), rows.into()], Mode::Fresh);
+            (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
+        });
+        for (place, owner) in astray {
+            let address = &mut *all[place as usize - 1];
+            let latest = pg::as_role(owner, || {
+                let args = [Oid::from(address.0).into(), address.1.clone().into()];
+                let sql = "SELECT currtid2($1::regclass::text, $2::tid)::text";
+                session.run(sql, &args, Mode::Fresh).one::<String>()
+            });
+            address.1 = latest.unwrap_or_else(|| address.1.clone());
+        }
+    }
 }
 
 /// Where the app user `id` lies.
@@ -295,7 +375,10 @@ pub fn difference(
         before: changed.iter().map(|c| text(before, &c.name)).collect(),
         after: changed.iter().map(|c| text(&now, &c.name)).collect(),
         md5,
+        number: None,
+        origin: None,
         was: None,
+        now: None,
     };
     Some(Done {
         table: table.label.clone(),

@@ -7,15 +7,14 @@
 //! A re-key is planned in the same way where tables are such that no condition on a row alone tells whether it refers to
 //! the user.
 
-use super::changes::{self, TableChanges, Update, address};
-use super::collisions;
+use super::changes::{self, Done};
 use super::plan::{Known, Plan, Row, Side};
 use super::rekey::{Collision, Held, Mover, Referring, unquoted};
+use super::{settle, steps};
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Session};
-use pgrx::pg_sys::Oid;
-use pgrx::{JsonB, Uuid};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::pg::{self, Mode, Session};
+use pgrx::Uuid;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What to do where rows collide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,18 +27,11 @@ pub enum OnConflict {
     KeepApp,
 }
 
-impl Side {
-    fn other(self) -> Self {
-        match self {
-            Side::Auth => Side::App,
-            Side::App => Side::Auth,
-        }
-    }
-}
-
 /// A planned merge, or a re-key planned row by row.
 pub struct Merge<'a> {
-    plan: Plan<'a>,
+    pub plan: Plan<'a>,
+    /// What must be done first, one after the other.
+    pub steps: Vec<Plan<'a>>,
     /// The users' own rows.
     users: Vec<Row>,
     pub collisions: Vec<Collision>,
@@ -68,51 +60,6 @@ impl<'a> Merge<'a> {
         })
     }
 
-    /// Where a row that stays gets the key of one that gives way, the latter must be gone first, or foreign keys would act
-    /// on what refers to that key: the same rows give way, and nothing else happens yet.
-    fn first_phase(&self, mode: Mode) -> Result<Option<Self>, Error> {
-        if !self.plan.needs_phases() {
-            return Ok(None);
-        }
-        pg::with_stable_text(|| {
-            let mut plan = Plan::new(self.plan.session, self.plan.mover, mode);
-            plan.is_first = true;
-            for (loser, heir) in self.plan.gone.iter().filter(|(row, _)| row.0 != 0) {
-                plan.learn(loser)?;
-                plan.learn(heir)?;
-            }
-            for (loser, heir) in self.plan.gone.iter().filter(|(row, _)| row.0 != 0) {
-                plan.give_way(loser, heir, Side::App);
-            }
-            Self::settle(plan, Vec::new(), OnConflict::Error).map(Some)
-        })
-    }
-
-    /// Does what was planned. Answers the steps that take it back.
-    pub fn carry_out(&self, from: Uuid, to: Uuid) -> Result<Vec<serde_json::Value>, Error> {
-        let (session, mover) = (self.plan.session, self.plan.mover);
-        let mut steps = Vec::new();
-        let mut apply = |merge: &Self| {
-            if merge.unsettled {
-                return Err(Error::Collides {
-                    what: Collision::in_words(&merge.collisions),
-                    merge: true,
-                });
-            }
-            let done = changes::apply(session, &merge.changes(), &mover.references.deferrable)?;
-            steps.push(serde_json::json!({ "changes": done }));
-            Ok(())
-        };
-        match self.first_phase(Mode::Fresh)? {
-            None => apply(self)?,
-            Some(first) => {
-                apply(&first)?;
-                apply(&Self::plan(session, mover, from, to, OnConflict::Error, Mode::Fresh)?)?;
-            }
-        }
-        Ok(steps)
-    }
-
     /// Plans to give the app user `from` the id `to`, leaving alone the fields that held `from` before the user had it.
     pub fn plan_rekey(
         session: &'a Session,
@@ -133,136 +80,39 @@ impl<'a> Merge<'a> {
         })
     }
 
-    fn settle(plan: Plan<'a>, users: Vec<Row>, policy: OnConflict) -> Result<Self, Error> {
-        let mut merge = Merge { plan, users, collisions: Vec::new(), unsettled: false };
-        merge.plan.follow()?;
-        while merge.settle_collisions(policy)? {}
-        merge.plan.verify()?;
-        if merge.plan.is_first && merge.plan.needs_phases() {
-            let places = merge.plan.gone.keys().map(|(place, _)| *place);
-            let tables: BTreeSet<&str> = places
-                .map(|place| merge.plan.mover.references.tables[place].label.as_str())
-                .collect();
-            return Err(Error::Entangled {
-                tables: tables.into_iter().collect::<Vec<_>>().join(", "),
-            });
+    fn settle(mut plan: Plan<'a>, users: Vec<Row>, policy: OnConflict) -> Result<Self, Error> {
+        plan.follow()?;
+        let settled = settle::settle(&mut plan, policy)?;
+        plan.verify()?;
+        let mut steps = Vec::new();
+        if !settled.unsettled && plan.hands_over(None) {
+            steps = steps::before(&plan, &settled.rounds)?;
+            plan.know_again(&steps)?;
+            plan.verify()?;
         }
-        if !merge.unsettled
-            && !merge.plan.is_first
-            && merge.plan.mode == Mode::Read
-            && let Some(first) = merge.first_phase(Mode::Read)?
-            && first.unsettled
-        {
-            merge.collisions.extend(first.collisions);
-            merge.unsettled = true;
-        }
-        Ok(merge)
+        let settle::Settled { collisions, unsettled, .. } = settled;
+        Ok(Merge { plan, steps, users, collisions, unsettled })
     }
 
-    /// Finds the rows that collide as things are planned now, and lets one of each pair give way. Answers whether any
-    /// did, so that more may collide.
-    fn settle_collisions(&mut self, policy: OnConflict) -> Result<bool, Error> {
-        let mut any = false;
-        let places: BTreeSet<usize> = self.plan.rows.keys().map(|(place, _)| *place).collect();
-        for place in places {
-            let changed: Vec<Row> = self.plan.of_table(place).map(|(row, _)| row.clone()).collect();
-            if changed.is_empty() {
-                continue;
+    /// Does what was planned. Answers the steps that take it back.
+    pub fn carry_out(&self) -> Result<Vec<Vec<Done>>, Error> {
+        let (session, mover) = (self.plan.session, self.plan.mover);
+        let mut all: Vec<Vec<Done>> = Vec::new();
+        let mut earlier = None;
+        let mut moved = HashMap::new();
+        for plan in self.steps.iter().chain([&self.plan]) {
+            let mut changes = plan.changes_since(earlier);
+            if earlier.is_some() {
+                changes::find_again(session, &mut changes, &moved);
             }
-            let columns: BTreeSet<String> = self
-                .plan
-                .of_table(place)
-                .flat_map(|(_, known)| known.after.keys().cloned())
-                .collect();
-            let columns: Vec<String> = columns.into_iter().collect();
-            let mover = self.plan.mover;
-            let table = &mover.references.tables[place];
-            let shape = mover.shape(self.plan.session, place, self.plan.mode);
-            let (query, images) = self.plan.image(place, changed.iter());
-            let gone = "(t.tableoid, t.ctid) IN (SELECT g.at, g.r::tid FROM unnest($2::oid[], $3::text[]) AS g(at, r))";
-            for unique in shape.touched_by(&columns) {
-                let sql = collisions::pairs(table, unique, &query, gone);
-                let pairs: Vec<(Row, Row, bool)> = pg::as_role(table.owner, || {
-                    let args = self.arguments(place, images.clone());
-                    let rows = self.plan.session.run(&sql, &args, self.plan.mode);
-                    (0..rows.len())
-                        .filter_map(|row| {
-                            Some((
-                                (place, address(&rows, row, 1)?),
-                                (place, address(&rows, row, 3)?),
-                                rows.get(row, 5)?,
-                            ))
-                        })
-                        .collect()
-                });
-                if pairs.is_empty() {
-                    continue;
-                }
-                let colliding: BTreeSet<&Row> = pairs.iter().map(|(moved, _, _)| moved).collect();
-                self.note_collision(&table.label, &unique.name, colliding.len() as u64);
-                // Another user's row never gives way.
-                if policy == OnConflict::Error || place == 0 {
-                    self.unsettled = true;
-                    continue;
-                }
-                any = true;
-                for (moved, other, both_moved) in &pairs {
-                    self.settle_pair(moved, other, *both_moved, policy)?;
-                }
-                // What is gone now, and where its children went, must be known before the next index is looked at.
-                self.plan.follow()?;
-                break;
-            }
+            let done = changes::apply(session, &changes, &mover.references.deferrable)?;
+            let rows = changes::moved(&done);
+            moved.extend(rows.filter_map(|row| Some((row.was.clone()?, row.now.clone()?))));
+            all.push(done);
+            earlier = Some(plan);
         }
-        Ok(any)
-    }
-
-    /// The arguments of a query for collisions: the changed rows, and those that are gone.
-    fn arguments(&self, place: usize, images: serde_json::Value) -> [Arg; 3] {
-        let gone = self.plan.gone.keys().filter(|(p, _)| *p == place);
-        let (tables, addresses): (Vec<Oid>, Vec<String>) =
-            gone.map(|(_, (table, row))| (Oid::from(*table), row.clone())).unzip();
-        [JsonB(images).into(), tables.into(), addresses.into()]
-    }
-
-    fn note_collision(&mut self, table: &str, constraint: &str, rows: u64) {
-        let known =
-            self.collisions.iter_mut().find(|c| c.table == table && c.constraint == constraint);
-        match known {
-            Some(known) => known.rows += rows,
-            None => self.collisions.push(Collision {
-                table: table.to_owned(),
-                constraint: constraint.to_owned(),
-                rows,
-            }),
-        }
-    }
-
-    fn settle_pair(
-        &mut self,
-        moved: &Row,
-        other: &Row,
-        both_moved: bool,
-        policy: OnConflict,
-    ) -> Result<(), Error> {
-        if self.plan.gone.contains_key(moved) || self.plan.gone.contains_key(other) {
-            return Ok(());
-        }
-        let side = |row: &Row| self.plan.rows.get(row).and_then(|known| known.side);
-        let moved_side = side(moved).unwrap_or(Side::App);
-        let other_side =
-            if both_moved { side(other).unwrap_or(Side::App) } else { moved_side.other() };
-        let stays = match policy {
-            OnConflict::KeepAuth => Side::Auth,
-            _ => Side::App,
-        };
-        let moved_stays = moved_side == stays || (moved_side == other_side && both_moved);
-        let (loser, heir, side) =
-            if moved_stays { (other, moved, other_side) } else { (moved, other, moved_side) };
-        self.plan.learn(loser)?;
-        self.plan.learn(heir)?;
-        self.plan.give_way(loser, heir, side);
-        Ok(())
+        changes::number(all.iter_mut());
+        Ok(all)
     }
 
     /// How many rows of each table come over or give way, the users' own not counted.
@@ -287,44 +137,26 @@ impl<'a> Merge<'a> {
             })
             .collect()
     }
-
-    /// The plan as changes to the tables.
-    pub fn changes(&self) -> Vec<TableChanges<'a>> {
-        let places: BTreeSet<usize> = self.plan.rows.keys().map(|(place, _)| *place).collect();
-        let mover = self.plan.mover;
-        places
-            .into_iter()
-            .map(|place| {
-                let shape = mover.shape(self.plan.session, place, self.plan.mode);
-                let mut changes = TableChanges::new(&mover.references.tables[place], shape);
-                let gone = self.plan.gone.keys().filter(|(p, _)| *p == place);
-                changes.deleted = gone.map(|(_, address)| address.clone()).collect();
-                for (row, known) in self.plan.of_table(place) {
-                    // A generated column follows by itself.
-                    let written = known.after.iter().filter(|(column, _)| {
-                        shape.column(column).is_some_and(|c| c.generated.is_none())
-                    });
-                    let columns: Vec<String> = written.clone().map(|(c, _)| c.clone()).collect();
-                    let before = columns.iter().map(|c| self.plan.before(row, c)).collect();
-                    let after = written.map(|(_, after)| after.clone()).collect();
-                    changes.updated.entry(columns).or_default().push(Update {
-                        address: row.1.clone(),
-                        before,
-                        after,
-                    });
-                }
-                changes.updated.remove(&Vec::new());
-                changes
-            })
-            .filter(|changes| !changes.deleted.is_empty() || !changes.updated.is_empty())
-            .collect()
-    }
 }
 
 /// What a re-key did, and what must be kept to take it back.
 pub struct Rekeyed {
     pub moved: Vec<Referring>,
     pub step: serde_json::Value,
+}
+
+impl Rekeyed {
+    fn new(from: Uuid, to: Uuid, held: serde_json::Value, moved: Vec<Referring>) -> Self {
+        let step = serde_json::json!({ "rekey": {
+            "from": from.to_string(), "to": to.to_string(), "held": held
+        } });
+        Rekeyed { moved, step }
+    }
+
+    /// Where no row held the new id before.
+    pub fn plainly(from: Uuid, to: Uuid, moved: Vec<Referring>) -> Self {
+        Self::new(from, to, serde_json::json!([]), moved)
+    }
 }
 
 /// Moves the user `from` and all that refers to it to the id `to`, leaving alone what `recorded` names: fields that held
@@ -349,29 +181,17 @@ pub fn rekey(
                 merge: false,
             });
         }
-        let changes = merge.changes();
-        let done = changes::apply(session, &changes, &mover.references.deferrable)?;
+        let done = merge.carry_out()?;
         // What held the id before may have changed along with the user, in another column.
-        let all = changes.iter().zip(&done);
-        for (c, row) in all
-            .flat_map(|(c, d)| d.moved.iter().flat_map(move |m| m.rows.iter().map(move |r| (c, r))))
-        {
-            for held in held.iter_mut().filter(|held| {
-                mover.references.tables[held.row.0].oid == c.of.table.oid
-                    && Some(&held.row.1) == row.was.as_ref()
-            }) {
+        for row in done.iter().flat_map(|done| changes::moved(done)) {
+            for held in held.iter_mut().filter(|held| Some(&held.row.1) == row.was.as_ref()) {
                 held.key.clone_from(&row.key);
                 held.md5.clone_from(&row.md5);
             }
         }
         merge.referring()
     };
-    Ok(Rekeyed {
-        moved,
-        step: serde_json::json!({ "rekey": {
-            "from": from.to_string(), "to": to.to_string(), "held": mover.held_to_json(&held)
-        } }),
-    })
+    Ok(Rekeyed::new(from, to, mover.held_to_json(&held), moved))
 }
 
 /// The fields that only the user who leaves has are taken over. Columns that refer together are taken together.

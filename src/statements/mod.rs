@@ -8,16 +8,21 @@ pub mod candidates;
 pub mod changes;
 pub mod collisions;
 pub mod facts;
+pub mod followers;
 pub mod health;
 pub mod mapping;
 pub mod merge;
+pub mod one_statement;
 pub mod people;
 pub mod plan;
 pub mod registration;
 pub mod rekey;
+pub mod settle;
 pub mod signup;
 pub mod status;
+pub mod steps;
 pub mod undo;
+pub mod verify;
 
 use crate::pg::{RowSet, Session};
 

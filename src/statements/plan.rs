@@ -46,15 +46,19 @@ pub struct Plan<'a> {
     pub gone: BTreeMap<Row, Row>,
     losers: BTreeMap<Row, Vec<Row>>,
     /// Which row refers to which through a foreign key, as things are in the tables.
-    parents: BTreeMap<(Row, usize), Row>,
+    pub parents: BTreeMap<(Row, usize), Row>,
     children: BTreeMap<(Row, usize), Vec<Row>>,
     looked_up: BTreeSet<(Row, usize)>,
     /// Where the fields by which a row that gives way refers to another were taken over by its heir.
     pub took_over: BTreeMap<(Row, usize), Row>,
     /// Fields that must stay as they are.
     pub untouchable: BTreeSet<(Row, String)>,
-    /// This is the first of two plans that are carried out one after the other.
-    pub is_first: bool,
+    /// Rows that an earlier step has changed already (see [`super::steps`]).
+    pub again: BTreeSet<Row>,
+    /// Foreign keys through which rows refer to others than before for the time being.
+    pub loosened: BTreeSet<usize>,
+    /// Tables of which rows were changed or gave way since somebody asked.
+    pub touched: BTreeSet<usize>,
     /// Rows whose keys have changed, or that gave way, and whose children must follow.
     open: BTreeMap<Row, (BTreeSet<String>, Side)>,
 }
@@ -76,12 +80,14 @@ impl<'a> Plan<'a> {
             looked_up: BTreeSet::new(),
             took_over: BTreeMap::new(),
             untouchable: BTreeSet::new(),
-            is_first: false,
+            again: BTreeSet::new(),
+            loosened: BTreeSet::new(),
+            touched: BTreeSet::new(),
             open: BTreeMap::new(),
         }
     }
 
-    fn keys(&self) -> &'a [ForeignKey] {
+    pub fn keys(&self) -> &'a [ForeignKey] {
         &self.mover.references.keys
     }
 
@@ -175,7 +181,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Who stays in place of a row.
-    fn heir<'r>(&'r self, row: &'r Row) -> &'r Row {
+    pub fn heir<'r>(&'r self, row: &'r Row) -> &'r Row {
         let mut heir = row;
         while let Some(next) = self.gone.get(heir) {
             heir = next;
@@ -201,16 +207,25 @@ impl<'a> Plan<'a> {
             changed.push(column);
         }
         if let Some(known) = self.rows.get_mut(row) {
+            // What comes over with anything of the user who goes, comes over; and what refers to it by now does too.
+            if known.side == Some(Side::Auth) && side == Side::App {
+                changed.extend(known.after.keys().cloned());
+                known.side = None;
+            }
             known.side.get_or_insert(side);
         }
         if !changed.is_empty() {
+            self.touched.insert(row.0);
             self.open(row, side).extend(changed);
         }
     }
 
     fn open(&mut self, row: &Row, side: Side) -> &mut BTreeSet<String> {
-        let open = self.open.entry(row.clone());
-        &mut open.or_insert_with(|| (BTreeSet::new(), side)).0
+        let open = self.open.entry(row.clone()).or_insert_with(|| (BTreeSet::new(), side));
+        if side == Side::App {
+            open.1 = side;
+        }
+        &mut open.0
     }
 
     /// The row `loser` will be deleted; everything that refers to it, by any key, comes to `heir`.
@@ -224,6 +239,7 @@ impl<'a> Plan<'a> {
         if let Some(known) = self.rows.get_mut(loser) {
             known.side.get_or_insert(side);
         }
+        self.touched.insert(loser.0);
         self.open(loser, side);
     }
 
@@ -289,7 +305,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The row that refers through the key in the end: the child itself, if it does not give way.
-    fn stays<'r>(&'r self, number: usize, child: &'r Row) -> Option<&'r Row> {
+    pub fn stays<'r>(&'r self, number: usize, child: &'r Row) -> Option<&'r Row> {
         if self.gone.contains_key(child) {
             return self.took_over.get(&(child.clone(), number));
         }
@@ -298,7 +314,7 @@ impl<'a> Plan<'a> {
 
     /// What the columns of a foreign key must be, for the row to refer to its parent as that will be. Generated ones
     /// follow by themselves.
-    fn wanted(&self, number: usize, child: &Row) -> Result<Vec<(String, Text)>, Error> {
+    pub fn wanted(&self, number: usize, child: &Row) -> Result<Vec<(String, Text)>, Error> {
         let key = &self.keys()[number];
         let Some(parent) = self.parents.get(&(child.clone(), number)) else {
             return Ok(Vec::new());
@@ -377,7 +393,7 @@ impl<'a> Plan<'a> {
         for place in 0..self.mover.references.tables.len() {
             let table = &self.mover.references.tables[place];
             for moving in table.moving.iter().filter(|m| m.soft && !m.generated) {
-                let source = format!("{} t WHERE {}", table.target(), moving.holds("t"));
+                let source = format!("{} t WHERE {}", table.target(), moving.holds("t", "$1"));
                 for (_, row) in self.find(place, "0", &source, &[from.into()]) {
                     let field = (row.clone(), moving.column.clone());
                     if self.untouchable.contains(&field) || self.gone.contains_key(&row) {
@@ -462,156 +478,6 @@ impl<'a> Plan<'a> {
             })
         });
         (query, Value::Array(images))
-    }
-
-    /// Fails where a row would come to refer to nobody: by a key that it shares columns with, or because it does now and
-    /// the foreign key is NOT VALID.
-    fn verify_ties(&self) -> Result<(), Error> {
-        // The server checks an unchanged key too, where the row is changed for the second time in a transaction.
-        let is_twice = self.is_first || self.needs_phases();
-        for (number, key) in self.keys().iter().enumerate() {
-            let mut wanted: Vec<Vec<Text>> = Vec::new();
-            let mut had: Vec<Vec<Text>> = Vec::new();
-            for (row, known) in self.of_table(key.child) {
-                let changes = key.columns.iter().any(|c| known.after.contains_key(c));
-                // A row that mixes NULLs under MATCH FULL fails with any change.
-                let is_looked_at = changes || !key.validated && (is_twice || key.full);
-                if !is_looked_at || self.parents.contains_key(&(row.clone(), number)) {
-                    continue;
-                }
-                let before: Vec<Text> = key.columns.iter().map(|c| self.before(row, c)).collect();
-                let after: Vec<Text> = key.columns.iter().map(|c| self.after(row, c)).collect();
-                let nulls = after.iter().filter(|value| value.is_none()).count();
-                if key.full && nulls > 0 && nulls < after.len() {
-                    return Err(self.orphans(key, 1));
-                }
-                if changes && before.iter().all(Option::is_some) {
-                    had.push(before);
-                }
-                if nulls == 0 && (changes || is_twice) {
-                    wanted.push(after);
-                }
-            }
-            // What it refers to stays where it is: it cannot go on referring to it.
-            if !had.is_empty() && (key.validated || self.count_parents(key, &had) > 0) {
-                return Err(Error::KeysDisagree {
-                    table: self.mover.references.tables[key.child].label.clone(),
-                    columns: key.columns.iter().map(|c| unquoted(c)).collect(),
-                });
-            }
-            wanted.retain(|values| {
-                !self.rows.keys().any(|row| {
-                    row.0 == key.parent
-                        && !self.gone.contains_key(row)
-                        && key.keys.iter().zip(values).all(|(k, v)| self.after(row, k) == *v)
-                })
-            });
-            let missing = wanted.len() - self.count_parents(key, &wanted);
-            if missing > 0 {
-                return Err(self.orphans(key, missing));
-            }
-        }
-        Ok(())
-    }
-
-    fn orphans(&self, key: &ForeignKey, rows: usize) -> Error {
-        Error::Orphans {
-            table: self.mover.references.tables[key.child].label.clone(),
-            constraint: key.name.clone(),
-            rows,
-        }
-    }
-
-    /// How many of these keys belong to rows that neither change nor give way.
-    fn count_parents(&self, key: &ForeignKey, wanted: &[Vec<Text>]) -> usize {
-        if wanted.is_empty() {
-            return 0;
-        }
-        let shape = self.mover.shape(self.session, key.parent, self.mode);
-        let parent = &self.mover.references.tables[key.parent];
-        let on: Vec<String> = key
-            .keys
-            .iter()
-            .zip(&key.operators)
-            .enumerate()
-            .map(|(i, (k, operator))| {
-                let kind = shape.column(k).map_or("text", |c| c.kind.as_str());
-                format!("t.{k} {operator} (x.r ->> {i})::{kind}")
-            })
-            .collect();
-        let sql = format!(
-            "SELECT x.place, t.tableoid, t.ctid::text
-                   FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}",
-            parent.target(),
-            on.join(" AND ")
-        );
-        let mut found = BTreeSet::new();
-        pg::as_role(parent.owner, || {
-            let rows = self.session.run(&sql, &[JsonB(json!(wanted)).into()], self.mode);
-            for row in 0..rows.len() {
-                if let (Some(place), Some(address)) =
-                    (rows.get::<i64>(row, 1), address(&rows, row, 2))
-                {
-                    let parent = (key.parent, address);
-                    let is_other =
-                        |known: &Known| key.keys.iter().any(|k| known.after.contains_key(k));
-                    if !self.gone.contains_key(&parent)
-                        && !self.rows.get(&parent).is_some_and(is_other)
-                    {
-                        found.insert(place);
-                    }
-                }
-            }
-        });
-        found.len()
-    }
-
-    /// Whether a row that gives way has a key that another row has in the end. It must be gone before the other row gets
-    /// that key, and what refers to it must refer to the other row by then: or foreign keys would act on it.
-    pub fn needs_phases(&self) -> bool {
-        let passes = |loser: &Row| {
-            let heir = self.heir(loser);
-            self.keys().iter().any(|key| {
-                key.parent == loser.0
-                    && key.keys.iter().all(|k| {
-                        let before = self.before(loser, k);
-                        before.is_some() && before == self.after(heir, k)
-                    })
-            })
-        };
-        self.gone.keys().any(|loser| loser.0 != 0 && passes(loser))
-    }
-
-    /// Whether all that refers to a row will refer to what stays in its place. Fails where a column has to follow two
-    /// keys that do not agree, or a row that must stay as it is would have to follow.
-    pub fn verify(&self) -> Result<(), Error> {
-        for ((child, number), parent) in &self.parents {
-            let Some(row) = self.stays(*number, child) else {
-                continue;
-            };
-            let key = &self.keys()[*number];
-            let label = || self.mover.references.tables[child.0].label.clone();
-            let heir = self.heir(parent);
-            let generated = key.columns.iter().zip(&key.keys).zip(&key.generated);
-            let disagrees = self
-                .wanted(*number, child)?
-                .iter()
-                .any(|(column, wanted)| self.after(row, column) != *wanted)
-                || generated
-                    .filter(|(_, is_generated)| **is_generated)
-                    .any(|((column, k), _)| self.after(row, column) != self.after(heir, k));
-            if disagrees {
-                return Err(Error::KeysDisagree {
-                    table: label(),
-                    columns: key.columns.iter().map(|c| unquoted(c)).collect(),
-                });
-            }
-            let mut fields = key.columns.iter().map(|c| (row.clone(), c.clone()));
-            if fields.any(|field| self.untouchable.contains(&field)) {
-                return Err(Error::Adopted { table: label() });
-            }
-        }
-        self.verify_ties()
     }
 
     /// The rows of a table that change and stay.

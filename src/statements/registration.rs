@@ -9,19 +9,24 @@ use onagui_decide::registration::Wanted;
 use pgrx::Uuid;
 use pgrx::pg_sys::Oid;
 
-/// The role that has installed the extension.
-pub fn installer(house: House) -> Option<Oid> {
+/// Whether the role has installed the extension, or was itself given what only the installer gets: pg_upgrade and the
+/// restore of a dump make somebody else the extension's owner.
+pub fn is_installer(house: House, role: Oid) -> bool {
     pg::as_role(house.owner, || {
         connect(|session| {
             session
                 .run(
-                    "SELECT extowner FROM pg_extension WHERE extname = 'onagui_sync'",
-                    &[],
+                    "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'onagui_sync' AND extowner = $1)
+                         OR EXISTS (SELECT FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) a
+                                     WHERE p.oid = to_regprocedure('onagui.enable_sync(boolean)')
+                                       AND a.grantee = $1)",
+                    &[role.into()],
                     Mode::Fresh,
                 )
                 .one()
         })
     })
+    .unwrap_or(false)
 }
 
 /// The auth user with this id and e-mail, as the sign-up's trigger would get them.

@@ -4,12 +4,12 @@ use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
 use crate::catalog::{App, Auth, Fold, House};
 use crate::error::{Error, Failure};
-use crate::pg::{self, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
+use crate::pg::{self, Kept, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
 use onagui_decide::failure::is_about_values;
 use onagui_decide::names;
 use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -28,7 +28,7 @@ pub struct Target {
 }
 
 thread_local! {
-    static TARGET: RefCell<Option<Rc<Target>>> = const { RefCell::new(None) };
+    static TARGET: Kept<Target> = const { Kept::new() };
 }
 
 impl Target {
@@ -36,27 +36,18 @@ impl Target {
     pub fn get(house: House) -> Result<Rc<Target>, Error> {
         let version = pg::watched_version();
         let (auth, app) = (Auth::find(), App::find());
-        let kept = TARGET.with_borrow(|target| {
-            target
-                .as_ref()
-                .filter(|t| {
-                    t.version == version
-                        && t.house.owner == house.owner
-                        && Some(t.auth.table) == auth
-                        && Some(t.app.table) == app
-                })
-                .cloned()
-        });
-        if let Some(target) = kept {
-            return Ok(target);
-        }
+        let fits = |target: &Target| {
+            target.house.owner == house.owner
+                && Some(target.auth.table) == auth
+                && Some(target.app.table) == app
+        };
         // Tables that are being altered at this moment may well make the look at them fail.
-        let target = subtransaction(|| {
-            pg::as_role(house.owner, || connect(|session| Self::read(session, house)))
-        })?;
-        let target = Rc::new(target);
-        TARGET.replace(Some(target.clone()));
-        Ok(target)
+        let learn = || {
+            let read =
+                || pg::as_role(house.owner, || connect(|session| Self::read(session, house)));
+            subtransaction(read).map_err(Error::from)
+        };
+        TARGET.with(|kept| kept.get(version, fits, |_| true, learn))
     }
 
     fn read(session: &Session, house: House) -> Result<Self, Error> {
@@ -261,10 +252,7 @@ impl Target {
     }
 
     fn create_from(&self, session: &Session, id: Uuid) -> Result<(), Error> {
-        let new = pg::as_role(self.auth.owner, || {
-            let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
-            RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
-        });
+        let new = self.auth_user(session, id);
         if new.len() == 0 {
             return Err(Error::AuthUserGone { id: id.to_string() });
         }
@@ -283,6 +271,23 @@ impl Target {
             }
         }
         Err(failure.into())
+    }
+
+    fn auth_user(&self, session: &Session, id: Uuid) -> RowSet {
+        pg::as_role(self.auth.owner, || {
+            let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
+            RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
+        })
+    }
+
+    /// Whether the auth user `id` is there, and in `app_users` neither their row nor one with their e-mail.
+    pub fn is_missing(&self, id: Uuid) -> bool {
+        connect(|session| {
+            let arrivals = self.facts(&self.auth_user(session, id));
+            arrivals
+                .iter()
+                .any(|a| !a.facts.deleted && a.facts.own.is_none() && a.facts.namesakes.is_empty())
+        })
     }
 
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.

@@ -1,14 +1,14 @@
 //! Taking back what the audit log tells of: the changes that lead from now to then, and whether they are possible.
 
-use super::changes::{Address, Done, Moved, TableChanges, Update, address};
+use super::changes::{Address, Done, Moved, MovedRow, TableChanges, Update, address};
 use crate::catalog::House;
-use crate::catalog::references::{References, Table};
+use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::pg::{self, Arg, Mode, Session};
 use pgrx::JsonB;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// How many rows are named where an undo is refused.
 const NAMED: usize = 10;
@@ -43,11 +43,15 @@ pub fn resolve(
         .collect()
 }
 
+/// Where the rows lie that an earlier step of the same undo has changed: by their numbers.
+pub type Known = HashMap<usize, Address>;
+
 /// The changes that take `done` back, all rows locked. Adds to `why` what has changed since.
 pub fn inverse<'a>(
     session: &Session,
     done: &[Done],
     tables: &'a [Resolved],
+    known: &Known,
     why: &mut Vec<String>,
 ) -> Vec<TableChanges<'a>> {
     done.iter()
@@ -56,7 +60,7 @@ pub fn inverse<'a>(
             let mut changes = TableChanges::new(&t.table, &t.shape);
             changes.inserted = d.removed.clone();
             for moved in &d.moved {
-                let updates = take_back(session, t, moved, why);
+                let updates = take_back(session, t, moved, known, why);
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
             for row in &d.added {
@@ -72,149 +76,33 @@ pub fn inverse<'a>(
         .collect()
 }
 
-/// Adds to `why` rows that refer to a row which would be deleted, and would not change with it: deleting it must not take
-/// along what came since.
-pub fn note_referring(
+fn take_back(
     session: &Session,
-    references: &References,
-    changes: &[TableChanges],
+    t: &Resolved,
+    moved: &Moved,
+    known: &Known,
     why: &mut Vec<String>,
-) {
-    let place = |oid: Oid| references.tables.iter().position(|t| t.oid == oid);
-    let mut leaving: HashSet<(Oid, &Address)> = HashSet::new();
-    for c in changes {
-        let updated = c.updated.values().flatten().map(|u| &u.address);
-        leaving.extend(c.deleted.iter().chain(updated).map(|row| (c.of.table.oid, row)));
-    }
-    for c in changes {
-        let Some(parent) = place(c.of.table.oid) else {
-            continue;
-        };
-        for key in references.keys.iter().filter(|key| key.parent == parent) {
-            let child = &references.tables[key.child];
-            // Deleted, or given another key: either way nothing may refer to it but what changes along with it.
-            let updated = c
-                .updated
-                .iter()
-                .filter(|(columns, _)| columns.iter().any(|c| key.keys.contains(c)));
-            let leave: Vec<&Address> = c
-                .deleted
-                .iter()
-                .chain(updated.flat_map(|(_, rows)| rows.iter().map(|u| &u.address)))
-                .collect();
-            if leave.is_empty() {
-                continue;
-            }
-            let mut keys = keys_of(session, c, &leave, &key.keys);
-            // A row that is put back, or changed, may get the key that goes.
-            let mut comes: Vec<Vec<Value>> = Vec::new();
-            let names: Vec<String> = key.keys.iter().map(|k| super::rekey::unquoted(k)).collect();
-            for row in &c.inserted {
-                comes.push(names.iter().map(|name| row[name.as_str()].clone()).collect());
-            }
-            for (columns, rows) in &c.updated {
-                if !columns.iter().any(|c| key.keys.contains(c)) {
-                    continue;
-                }
-                for row in rows {
-                    for now in keys_of(session, c, &[&row.address], &key.keys) {
-                        let after = |(i, k): (usize, &String)| {
-                            let place = columns.iter().position(|c| c == k);
-                            place.map_or(now[i].clone(), |p| serde_json::json!(row.after[p]))
-                        };
-                        comes.push(key.keys.iter().enumerate().map(after).collect());
-                    }
-                }
-            }
-            keys.retain(|values| {
-                !comes.iter().any(|comes| values.as_array().is_some_and(|v| v == comes))
-            });
-            if keys.is_empty() {
-                continue;
-            }
-            let mut on: Vec<String> = key
-                .columns
-                .iter()
-                .zip(&key.keys)
-                .zip(&key.operators)
-                .enumerate()
-                .map(|(i, ((column, k), operator))| {
-                    let kind = c.of.shape.column(k).map_or("text", |c| c.kind.as_str());
-                    format!("(x.r ->> {i})::{kind} {operator} t.{column}")
-                })
-                .collect();
-            on.extend(key.within("t"));
-            let sql = format!(
-                "SELECT t.tableoid, t.ctid::text FROM jsonb_array_elements($1) AS x(r) JOIN {} t ON {}",
-                child.target(),
-                on.join(" AND ")
-            );
-            let others = pg::as_role(child.owner, || {
-                let rows = session.run(&sql, &[JsonB(Value::Array(keys)).into()], Mode::Fresh);
-                (0..rows.len())
-                    .filter_map(|row| address(&rows, row, 1))
-                    .filter(|row| !leaving.contains(&(child.oid, row)))
-                    .count()
-            });
-            if others > 0 {
-                let rows = if others == 1 { "row refers" } else { "rows refer" };
-                why.push(format!(
-                    "{others} {rows} from {} to a row of {} that would not be there any more",
-                    child.label, c.of.table.label
-                ));
-            }
-        }
-    }
-}
-
-/// The values of some columns of rows.
-fn keys_of(
-    session: &Session,
-    c: &TableChanges,
-    rows: &[&Address],
-    columns: &[String],
-) -> Vec<Value> {
-    let list: Vec<String> = columns.iter().map(|c| format!("t.{c}::text")).collect();
-    let sql = format!(
-        "SELECT jsonb_agg(to_jsonb(ARRAY[{}]::text[]))
-           FROM unnest($1::oid[], $2::text[]) AS x(at, row) JOIN {} t ON t.tableoid = x.at AND t.ctid = x.row::tid",
-        list.join(", "),
-        c.of.table.target()
-    );
-    let (at, rows): (Vec<Oid>, Vec<String>) =
-        rows.iter().map(|(at, row)| (Oid::from(*at), row.clone())).unzip();
-    pg::with_stable_text(|| {
-        pg::as_role(c.of.table.owner, || {
-            session
-                .run(&sql, &[at.into(), rows.into()], Mode::Fresh)
-                .one::<JsonB>()
-                .and_then(|found| found.0.as_array().cloned())
-                .unwrap_or_default()
-        })
-    })
-}
-
-fn take_back(session: &Session, t: &Resolved, moved: &Moved, why: &mut Vec<String>) -> Vec<Update> {
+) -> Vec<Update> {
     let missing: Vec<&String> =
         moved.columns.iter().filter(|c| t.shape.column(c).is_none()).collect();
     if !missing.is_empty() {
         why.push(format!("{} has lost the column {}", t.table.label, missing[0]));
         return Vec::new();
     }
-    let rows: Vec<Value> = moved
-        .rows
-        .iter()
-        .map(|row| serde_json::json!({ "key": row.key, "md5": row.md5 }))
-        .collect();
-    let found = find(session, t, &rows, false);
-    let mut updates = Vec::with_capacity(moved.rows.len());
-    for (row, found) in moved.rows.iter().zip(found) {
+    let update = |address: Address, row: &MovedRow| Update {
+        number: row.number,
+        ..Update::new(address, row.after.clone(), row.before.clone())
+    };
+    let known_at = |row: &&MovedRow| row.number.and_then(|number| known.get(&number)).cloned();
+    let (known, unknown): (Vec<&MovedRow>, Vec<&MovedRow>) =
+        moved.rows.iter().partition(|row| known_at(row).is_some());
+    let mut updates: Vec<Update> =
+        known.iter().filter_map(|row| Some(update(known_at(row)?, row))).collect();
+    let rows: Vec<Value> =
+        unknown.iter().map(|row| serde_json::json!({ "key": row.key, "md5": row.md5 })).collect();
+    for (row, found) in unknown.into_iter().zip(find(session, t, &rows, false)) {
         match found {
-            Found { address: Some(address), same: true, .. } => updates.push(Update {
-                address,
-                before: row.after.clone(),
-                after: row.before.clone(),
-            }),
+            Found { address: Some(address), same: true, .. } => updates.push(update(address, row)),
             found => note(why, t, row.key.as_ref().unwrap_or(&Value::Null), Some(&found)),
         }
     }

@@ -82,7 +82,10 @@ const PRIVILEGES: &str = "
          WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'onagui_sync'),
     object AS (
         SELECT 'ROUTINE ' || p.oid::regprocedure AS name, p.proname AS short, p.oid, true AS is_function,
-               coalesce(p.proacl, acldefault('f', p.proowner)) AS acl, p.prorettype = 'trigger'::regtype AS is_trigger
+               coalesce(p.proacl, acldefault('f', p.proowner)) AS acl,
+               p.prorettype = 'trigger'::regtype
+               OR p.proname IN ('enable_sync', 'disable_sync', 'register_reference', 'unregister_reference',
+                                'create_app_users', 'prune_audit') AS is_installers
           FROM member m JOIN pg_proc p ON p.oid = m.objid AND m.classid = 'pg_proc'::regclass
          UNION ALL
         SELECT 'TABLE ' || c.oid::regclass, c.relname, c.oid, false, c.relacl, false
@@ -100,20 +103,22 @@ const PRIVILEGES: &str = "
             AND NOT (g.short = 'sync_ping' AND g.grantee <> 'PUBLIC')
             AND NOT (g.short = 'sync_user_registration' AND g.grantee = 'authenticated'))
         OR (g.grantee = 'service_role'
-            AND (g.is_trigger
-                 OR g.short IN ('enable_sync', 'disable_sync', 'register_reference', 'create_app_users', 'prune_audit')
-                 OR NOT g.is_function AND g.privilege_type <> 'SELECT'))
+            AND (g.is_installers OR NOT g.is_function AND g.privilege_type <> 'SELECT'))
      UNION ALL
     SELECT format('service_role may not use %s', o.name),
            format('GRANT %s ON %s TO service_role;', CASE WHEN o.is_function THEN 'EXECUTE' ELSE 'SELECT' END, o.name)
       FROM object o
      WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role')
        AND CASE WHEN o.is_function
-                THEN NOT o.is_trigger
-                     AND o.short NOT IN ('enable_sync', 'disable_sync', 'register_reference', 'create_app_users', 'prune_audit')
-                     AND NOT has_function_privilege('service_role', o.oid, 'EXECUTE')
+                THEN NOT o.is_installers AND NOT has_function_privilege('service_role', o.oid, 'EXECUTE')
                 ELSE o.short IN ('user_sync_status', 'sync_audit_log')
                      AND NOT has_table_privilege('service_role', o.oid, 'SELECT') END
+     UNION ALL
+    SELECT 'service_role may not use schema onagui',
+           format('GRANT USAGE ON SCHEMA onagui TO %s;',
+                  (SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_roles
+                    WHERE rolname IN ('anon', 'authenticated', 'service_role')))
+     WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role') AND NOT has_schema_privilege('service_role', 'onagui', 'USAGE')
      UNION ALL
     SELECT format('%s may create objects in schema onagui', g.grantee),
            format('REVOKE CREATE ON SCHEMA onagui FROM %s;',

@@ -4,7 +4,7 @@ use super::{Report, count, literal, read};
 use crate::catalog::{App, Auth, House};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
-use crate::statements::status::{Kept, Survey, Which};
+use crate::statements::status::{Overview, Survey, Which};
 
 /// Sign-ups of the last day that failed on the app side, as far as they are still without an app row.
 pub fn failures(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
@@ -90,7 +90,7 @@ pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), E
 }
 
 pub fn out_of_step(_: &Session, house: House, report: &mut Report) -> Result<(), Error> {
-    let counted = Kept::get(house)?.summary();
+    let counted = Overview::get(house)?.summary();
     let of = |status: &str| counted.iter().find(|(name, _)| *name == status).map_or(0, |(_, n)| *n);
     let fixable: i64 = ["EMAIL_MISMATCH", "MISMATCHED", "DUPLICATE", "MISSING_IN_APP_USERS"]
         .into_iter()

@@ -9,19 +9,24 @@ use crate::statements::{mapping, quote};
 
 pub fn version(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let library = env!("CARGO_PKG_VERSION");
-    let sql: String =
-        read(session, "SELECT extversion FROM pg_extension WHERE extname = 'onagui_sync'", &[])
-            .one()
-            .unwrap_or_default();
+    let rows = read(
+        session,
+        "SELECT extversion, string_to_array(extversion, '.')::int[] < string_to_array($1, '.')::int[]
+           FROM pg_extension WHERE extname = 'onagui_sync'",
+        &[library.into()],
+    );
+    let sql: String = rows.one().unwrap_or_default();
+    let detail = format!("the library is {library}, the SQL is {sql}");
     if sql == library {
         report.ok(format!("library and SQL are both {library}"));
+    } else if rows.get(0, 2) == Some(true) {
+        report.fail(detail, format!("ALTER EXTENSION onagui_sync UPDATE TO {};", literal(library)));
     } else {
         report.fail(
-            format!("the library is {library}, the SQL is {sql}"),
+            detail,
             format!(
-                "ALTER EXTENSION onagui_sync UPDATE TO {}; -- then open new sessions; where the library is the \
-                 older one, install it first",
-                literal(library)
+                "-- Open a new session: this one goes on with the older library. If a new one says the same, \
+                 install the files of {sql}."
             ),
         );
     }

@@ -3,16 +3,15 @@
 use super::{STATUSES, Survey, Which, words};
 use crate::catalog::{App, Auth, House, Ways};
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Plan, RowWriter, Session, connect};
+use crate::pg::{self, Arg, Kept, Mode, Plan, RowWriter, Session, connect};
 use crate::settings;
 use onagui_decide::signup::LinkPolicy;
 use pgrx::pg_sys::{INT8OID, TEXTARRAYOID};
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 /// The tables as they are now, and the kept statement for one e-mail.
-pub struct Kept {
-    version: u64,
+pub struct Overview {
     policy: LinkPolicy,
     pub house: House,
     pub auth: Auth,
@@ -22,7 +21,7 @@ pub struct Kept {
 }
 
 thread_local! {
-    static KEPT: RefCell<Option<Rc<Kept>>> = const { RefCell::new(None) };
+    static OVERVIEW: Kept<Overview> = const { Kept::new() };
 }
 
 /// What the caller of `onagui.sync_status()` asks for.
@@ -44,37 +43,26 @@ fn look<R>(house: House, f: impl FnOnce() -> R) -> R {
     pg::as_role(house.owner, f)
 }
 
-impl Kept {
+impl Overview {
     /// Fails with a hint where a table is missing or does not fit.
-    pub fn get(house: House) -> Result<Rc<Kept>, Error> {
+    pub fn get(house: House) -> Result<Rc<Overview>, Error> {
         let version = pg::watched_version();
         let (auth, app) = (Auth::find(), App::find());
         let policy = settings::link_policy();
-        let kept = KEPT.with_borrow(|kept| {
-            kept.as_ref()
-                .filter(|k| {
-                    k.version == version
-                        && k.policy == policy
-                        && Some(k.auth.table) == auth
-                        && Some(k.app.table) == app
+        let fits = |kept: &Overview| {
+            kept.policy == policy && Some(kept.auth.table) == auth && Some(kept.app.table) == app
+        };
+        let learn = || {
+            look(house, || {
+                connect(|session| {
+                    let auth = Auth::read(session)?;
+                    let app = App::read(session)?;
+                    let ways = Ways::read(session, &auth, &app);
+                    Ok(Overview { policy, house, auth, app, ways, by_email: OnceCell::new() })
                 })
-                .cloned()
-        });
-        if let Some(kept) = kept {
-            return Ok(kept);
-        }
-        let version = pg::watched_version();
-        let kept = look(house, || {
-            connect(|session| -> Result<Kept, Error> {
-                let auth = Auth::read(session)?;
-                let app = App::read(session)?;
-                let ways = Ways::read(session, &auth, &app);
-                Ok(Kept { version, policy, house, auth, app, ways, by_email: OnceCell::new() })
             })
-        })?;
-        let kept = Rc::new(kept);
-        KEPT.replace(Some(kept.clone()));
-        Ok(kept)
+        };
+        OVERVIEW.with(|kept| kept.get(version, fits, |_| true, learn))
     }
 
     pub fn survey(&self) -> Survey<'_> {
@@ -194,7 +182,7 @@ pub struct Head {
     pub time: String,
 }
 
-impl Kept {
+impl Overview {
     /// The first `most` of each status but SYNCED, in the order of their e-mails.
     pub fn list(&self, most: i64) -> (Head, Vec<Listed>) {
         let sql = format!(

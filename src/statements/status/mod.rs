@@ -15,7 +15,7 @@ use crate::settings;
 use onagui_decide::signup::LinkPolicy;
 use words::Why;
 
-pub use answer::{Kept, Listed, Question};
+pub use answer::{Listed, Overview, Question};
 
 /// Every status, in the order people read them.
 pub const STATUSES: [&str; 8] = [

@@ -1,143 +1,11 @@
-//! What refers to the application's users: foreign keys, followed from key to key, and registered soft references.
-//!
-//! Found in the catalog at the moment it is needed, never listed by hand.
+//! Finding the references in the catalog.
 
-use super::tables::{APP_USERS, App, UPDATE, before_trigger};
+use super::{ForeignKey, Form, Moving, References, Table};
+use crate::catalog::tables::{APP_USERS, App, UPDATE, before_trigger};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
-
-/// A foreign key. Columns are quoted; `columns[i]` refers to `keys[i]`.
-#[derive(Debug)]
-pub struct ForeignKey {
-    pub name: String,
-    /// Where it stands and what it refers to: places in [`References::tables`].
-    pub child: usize,
-    pub parent: usize,
-    pub columns: Vec<String>,
-    pub keys: Vec<String>,
-    /// `OPERATOR(…)`, key on the left, column on the right.
-    pub operators: Vec<String>,
-    /// The constraint has been checked for all rows, and is enforced.
-    pub validated: bool,
-    /// By column: whether it may be NULL, whether it is generated.
-    nullable: Vec<bool>,
-    pub generated: Vec<bool>,
-    /// Whether it acts on what refers to a row that is changed or deleted, though another row has the key by then.
-    /// NO ACTION alone does not.
-    pub acts: bool,
-    /// MATCH FULL: all columns are NULL, or none.
-    pub full: bool,
-    /// Some column of the key it refers to is generated.
-    to_generated: bool,
-    /// Where the key stands on a partition: only rows in these partitions refer.
-    pub partitions: Option<Vec<u32>>,
-}
-
-impl ForeignKey {
-    /// The condition, over an alias, under which the key applies to a row at all.
-    pub fn within(&self, alias: &str) -> Option<String> {
-        let partitions = self.partitions.as_ref()?;
-        let list: Vec<String> = partitions.iter().map(u32::to_string).collect();
-        Some(format!("{alias}.tableoid IN ({})", list.join(", ")))
-    }
-}
-
-/// How a column holds a user's id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    Uuid,
-    /// As text, in lower or in upper case.
-    Text,
-}
-
-/// A column that changes when a user's id does.
-#[derive(Debug)]
-pub struct Moving {
-    /// Quoted.
-    pub column: String,
-    pub form: Form,
-    /// Foreign keys through which it refers, places in [`References::keys`].
-    pub through: Vec<usize>,
-    /// Every row that holds the id refers to the user: no further condition.
-    pub always: bool,
-    /// A generated column follows the columns it is made of and cannot be written.
-    pub generated: bool,
-    /// A registered soft reference.
-    pub soft: bool,
-}
-
-impl Moving {
-    /// The condition, over an alias, that the column holds the id `$1`.
-    pub fn holds(&self, alias: &str) -> String {
-        match self.form {
-            Form::Uuid => format!("{alias}.{} = $1", self.column),
-            Form::Text => format!("{alias}.{}::text IN ($1::text, upper($1::text))", self.column),
-        }
-    }
-}
-
-/// A table that holds ids of users.
-#[derive(Debug)]
-pub struct Table {
-    pub oid: Oid,
-    pub owner: Oid,
-    /// Qualified and quoted.
-    pub name: String,
-    /// For people: qualified, quoted only where needed.
-    pub label: String,
-    /// `ONLY ` for ordinary tables, nothing for partitioned ones.
-    pub only: &'static str,
-    /// A trigger or rule of the application may keep an UPDATE from doing what it says.
-    pub keeps_rows: bool,
-    pub moving: Vec<Moving>,
-}
-
-impl Table {
-    /// The table with this oid, as far as writing to it goes.
-    pub fn read(session: &Session, oid: Oid, mode: Mode) -> Option<Self> {
-        let sql = format!(
-            "SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p',
-                    EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}
-               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
-            before_trigger("c.oid", UPDATE)
-        );
-        let rows = session.run(&sql, &[oid.into()], mode);
-        if rows.is_empty() {
-            return None;
-        }
-        let is_partitioned: bool = rows.get(0, 4)?;
-        Some(Table {
-            oid,
-            owner: rows.get(0, 1)?,
-            name: rows.get(0, 2)?,
-            label: rows.get(0, 3)?,
-            only: if is_partitioned { "" } else { "ONLY " },
-            keeps_rows: rows.get(0, 5)?,
-            moving: Vec::new(),
-        })
-    }
-
-    /// How statements name the table.
-    pub fn target(&self) -> String {
-        format!("{}{}", self.only, self.name)
-    }
-}
-
-/// Everything that refers to the users.
-#[derive(Debug)]
-pub struct References {
-    /// The first is `app_users` itself.
-    pub tables: Vec<Table>,
-    /// All foreign keys among tables that are reached.
-    pub keys: Vec<ForeignKey>,
-    /// Deferrable constraints and constraint triggers of all these tables, `schema.name`, quoted, for SET CONSTRAINTS;
-    /// and whether each is deferred at first.
-    pub deferrable: Vec<(String, bool)>,
-    /// Somewhere it takes other rows to tell whether a row refers to the user: changes must be planned row by row.
-    pub by_rows: bool,
-}
 
 struct RawKey {
     child: Oid,
@@ -203,8 +71,62 @@ const SOFT: &str = "
       JOIN pg_type t ON t.oid = a.atttypid
      ORDER BY 1, 2";
 
+/// A registered soft reference, as the catalog has it now.
+#[derive(PartialEq)]
+pub struct Soft {
+    table: Oid,
+    /// Quoted.
+    column: String,
+    form: Form,
+    generated: bool,
+}
+
+impl Soft {
+    /// What is registered, as far as it is there.
+    pub fn read(session: &Session, mode: Mode) -> Vec<Self> {
+        let rows = session.run_kept(SOFT, &[], mode);
+        (0..rows.len())
+            .filter_map(|row| {
+                let is_text = rows.get::<bool>(row, 3)?;
+                Some(Soft {
+                    table: rows.get(row, 1)?,
+                    column: rows.get(row, 2)?,
+                    form: if is_text { Form::Text } else { Form::Uuid },
+                    generated: rows.get(row, 4)?,
+                })
+            })
+            .collect()
+    }
+}
+
+impl Table {
+    /// The table with this oid, as far as writing to it goes.
+    pub fn read(session: &Session, oid: Oid, mode: Mode) -> Option<Self> {
+        let sql = format!(
+            "SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p',
+                    EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+            before_trigger("c.oid", UPDATE)
+        );
+        let rows = session.run(&sql, &[oid.into()], mode);
+        if rows.is_empty() {
+            return None;
+        }
+        let is_partitioned: bool = rows.get(0, 4)?;
+        Some(Table {
+            oid,
+            owner: rows.get(0, 1)?,
+            name: rows.get(0, 2)?,
+            label: rows.get(0, 3)?,
+            only: if is_partitioned { "" } else { "ONLY " },
+            keeps_rows: rows.get(0, 5)?,
+            moving: Vec::new(),
+        })
+    }
+}
+
 impl References {
-    pub fn read(session: &Session, app: &App, mode: Mode) -> Result<Self, Error> {
+    pub fn read(session: &Session, app: &App, soft: &[Soft], mode: Mode) -> Result<Self, Error> {
         let raw = read_keys(session, mode);
         let mut found = References {
             tables: Vec::new(),
@@ -224,21 +146,13 @@ impl References {
             generated: false,
             soft: false,
         });
-        let soft = session.run(SOFT, &[], mode);
         let mut open = vec![(root, "id".to_owned())];
-        for row in 0..soft.len() {
-            let (Some(table), Some(column)) = (soft.get::<Oid>(row, 1), soft.get::<String>(row, 2))
-            else {
+        for soft in soft {
+            let Some(place) = found.place(session, &mut places, soft.table, mode) else {
                 continue;
             };
-            let Some(place) = found.place(session, &mut places, table, mode) else {
-                continue;
-            };
-            let is_text = soft.get::<bool>(row, 3).unwrap_or_default();
-            let form = if is_text { Form::Text } else { Form::Uuid };
-            let generated = soft.get(row, 4).unwrap_or_default();
-            if found.add(place, &column, form, None, generated) {
-                open.push((place, column));
+            if found.add(place, &soft.column, soft.form, None, soft.generated) {
+                open.push((place, soft.column.clone()));
             }
         }
         // Every foreign key that is reached is taken once; each of its columns that holds an id is followed further.
@@ -387,98 +301,6 @@ impl References {
             soft: key.is_none(),
         });
         true
-    }
-
-    /// Finds the columns where holding the id is enough to refer to the user: those with a valid key none of whose
-    /// other columns can be NULL, to a column of which the same is true. Goes round until nothing changes.
-    fn settle_conditions(&mut self) {
-        loop {
-            let mut changed = false;
-            for table in 0..self.tables.len() {
-                for m in 0..self.tables[table].moving.len() {
-                    let moving = &self.tables[table].moving[m];
-                    if !moving.always
-                        && moving.through.iter().any(|k| self.implies(*k, &moving.column))
-                    {
-                        self.tables[table].moving[m].always = true;
-                        changed = true;
-                    }
-                }
-            }
-            if !changed {
-                return;
-            }
-        }
-    }
-
-    /// Whether every row whose `column` holds the id refers through the key to a row that changes.
-    fn implies(&self, key: usize, column: &str) -> bool {
-        let key = &self.keys[key];
-        let to_root = key.parent == 0 && key.columns.len() == 1;
-        let others_are_there =
-            key.columns.iter().zip(&key.nullable).all(|(c, nullable)| c == column || !nullable);
-        let parent_column =
-            key.columns.iter().position(|c| c == column).map(|i| key.keys[i].as_str());
-        let parent_always = self.tables[key.parent]
-            .moving
-            .iter()
-            .any(|m| Some(m.column.as_str()) == parent_column && m.always);
-        key.partitions.is_none()
-            && others_are_there
-            && parent_always
-            // The user's row is there, so a single column that holds its id refers to it, checked or not.
-            && (key.validated || to_root)
-    }
-
-    /// Whether rows may hold an id in this column that no app user has.
-    pub fn is_loose(&self, moving: &Moving) -> bool {
-        !moving.generated
-            && (moving.soft || moving.through.iter().any(|k| !self.keys[*k].validated))
-    }
-
-    fn needs_rows(&self) -> bool {
-        let unclear = |table: &Table| {
-            let mut moving = table.moving.iter();
-            moving.any(|m| {
-                !m.always && m.through.iter().any(|k| self.simple(*k, &m.column).is_none())
-            })
-        };
-        let computed =
-            |key: &ForeignKey| key.to_generated && !self.tables[key.parent].moving.is_empty();
-        self.tables.iter().any(unclear) || self.keys.iter().any(computed)
-    }
-
-    /// The condition, over the alias `t`, under which the column refers to the user with the id `$1`. It only holds
-    /// where changes need not be planned row by row ([`Self::by_rows`]).
-    pub fn condition(&self, moving: &Moving) -> String {
-        let holds = moving.holds("t");
-        if moving.always {
-            return holds;
-        }
-        let through: Vec<String> =
-            moving.through.iter().filter_map(|k| self.simple(*k, &moving.column)).collect();
-        format!("{holds} AND ({})", through.join(" OR "))
-    }
-
-    /// The condition under which a row whose column holds the id refers through the key, where the row alone tells:
-    /// the key is valid, so that a row without NULLs refers to one that is there.
-    fn simple(&self, key: usize, column: &str) -> Option<String> {
-        let key = &self.keys[key];
-        let parent_column = &key.keys[key.columns.iter().position(|c| c == column)?];
-        let parent = self.tables[key.parent].moving.iter();
-        let parent_always = parent.clone().any(|m| m.column == *parent_column && m.always);
-        if !(key.validated && parent_always) {
-            return None;
-        }
-        let mut all: Vec<String> = key
-            .columns
-            .iter()
-            .zip(&key.nullable)
-            .filter(|(c, nullable)| **nullable && *c != column)
-            .map(|(c, _)| format!("t.{c} IS NOT NULL"))
-            .collect();
-        all.extend(key.within("t"));
-        Some(if all.is_empty() { "true".into() } else { format!("({})", all.join(" AND ")) })
     }
 }
 

@@ -1,0 +1,151 @@
+"""Merges in which rows that give way pass keys and children to one another."""
+
+import pytest
+from repairs import ADMIN, content, duplicate, fix_one, undo
+
+
+@pytest.fixture
+def db(db):
+    db.install()
+    return db
+
+
+def merge(db, policy, *tables):
+    """Rehearses and merges, takes it back and does it again; answers the merge's row. The tables end up merged."""
+    before = content(db, "onagui.app_users", *tables)
+    plan = fix_one(db, "ann@example.com", apply=False, policy=policy)
+    row = fix_one(db, "ann@example.com", policy=policy)
+    assert (plan["outcome"], row["outcome"]) == ("planned", "done"), (plan, row)
+    for part in "references", "conflicts":
+        assert plan["details"].get(part) == row["details"].get(part)
+    after = content(db, "onagui.app_users", *tables)
+    undo(db, row["audit_id"])
+    assert content(db, "onagui.app_users", *tables) == before
+    undo(db, db.one("SELECT max(audit_id) FROM onagui.sync_audit_log", role=ADMIN))
+    assert content(db, "onagui.app_users", *tables) == after
+    return row
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "RESTRICT", "SET NULL", "NO ACTION"])
+def test_a_key_passes_to_another_row_than_the_one_that_inherits(db, action):
+    """The foreign key must not take along what refers to the row that has the key now."""
+    db.sql(
+        f"""CREATE TABLE desks (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, room int, seat int,
+                                CONSTRAINT by_seat UNIQUE (user_id, seat), CONSTRAINT by_the_room UNIQUE (user_id, room));
+            CREATE TABLE lamps (id int, user_id uuid, room int,
+                                FOREIGN KEY (user_id, room) REFERENCES desks (user_id, room) ON DELETE {action} ON UPDATE {action})"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO desks VALUES (1, '{app}', 1, 9), (2, '{app}', 2, 5), (3, '{auth}', 2, 9)")
+    db.sql(f"INSERT INTO lamps VALUES (1, '{app}', 1), (2, '{app}', 2), (3, '{auth}', 2)")
+    row = merge(db, "keep_app", "desks", "lamps")
+    assert db.sql("SELECT id, user_id, room, seat FROM desks ORDER BY id") == [(1, auth, 1, 9), (2, auth, 2, 5)]
+    assert db.sql("SELECT id, user_id, room FROM lamps ORDER BY id") == [(1, auth, 1), (2, auth, 2), (3, auth, 1)]
+    assert {(c["constraint"], c["rows"]) for c in row["details"]["conflicts"]} == {("by_seat", 1), ("by_the_room", 1)}
+
+
+LISTS = """
+    CREATE TABLE lists (id int UNIQUE, user_id uuid REFERENCES onagui.app_users, kind int, PRIMARY KEY (user_id, kind));
+    CREATE TABLE entries (id int, user_id uuid, kind int, place int, author uuid REFERENCES onagui.app_users,
+                          PRIMARY KEY (user_id, kind, place),
+                          FOREIGN KEY (user_id, kind) REFERENCES lists ON DELETE CASCADE ON UPDATE CASCADE);
+    CREATE TABLE marks (id int, user_id uuid, kind int, place int,
+                        FOREIGN KEY (user_id, kind, place) REFERENCES entries ON DELETE CASCADE ON UPDATE CASCADE)"""
+
+
+@pytest.mark.parametrize("policy, lists, entries", [("keep_app", [1], [1, 2, 4]), ("keep_auth", [2], [2, 3, 4])])
+def test_parents_and_children_give_way_together(db, policy, lists, entries):
+    db.sql(LISTS)
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO lists VALUES (1, '{app}', 7), (2, '{auth}', 7)")
+    db.sql(f"INSERT INTO entries VALUES (1, '{app}', 7, 1), (2, '{app}', 7, 2), (3, '{auth}', 7, 1), (4, '{auth}', 7, 3)")
+    db.sql("INSERT INTO marks SELECT id, user_id, kind, place FROM entries")
+    merge(db, policy, "lists", "entries", "marks")
+    assert [id for (id,) in db.sql("SELECT id FROM lists")] == lists
+    assert [id for (id,) in db.sql("SELECT id FROM entries ORDER BY id")] == entries
+    assert db.sql("SELECT id, user_id, kind, place FROM marks ORDER BY id") == [(1, auth, 7, 1), (2, auth, 7, 2), (3, auth, 7, 1), (4, auth, 7, 3)]
+
+
+def test_a_child_of_the_row_that_gives_way_stays_and_takes_a_key_over(db):
+    """Entry 1 came with the list that gives way, but stays itself: it is the first of two that come over."""
+    db.sql(LISTS)
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO lists VALUES (1, '{app}', 7), (2, '{auth}', 7)")
+    db.sql(f"INSERT INTO entries VALUES (1, '{auth}', 7, 1, '{app}'), (2, '{app}', 7, 1, '{app}')")
+    db.sql("INSERT INTO marks SELECT id, user_id, kind, place FROM entries")
+    merge(db, "keep_app", "lists", "entries", "marks")
+    assert db.sql("SELECT id FROM lists") == [(1,)]
+    assert db.sql("SELECT id, user_id, author FROM entries") == [(1, auth, auth)]
+    assert db.sql("SELECT id, user_id, kind, place FROM marks ORDER BY id") == [(1, auth, 7, 1), (2, auth, 7, 1)]
+
+
+def test_nothing_gives_way_to_a_row_that_does_not_stay(db):
+    """Row 2 collides with row 1 alone, and row 1 gives way to row 3."""
+    db.require("btree_gist")
+    db.sql("CREATE TABLE stays (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, host uuid REFERENCES onagui.app_users, days int4range,"
+           " EXCLUDE USING gist (user_id WITH =, host WITH =, days WITH &&))")  # fmt: skip
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO stays VALUES (1, '{app}', '{app}', '[1,5)'), (2, '{app}', '{auth}', '[4,8)'), (3, '{auth}', '{auth}', '[2,3)')")
+    row = merge(db, "keep_auth", "stays")
+    assert db.sql("SELECT id FROM stays ORDER BY id") == [(2,), (3,)]
+    assert row["details"]["conflicts"][0]["rows"] == 2
+
+
+def test_a_row_gives_way_by_two_constraints_at_once(db):
+    db.sql("CREATE TABLE seats (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, a int, b int, UNIQUE (user_id, a), UNIQUE (user_id, b))")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO seats VALUES (1, '{app}', 1, 1), (2, '{app}', 2, 3), (3, '{auth}', 1, 1), (4, '{auth}', 3, 3)")
+    row = merge(db, "keep_auth", "seats")
+    assert db.sql("SELECT id, user_id FROM seats ORDER BY id") == [(3, auth), (4, auth)]
+    assert [(c["constraint"], c["rows"]) for c in row["details"]["conflicts"]] == [("seats_user_id_a_key", 1), ("seats_user_id_b_key", 2)]
+
+
+def test_a_row_that_wins_one_constraint_and_loses_another(db):
+    """Row 1 is preferred to row 3, but both come over and the first one of those stays; row 3 need not go then."""
+    db.sql("CREATE TABLE pairs (id int PRIMARY KEY, one uuid REFERENCES onagui.app_users, two uuid REFERENCES onagui.app_users, a int, b int,"
+           " UNIQUE (one, two, a), UNIQUE (one, two, b))")  # fmt: skip
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO pairs VALUES (1, '{app}', '{app}', 5, 1), (2, '{app}', '{auth}', 1, 1), (3, '{auth}', '{auth}', 1, 2)")
+    row = merge(db, "keep_app", "pairs")
+    assert db.sql("SELECT id FROM pairs ORDER BY id") == [(1,), (3,)]
+    assert row["rows_changed"] == 2
+
+
+def test_triggers_that_write_to_the_same_rows_between_the_steps(db):
+    """Counting children in the parent's row moves it about."""
+    db.sql(LISTS + """;
+        ALTER TABLE lists ADD counted int DEFAULT 0;
+        CREATE FUNCTION count_them() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+            UPDATE public.lists l SET counted = (SELECT count(*) FROM public.entries e WHERE (e.user_id, e.kind) = (l.user_id, l.kind));
+            RETURN NULL; END$$;
+        CREATE TRIGGER counted AFTER INSERT OR UPDATE OR DELETE ON entries FOR EACH ROW EXECUTE FUNCTION count_them()""")  # fmt: skip
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO lists VALUES (1, '{app}', 7), (2, '{auth}', 7), (3, '{app}', 8)")
+    db.sql(f"INSERT INTO entries VALUES (1, '{app}', 7, 1), (2, '{auth}', 7, 1), (3, '{auth}', 7, 2), (4, '{app}', 8, 1)")
+    assert fix_one(db, "ann@example.com", policy="keep_app")["outcome"] == "done"
+    assert db.sql("SELECT id, user_id, counted FROM lists ORDER BY id") == [(1, auth, 2), (3, auth, 1)]
+    assert [id for (id,) in db.sql("SELECT id FROM entries ORDER BY id")] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("key", ["UNIQUE", "PRIMARY KEY"])
+def test_steps_are_taken_back_though_a_trigger_notes_each_change(db, key):
+    """Rows that two steps have changed are known again, with or without a primary key."""
+    db.sql(LISTS.replace("PRIMARY KEY (user_id, kind, place)", f"{key} (user_id, kind, place)").replace("REFERENCES entries", "REFERENCES entries (user_id, kind, place)"))
+    db.sql(
+        """CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.noted = clock_timestamp(); RETURN NEW; END$$;
+           ALTER TABLE entries ADD noted timestamptz; ALTER TABLE lists ADD noted timestamptz;
+           CREATE TRIGGER note BEFORE UPDATE ON entries FOR EACH ROW EXECUTE FUNCTION note();
+           CREATE TRIGGER note BEFORE UPDATE ON lists FOR EACH ROW EXECUTE FUNCTION note()"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO lists VALUES (1, '{app}', 7), (2, '{auth}', 7)")
+    db.sql(f"INSERT INTO entries VALUES (1, '{app}', 7, 1), (2, '{auth}', 7, 2), (3, '{auth}', 7, 3)")
+    query = "SELECT id, user_id, kind, place FROM entries ORDER BY id"
+    before = db.sql(query)
+    row = fix_one(db, "ann@example.com", policy="keep_app")
+    after = db.sql(query)
+    assert [user for _, user, _, _ in after] == [auth] * 3
+    for wanted in before, after, before:
+        undo(db, db.one("SELECT max(audit_id) FROM onagui.sync_audit_log", role=ADMIN))
+        assert db.sql(query) == wanted
+    assert row["outcome"] == "done"

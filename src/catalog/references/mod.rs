@@ -1,0 +1,212 @@
+//! What refers to the application's users: foreign keys, followed from key to key, and registered soft references.
+//!
+//! Found in the catalog at the moment it is needed, never listed by hand.
+
+mod discover;
+
+pub use discover::Soft;
+
+use pgrx::pg_sys::Oid;
+
+/// A foreign key. Columns are quoted; `columns[i]` refers to `keys[i]`.
+#[derive(Debug)]
+pub struct ForeignKey {
+    pub name: String,
+    /// Where it stands and what it refers to: places in [`References::tables`].
+    pub child: usize,
+    pub parent: usize,
+    pub columns: Vec<String>,
+    pub keys: Vec<String>,
+    /// `OPERATOR(…)`, key on the left, column on the right.
+    pub operators: Vec<String>,
+    /// The constraint has been checked for all rows, and is enforced.
+    pub validated: bool,
+    /// By column: whether it may be NULL, whether it is generated.
+    nullable: Vec<bool>,
+    pub generated: Vec<bool>,
+    /// Whether it acts on what refers to a row that is changed or deleted, though another row has the key by then.
+    /// NO ACTION alone does not.
+    pub acts: bool,
+    /// MATCH FULL: all columns are NULL, or none.
+    pub full: bool,
+    /// Some column of the key it refers to is generated.
+    to_generated: bool,
+    /// Where the key stands on a partition: only rows in these partitions refer.
+    pub partitions: Option<Vec<u32>>,
+}
+
+impl ForeignKey {
+    /// The condition, over an alias, under which the key applies to a row at all.
+    pub fn within(&self, alias: &str) -> Option<String> {
+        let partitions = self.partitions.as_ref()?;
+        let list: Vec<String> = partitions.iter().map(u32::to_string).collect();
+        Some(format!("{alias}.tableoid IN ({})", list.join(", ")))
+    }
+}
+
+/// How a column holds a user's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Uuid,
+    /// As text, in lower or in upper case.
+    Text,
+}
+
+/// A column that changes when a user's id does.
+#[derive(Debug)]
+pub struct Moving {
+    /// Quoted.
+    pub column: String,
+    pub form: Form,
+    /// Foreign keys through which it refers, places in [`References::keys`].
+    pub through: Vec<usize>,
+    /// Every row that holds the id refers to the user: no further condition.
+    pub always: bool,
+    /// A generated column follows the columns it is made of and cannot be written.
+    pub generated: bool,
+    /// A registered soft reference.
+    pub soft: bool,
+}
+
+impl Moving {
+    /// The condition, over an alias, that the column holds the id `id`, an expression.
+    pub fn holds(&self, alias: &str, id: &str) -> String {
+        match self.form {
+            Form::Uuid => format!("{alias}.{} = {id}", self.column),
+            Form::Text => {
+                format!("{alias}.{}::text IN ({id}::text, upper({id}::text))", self.column)
+            }
+        }
+    }
+}
+
+/// A table that holds ids of users.
+#[derive(Debug)]
+pub struct Table {
+    pub oid: Oid,
+    pub owner: Oid,
+    /// Qualified and quoted.
+    pub name: String,
+    /// For people: qualified, quoted only where needed.
+    pub label: String,
+    /// `ONLY ` for ordinary tables, nothing for partitioned ones.
+    pub only: &'static str,
+    /// A trigger or rule of the application may keep an UPDATE from doing what it says.
+    pub keeps_rows: bool,
+    pub moving: Vec<Moving>,
+}
+
+impl Table {
+    /// How statements name the table.
+    pub fn target(&self) -> String {
+        format!("{}{}", self.only, self.name)
+    }
+}
+
+/// Everything that refers to the users.
+#[derive(Debug)]
+pub struct References {
+    /// The first is `app_users` itself.
+    pub tables: Vec<Table>,
+    /// All foreign keys among tables that are reached.
+    pub keys: Vec<ForeignKey>,
+    /// Deferrable constraints and constraint triggers of all these tables, `schema.name`, quoted, for SET CONSTRAINTS;
+    /// and whether each is deferred at first.
+    pub deferrable: Vec<(String, bool)>,
+    /// Somewhere it takes other rows to tell whether a row refers to the user: changes must be planned row by row.
+    pub by_rows: bool,
+}
+
+impl References {
+    /// Finds the columns where holding the id is enough to refer to the user: those with a valid key none of whose
+    /// other columns can be NULL, to a column of which the same is true. Goes round until nothing changes.
+    fn settle_conditions(&mut self) {
+        loop {
+            let mut changed = false;
+            for table in 0..self.tables.len() {
+                for m in 0..self.tables[table].moving.len() {
+                    let moving = &self.tables[table].moving[m];
+                    if !moving.always
+                        && moving.through.iter().any(|k| self.implies(*k, &moving.column))
+                    {
+                        self.tables[table].moving[m].always = true;
+                        changed = true;
+                    }
+                }
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    /// Whether every row whose `column` holds the id refers through the key to a row that changes.
+    fn implies(&self, key: usize, column: &str) -> bool {
+        let key = &self.keys[key];
+        let to_root = key.parent == 0 && key.columns.len() == 1;
+        let others_are_there =
+            key.columns.iter().zip(&key.nullable).all(|(c, nullable)| c == column || !nullable);
+        let parent_column =
+            key.columns.iter().position(|c| c == column).map(|i| key.keys[i].as_str());
+        let parent_always = self.tables[key.parent]
+            .moving
+            .iter()
+            .any(|m| Some(m.column.as_str()) == parent_column && m.always);
+        key.partitions.is_none()
+            && others_are_there
+            && parent_always
+            // The user's row is there, so a single column that holds its id refers to it, checked or not.
+            && (key.validated || to_root)
+    }
+
+    /// Whether rows may hold an id in this column that no app user has.
+    pub fn is_loose(&self, moving: &Moving) -> bool {
+        !moving.generated
+            && (moving.soft || moving.through.iter().any(|k| !self.keys[*k].validated))
+    }
+
+    fn needs_rows(&self) -> bool {
+        let unclear = |table: &Table| {
+            let mut moving = table.moving.iter();
+            moving.any(|m| {
+                !m.always && m.through.iter().any(|k| self.simple(*k, &m.column).is_none())
+            })
+        };
+        let computed =
+            |key: &ForeignKey| key.to_generated && !self.tables[key.parent].moving.is_empty();
+        self.tables.iter().any(unclear) || self.keys.iter().any(computed)
+    }
+
+    /// The condition, over the alias `t`, under which the column refers to the user with the id `id`, an expression. It
+    /// only holds where changes need not be planned row by row ([`Self::by_rows`]).
+    pub fn condition(&self, moving: &Moving, id: &str) -> String {
+        let holds = moving.holds("t", id);
+        if moving.always {
+            return holds;
+        }
+        let through: Vec<String> =
+            moving.through.iter().filter_map(|k| self.simple(*k, &moving.column)).collect();
+        format!("{holds} AND ({})", through.join(" OR "))
+    }
+
+    /// The condition under which a row whose column holds the id refers through the key, where the row alone tells:
+    /// the key is valid, so that a row without NULLs refers to one that is there.
+    fn simple(&self, key: usize, column: &str) -> Option<String> {
+        let key = &self.keys[key];
+        let parent_column = &key.keys[key.columns.iter().position(|c| c == column)?];
+        let parent = self.tables[key.parent].moving.iter();
+        let parent_always = parent.clone().any(|m| m.column == *parent_column && m.always);
+        if !(key.validated && parent_always) {
+            return None;
+        }
+        let mut all: Vec<String> = key
+            .columns
+            .iter()
+            .zip(&key.nullable)
+            .filter(|(c, nullable)| **nullable && *c != column)
+            .map(|(c, _)| format!("t.{c} IS NOT NULL"))
+            .collect();
+        all.extend(key.within("t"));
+        Some(if all.is_empty() { "true".into() } else { format!("({})", all.join(" AND ")) })
+    }
+}

@@ -1,0 +1,222 @@
+//! Every error a person can cause. What each of them says stands in `words`, and nowhere else.
+
+mod words;
+
+use onagui_decide::registration::{Wrong, printable};
+
+/// An error as the server reports it.
+#[derive(Clone, Debug, Default)]
+pub struct Failure {
+    pub sqlstate: String,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+    pub table: Option<String>,
+    pub column: Option<String>,
+    pub constraint: Option<String>,
+}
+
+impl Failure {
+    /// No error of the server's has this code.
+    const REHEARSAL: &str = "OS000";
+
+    /// Whether this is the end of a rehearsal and not an error.
+    pub fn is_rehearsal(&self) -> bool {
+        self.sqlstate == Self::REHEARSAL
+    }
+
+    /// For the audit log and for `details.error`.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "sqlstate": self.sqlstate,
+            "message": self.message,
+            "detail": self.detail,
+            "hint": self.hint,
+        })
+    }
+}
+
+#[derive(Debug)]
+pub enum Error {
+    NotATrigger,
+    NotAfter,
+    NotForEachRow,
+    NoTransitionTable,
+    WrongTable {
+        table: String,
+    },
+    TableMissing {
+        table: &'static str,
+    },
+    ColumnMissing {
+        table: &'static str,
+        column: &'static str,
+    },
+    ColumnUnfit {
+        table: &'static str,
+        column: &'static str,
+        found: String,
+        wanted: &'static str,
+    },
+    NotATable {
+        table: &'static str,
+        kind: &'static str,
+    },
+    NotWhole,
+    /// A trigger or rule of the application kept rows from being written, without an error.
+    RowsDiscarded {
+        wanted: u64,
+        written: u64,
+    },
+    /// A trigger of the application gave the row another id than the auth user's.
+    IdChanged,
+    MayNotCreate {
+        role: String,
+    },
+    TriggerNameTaken {
+        name: &'static str,
+    },
+    UnknownStatus {
+        found: String,
+    },
+    NegativeLimit {
+        limit: i64,
+    },
+    /// A trigger of the application held a row back.
+    HeldBack {
+        table: String,
+    },
+    AppUserGone {
+        id: String,
+    },
+    AuthUserGone {
+        id: String,
+    },
+    /// A row that was looked at is not there, or not the same, any more.
+    ChangedMeanwhile {
+        table: String,
+    },
+    /// Rows refer to a key of the leaving user that the staying one does not have.
+    NoKeyToReferTo {
+        table: String,
+        columns: Vec<String>,
+    },
+    /// Rows would have to follow two keys that do not agree.
+    KeysDisagree {
+        table: String,
+        columns: Vec<String>,
+    },
+    /// The staying user's row takes over the key by which rows refer to the leaving one, and the foreign key would act.
+    KeyIsTaken {
+        table: String,
+        constraint: String,
+    },
+    /// Rows that give way refer to each other, so that no order of doing it is right at every step.
+    Entangled {
+        tables: String,
+    },
+    /// Rows would refer to nobody.
+    Orphans {
+        table: String,
+        constraint: String,
+        rows: usize,
+    },
+    /// Rows that had the id before it was moved there have come to refer to the user.
+    Adopted {
+        table: String,
+    },
+    /// Rows without a primary key have changed, so that nobody knows which they were.
+    CannotTellApart {
+        table: String,
+    },
+    /// Rows that would collide, in words.
+    Collides {
+        what: String,
+        merge: bool,
+    },
+    EmailTaken {
+        email: String,
+    },
+    UnknownEmail {
+        email: String,
+    },
+    OnlyAnAppUser {
+        email: String,
+    },
+    Conflict {
+        email: String,
+        reason: String,
+    },
+    Unconfirmed {
+        email: String,
+    },
+    BadArgument {
+        name: &'static str,
+        value: String,
+        wanted: &'static str,
+    },
+    NullArgument {
+        name: &'static str,
+    },
+    InTransaction,
+    NoSuchAudit {
+        audit_id: i64,
+    },
+    UndoneAlready {
+        audit_id: i64,
+        by: i64,
+    },
+    NothingToUndo {
+        audit_id: i64,
+        action: String,
+        outcome: String,
+    },
+    CannotUndo {
+        audit_id: i64,
+        why: Vec<String>,
+    },
+    NotAReference {
+        table: String,
+        column: String,
+        why: String,
+    },
+    /// A call on behalf of a user, without the user's token.
+    NoToken,
+    /// A call for somebody else than the user of the token.
+    NotOneself,
+    BadBody(Wrong),
+    NotAnAuthUser,
+    NotTheirEmail,
+    UsernameTaken {
+        username: String,
+    },
+    /// A conflict, as the user concerned may know it.
+    RegistrationConflict {
+        reason: &'static str,
+    },
+    /// An error of the application's side, as somebody without rights there may know it.
+    AppRefused {
+        sqlstate: String,
+        constraint: Option<String>,
+    },
+    /// Who registers a reference lets fixes write it.
+    NotYoursToMove {
+        table: String,
+        column: String,
+    },
+    /// Ends a subtransaction whose work was only tried.
+    Rehearsed,
+    /// An error that was caught and is passed on as it came.
+    Raised(Box<Failure>),
+}
+
+impl From<Box<Failure>> for Error {
+    fn from(failure: Box<Failure>) -> Self {
+        Error::Raised(failure)
+    }
+}
+
+/// Names and values come from anywhere: none may make one line look like two.
+pub fn plain(text: &str) -> String {
+    text.chars().map(printable).collect()
+}

@@ -1,0 +1,76 @@
+//! What came of one user.
+
+use crate::error::{Error, Failure};
+use crate::statements::candidates::Candidate;
+use onagui_decide::repair::Action;
+use pgrx::Uuid;
+use serde_json::{Value, json};
+
+/// A row of `fix_user_ids`.
+pub struct Outcome {
+    pub email: Option<String>,
+    pub action: Action,
+    pub outcome: &'static str,
+    pub auth_user_id: Option<Uuid>,
+    pub old_app_user_id: Option<Uuid>,
+    pub new_app_user_id: Option<Uuid>,
+    pub rows_changed: u64,
+    pub details: Value,
+    pub audit_id: Option<i64>,
+    /// Why it was refused or failed.
+    pub failure: Option<Box<Failure>>,
+    /// What undo_fix() needs; goes to the audit log only.
+    pub undo: Value,
+}
+
+impl Outcome {
+    pub fn new(action: Action, outcome: &'static str) -> Self {
+        Outcome {
+            email: None,
+            action,
+            outcome,
+            auth_user_id: None,
+            old_app_user_id: None,
+            new_app_user_id: None,
+            rows_changed: 0,
+            details: json!({}),
+            audit_id: None,
+            failure: None,
+            undo: Value::Null,
+        }
+    }
+
+    pub fn of(candidate: &Candidate, action: Action, outcome: &'static str) -> Self {
+        Outcome {
+            email: candidate.email.clone(),
+            auth_user_id: candidate.auth_user_id,
+            old_app_user_id: candidate.app_user_id,
+            new_app_user_id: candidate.app_user_id,
+            ..Outcome::new(action, outcome)
+        }
+    }
+
+    /// The same with the error why nothing was done.
+    pub fn refused_for(mut self, error: Error) -> Self {
+        let failure = Box::new(Failure::from(error));
+        self.details["error"] = failure.to_json();
+        self.failure = Some(failure);
+        self
+    }
+
+    /// When the user's turn came, there was nothing left to do.
+    pub fn overtaken(candidate: &Candidate) -> Self {
+        let details = json!({ "reason": "somebody else has dealt with it meanwhile" });
+        Outcome { details, ..Outcome::of(candidate, Action::None, "unchanged") }
+    }
+
+    /// Nothing was changed: the row is what it was.
+    pub fn failed(candidate: &Candidate, action: Action, failure: Box<Failure>) -> Self {
+        let is_conflict = matches!(failure.sqlstate.as_str(), "23505" | "23P01");
+        let outcome = if is_conflict { "refused" } else { "failed" };
+        let mut row = Outcome::of(candidate, action, outcome);
+        row.details = json!({ "reason": failure.message, "error": failure.to_json() });
+        row.failure = Some(failure);
+        row
+    }
+}

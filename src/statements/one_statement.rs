@@ -1,0 +1,95 @@
+//! Writing several tables, each as its owner, which to the constraints is one statement.
+
+use crate::pg::{self, Mode, QueryLevel, Session};
+use pgrx::pg_sys::Oid;
+
+pub fn distinct(owners: impl Iterator<Item = Oid>) -> Vec<Oid> {
+    let mut all = Vec::new();
+    for owner in owners {
+        if !all.contains(&owner) {
+            all.push(owner);
+        }
+    }
+    all
+}
+
+/// Runs `write` as each owner in turn. Foreign-key checks and AFTER triggers of what it writes fire when all owners have
+/// had their turn, as the owner whose statement queued them. Whatever may be deferred is checked then too: nothing is left
+/// for COMMIT to fire as the session's role.
+pub fn as_one_statement(
+    owners: &[Oid],
+    deferrable: &[(String, bool)],
+    session: &Session,
+    mut write: impl FnMut(Oid),
+) {
+    let constraints = by_owner(session, owners, deferrable);
+    set_constraints(session, &constraints, "IMMEDIATE", |_| true);
+    let mut levels = Vec::new();
+    for owner in owners {
+        levels.push((*owner, QueryLevel::open()));
+        pg::as_role(*owner, || write(*owner));
+    }
+    while let Some((owner, level)) = levels.pop() {
+        pg::as_role(owner, || level.close());
+    }
+    set_constraints(session, &constraints, "DEFERRED", |initially| initially);
+}
+
+/// A constraint by its qualified name, the owner of its table, and whether it is deferred at first.
+type OwnedConstraint = (Oid, String, bool);
+
+/// Constraints and constraint triggers that must not wait: those named, and what triggers of these owners may write to in
+/// other tables of theirs. Setting one fires what waits under its name, so that each is set by its table's owner, and a name
+/// that somebody else's trigger has too is left alone.
+const BY_OWNER: &str = "
+    SELECT t.relowner, format('%I.%I', n.nspname, c.conname),
+           bool_and(c.condeferred)
+           AND NOT EXISTS (SELECT FROM pg_constraint o
+                            WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred)
+      FROM pg_constraint c
+      JOIN pg_namespace n ON n.oid = c.connamespace
+      JOIN pg_class t ON t.oid = c.conrelid
+     WHERE c.condeferrable
+       AND (format('%I.%I', n.nspname, c.conname) = ANY ($1) OR c.condeferred AND t.relowner = ANY ($2))
+       AND has_schema_privilege(t.relowner, n.oid, 'USAGE')
+       AND NOT EXISTS (SELECT FROM pg_constraint o JOIN pg_class ot ON ot.oid = o.conrelid
+                        WHERE o.connamespace = n.oid AND o.conname = c.conname AND o.contype <> 'f'
+                          AND ot.relowner <> t.relowner)
+     GROUP BY t.relowner, n.oid, n.nspname, c.conname
+     ORDER BY 1, 2";
+
+fn by_owner(
+    session: &Session,
+    owners: &[Oid],
+    deferrable: &[(String, bool)],
+) -> Vec<OwnedConstraint> {
+    let (Some(first), false) = (owners.first(), deferrable.is_empty()) else {
+        return Vec::new();
+    };
+    let names: Vec<String> = deferrable.iter().map(|(name, _)| name.clone()).collect();
+    let rows = pg::as_role(*first, || {
+        session.run_kept(BY_OWNER, &[names.into(), owners.to_vec().into()], Mode::Fresh)
+    });
+    (0..rows.len())
+        .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?, rows.get(row, 3)?)))
+        .collect()
+}
+
+fn set_constraints(
+    session: &Session,
+    all: &[OwnedConstraint],
+    when: &str,
+    which: impl Fn(bool) -> bool,
+) {
+    for owner in distinct(all.iter().map(|(owner, _, _)| *owner)) {
+        let names: Vec<&str> = all
+            .iter()
+            .filter(|(of, _, initially)| *of == owner && which(*initially))
+            .map(|(_, name, _)| name.as_str())
+            .collect();
+        if !names.is_empty() {
+            let sql = format!("SET CONSTRAINTS {} {when}", names.join(", "));
+            pg::as_role(owner, || session.run(&sql, &[], Mode::Fresh));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Rows that hold an id without any need to: no foreign key keeps them from it, whoever has that id.
+
+use super::Mover;
+use crate::catalog::references::Moving;
+use crate::error::Error;
+use crate::pg::{self, Mode, Session};
+use crate::statements::changes::address;
+use crate::statements::plan::Row;
+use pgrx::Uuid;
+use serde_json::{Value, json};
+
+/// A row that holds an id without any need to.
+pub struct Held {
+    pub row: Row,
+    /// Quoted.
+    pub column: String,
+    pub key: Option<Value>,
+    pub md5: String,
+}
+
+impl Mover {
+    /// Whether some row holds one of `ids` without any need to ([`Self::held`]).
+    pub fn holds_any(&self, session: &Session, ids: &[Uuid]) -> bool {
+        self.loose().any(|(place, moving)| {
+            let table = &self.references.tables[place];
+            let sql = format!(
+                "SELECT EXISTS (SELECT FROM unnest($1::uuid[]) AS m(id) JOIN {} t ON {})",
+                table.target(),
+                moving.holds("t", "m.id")
+            );
+            let args = [ids.to_vec().into()];
+            let held = pg::as_role(table.owner, || session.run(&sql, &args, Mode::Fresh).one());
+            held.unwrap_or(true)
+        })
+    }
+
+    /// Rows that hold an id in a column where no foreign key keeps them from it, whoever has that id: locked unless this
+    /// is a rehearsal.
+    pub fn held(&self, session: &Session, id: Uuid, mode: Mode) -> Vec<Held> {
+        let mut held = Vec::new();
+        let lock = if mode == Mode::Read { "" } else { " FOR UPDATE" };
+        for (place, moving) in self.loose() {
+            let table = &self.references.tables[place];
+            let shape = self.shape(session, place, mode);
+            let sql = format!(
+                "SELECT t.tableoid, t.ctid::text, {}, md5({}::text) FROM {} t WHERE {}{lock}",
+                shape.key_image(),
+                shape.image(),
+                table.target(),
+                moving.holds("t", "$1")
+            );
+            pg::with_stable_text(|| {
+                pg::as_role(table.owner, || {
+                    let rows = session.run(&sql, &[id.into()], mode);
+                    held.extend((0..rows.len()).filter_map(|row| {
+                        Some(Held {
+                            row: (place, address(&rows, row, 1)?),
+                            column: moving.column.clone(),
+                            key: rows.get::<pgrx::JsonB>(row, 3).map(|key| key.0),
+                            md5: rows.get(row, 4)?,
+                        })
+                    }));
+                })
+            });
+        }
+        held
+    }
+
+    /// What the audit log keeps of rows that held the id before the user got it: taking that back must leave them alone.
+    pub fn held_to_json(&self, held: &[Held]) -> Value {
+        let rows = held.iter().map(|held| {
+            let table = &self.references.tables[held.row.0].label;
+            json!({ "table": table, "column": held.column, "key": held.key, "md5": held.md5 })
+        });
+        rows.collect()
+    }
+
+    /// Those of the rows that hold `id` now that are named in `recorded` ([`Self::held_to_json`]).
+    pub fn find_held(
+        &self,
+        session: &Session,
+        recorded: &[Value],
+        id: Uuid,
+    ) -> Result<Vec<Held>, Error> {
+        if recorded.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut wanted: Vec<&Value> = recorded.iter().collect();
+        let mut found = self.held(session, id, Mode::Fresh);
+        found.retain(|held| {
+            let table = self.references.tables[held.row.0].label.as_str();
+            let is = |w: &&Value| {
+                let same = match &held.key {
+                    Some(key) if !w["key"].is_null() => w["key"] == *key,
+                    _ => w["md5"] == held.md5.as_str(),
+                };
+                same && w["table"] == table && w["column"] == held.column.as_str()
+            };
+            let place = wanted.iter().position(is);
+            place.map(|place| wanted.swap_remove(place)).is_some()
+        });
+        match wanted.iter().find(|w| w["key"].is_null()) {
+            Some(lost) => Err(Error::CannotTellApart {
+                table: lost["table"].as_str().unwrap_or_default().to_owned(),
+            }),
+            None => Ok(found),
+        }
+    }
+
+    fn loose(&self) -> impl Iterator<Item = (usize, &Moving)> {
+        self.moving().flat_map(|place| {
+            let moving = self.references.tables[place].moving.iter();
+            moving.filter(|m| self.references.is_loose(m)).map(move |m| (place, m))
+        })
+    }
+}

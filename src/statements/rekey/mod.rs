@@ -1,0 +1,362 @@
+//! Moving a user to another id, with everything that refers to it.
+//!
+//! Each table is changed by one statement, written as its owner. All statements run before any of their foreign-key
+//! checks and AFTER triggers does (see [`super::one_statement`]), so that to the constraints it is one statement.
+
+mod held;
+mod text;
+
+pub use held::Held;
+
+use super::collisions;
+use super::one_statement::{as_one_statement, distinct};
+use crate::catalog::references::{References, Soft};
+use crate::catalog::shape::Shape;
+use crate::catalog::{App, House};
+use crate::error::Error;
+use crate::pg::{self, Kept, Mode, Plan, Session, connect};
+use pgrx::Uuid;
+use pgrx::pg_sys::{Oid, UUIDARRAYOID};
+use serde_json::{Value, json};
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use text::{any_condition, count_sql, new_value, update_many_sql, update_sql};
+
+/// What refers to the users, and the statements that move it.
+pub struct Mover {
+    pub house: House,
+    pub app_owner: Oid,
+    pub references: References,
+    soft: Vec<Soft>,
+    statements: Vec<Statements>,
+    locker: OnceCell<Plan>,
+}
+
+thread_local! {
+    static MOVER: Kept<Mover> = const { Kept::new() };
+}
+
+/// With more tables than this, a backend does not keep what it knows of them, and the plans, from call to call.
+const KEPT_TABLES: usize = 100;
+
+/// The statements for one table; `$1` is the id it is now, `$2` the id it becomes.
+struct Statements {
+    count: String,
+    update: Option<String>,
+    /// The same for many users at once, `$1` and `$2` being arrays; answers the old id for each row. There is none where
+    /// one row may refer to several users.
+    update_many: Option<String>,
+    counter: OnceCell<Plan>,
+    updater: OnceCell<Plan>,
+    updater_many: OnceCell<Plan>,
+    shape: OnceCell<Shape>,
+}
+
+/// How many rows of a table refer to a user.
+pub struct Referring {
+    pub table: String,
+    pub columns: Vec<String>,
+    pub rows: u64,
+}
+
+impl Referring {
+    pub fn to_json(all: &[Referring]) -> Value {
+        all.iter()
+            .filter(|r| r.rows > 0)
+            .map(|r| json!({ "table": r.table, "columns": r.columns, "rows": r.rows }))
+            .collect()
+    }
+
+    pub fn total(all: &[Referring]) -> u64 {
+        all.iter().map(|r| r.rows).sum()
+    }
+}
+
+/// Rows that would collide.
+#[derive(Clone)]
+pub struct Collision {
+    pub table: String,
+    pub constraint: String,
+    pub rows: u64,
+}
+
+impl Collision {
+    pub fn in_words(all: &[Collision]) -> String {
+        let what: Vec<String> = all
+            .iter()
+            .map(|c| {
+                let s = if c.rows == 1 { "" } else { "s" };
+                format!("{} row{s} in {} ({})", c.rows, c.table, c.constraint)
+            })
+            .collect();
+        format!("{}.", what.join(", "))
+    }
+
+    pub fn to_json(all: &[Collision]) -> Value {
+        all.iter()
+            .map(|c| json!({ "table": c.table, "constraint": c.constraint, "rows": c.rows }))
+            .collect()
+    }
+}
+
+const ID: [pgrx::pg_sys::BuiltinOid; 1] = [pgrx::pg_sys::BuiltinOid::UUIDOID];
+
+fn ids(count: usize) -> Vec<Oid> {
+    vec![Oid::from(ID[0]); count]
+}
+
+impl Mover {
+    /// What refers to the users now.
+    pub fn get(house: House, app: &App) -> Result<Rc<Self>, Error> {
+        pg::as_role(house.owner, || {
+            connect(|session| {
+                let version = pg::catalog_version();
+                let soft = Soft::read(session, Mode::Fresh);
+                let fits = |mover: &Mover| {
+                    mover.house.owner == house.owner
+                        && mover.references.tables[0].oid == app.table
+                        && mover.soft == soft
+                };
+                let few = |mover: &Mover| mover.references.tables.len() <= KEPT_TABLES;
+                let learn = || Self::read(session, house, app, Soft::read(session, Mode::Fresh));
+                MOVER.with(|kept| kept.get(version, fits, few, learn))
+            })
+        })
+    }
+
+    fn read(session: &Session, house: House, app: &App, soft: Vec<Soft>) -> Result<Self, Error> {
+        let references = References::read(session, app, &soft, Mode::Fresh)?;
+        let statements = (0..references.tables.len())
+            .map(|place| Statements {
+                count: count_sql(&references, place),
+                update: update_sql(&references, place),
+                update_many: update_many_sql(&references, place),
+                counter: OnceCell::new(),
+                updater: OnceCell::new(),
+                updater_many: OnceCell::new(),
+                shape: OnceCell::new(),
+            })
+            .collect();
+        let locker = OnceCell::new();
+        Ok(Mover { house, app_owner: app.owner, references, soft, statements, locker })
+    }
+
+    /// The places of the tables that hold ids.
+    fn moving(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.references.tables.len()).filter(|t| !self.references.tables[*t].moving.is_empty())
+    }
+
+    fn referring(&self, place: usize, rows: u64) -> Referring {
+        let table = &self.references.tables[place];
+        let columns = table.moving.iter().filter(|m| !(place == 0 && m.column == "id"));
+        Referring {
+            table: table.label.clone(),
+            columns: columns.map(|m| unquoted(&m.column)).collect(),
+            rows,
+        }
+    }
+
+    /// How many rows of each table refer to the user `id`, the user's own not counted.
+    pub fn count(&self, session: &Session, id: Uuid, mode: Mode) -> Vec<Referring> {
+        self.moving()
+            .filter(|place| *place > 0 || self.references.tables[0].moving.len() > 1)
+            .map(|place| self.referring(place, self.count_one(session, place, id, mode)))
+            .collect()
+    }
+
+    /// The shape of a table, read once.
+    pub fn shape(&self, session: &Session, place: usize, mode: Mode) -> &Shape {
+        self.statements[place].shape.get_or_init(|| {
+            pg::as_role(self.house.owner, || {
+                Shape::read(session, self.references.tables[place].oid, mode)
+            })
+        })
+    }
+
+    /// Every unique or exclusion conflict that moving `from` to `to` would meet.
+    pub fn collisions(
+        &self,
+        session: &Session,
+        from: Uuid,
+        to: Uuid,
+        mode: Mode,
+    ) -> Vec<Collision> {
+        let mut found = Vec::new();
+        for place in self.moving() {
+            let table = &self.references.tables[place];
+            let shape = self.shape(session, place, mode);
+            let changed: Vec<String> = table.moving.iter().map(|m| m.column.clone()).collect();
+            let source = format!(
+                "FROM {} t WHERE {}",
+                table.target(),
+                any_condition(&self.references, place, "$1")
+            );
+            let moved = collisions::moved(shape, &source, |column| {
+                let moving = table.moving.iter().find(|m| m.column == column.quoted)?;
+                Some(new_value(&self.references, place, moving, ("$1", "$2")))
+            });
+            for unique in shape.touched_by(&changed) {
+                let sql = format!(
+                    "SELECT count(DISTINCT ROW(x.at, x.row)) FROM ({}) AS p(a, b, c, d, is_both)
+                      CROSS JOIN LATERAL (SELECT p.a, p.b UNION ALL SELECT p.c, p.d WHERE p.is_both) AS x(at, row)",
+                    collisions::pairs(table, unique, &moved, "false")
+                );
+                let rows = pg::as_role(table.owner, || {
+                    session
+                        .run(&sql, &[from.into(), to.into()], mode)
+                        .one::<i64>()
+                        .unwrap_or_default()
+                });
+                if rows > 0 {
+                    found.push(Collision {
+                        table: table.label.clone(),
+                        constraint: unique.name.clone(),
+                        rows: rows as u64,
+                    });
+                }
+            }
+        }
+        found
+    }
+
+    /// Locks the app users with these ids, in the order of their ids, and answers which of them there are.
+    pub fn lock(&self, session: &Session, users: &[Uuid]) -> Vec<Uuid> {
+        let sql = format!(
+            "SELECT t.id FROM {} t WHERE t.id = ANY ($1) ORDER BY t.id FOR UPDATE",
+            self.references.tables[0].target()
+        );
+        pg::as_role(self.app_owner, || {
+            let prepare = || session.prepare_generic(&sql, &[UUIDARRAYOID]);
+            let plan = self.locker.get_or_init(prepare);
+            session.execute(plan, &[users.to_vec().into()], Mode::Fresh).column()
+        })
+    }
+
+    /// Moves the user `from` and all that refers to it to the id `to`. The user's row must be locked.
+    pub fn rekey(&self, session: &Session, from: Uuid, to: Uuid) -> Result<Vec<Referring>, Error> {
+        let mut moved = Vec::new();
+        self.update_each(session, |place| {
+            let rows = self.update_one(session, place, from, to);
+            moved.push((place, rows));
+        });
+        self.written(session, &moved, &[(from, to)])?;
+        Ok(moved.into_iter().map(|(place, rows)| self.referring_to_one(place, rows)).collect())
+    }
+
+    /// The same for each of `users`, pairs of the id that is and the id that becomes.
+    pub fn rekey_all(
+        &self,
+        session: &Session,
+        users: &[(Uuid, Uuid)],
+    ) -> Result<Vec<Vec<Referring>>, Error> {
+        let (from, to): (Vec<Uuid>, Vec<Uuid>) = users.iter().copied().unzip();
+        let places: HashMap<Uuid, usize> = from.iter().copied().zip(0..).collect();
+        let mut moved = Vec::new();
+        let mut by_user: Vec<Vec<Referring>> = users.iter().map(|_| Vec::new()).collect();
+        self.update_each(session, |place| {
+            let mut rows = vec![0; users.len()];
+            let statements = &self.statements[place];
+            match &statements.update_many {
+                Some(sql) => {
+                    // By index, where there is one: for short arrays the planner takes it, while for many ids it would
+                    // read the whole table for each batch.
+                    let prepare = || session.prepare_generic(sql, &[UUIDARRAYOID; 2]);
+                    let plan = statements.updater_many.get_or_init(prepare);
+                    let args = [from.clone().into(), to.clone().into()];
+                    for id in session.execute(plan, &args, Mode::Queued).column::<Uuid>() {
+                        rows[places[&id]] += 1;
+                    }
+                }
+                None => {
+                    for (rows, (from, to)) in rows.iter_mut().zip(users) {
+                        *rows = self.update_one(session, place, *from, *to);
+                    }
+                }
+            }
+            moved.push((place, rows.iter().sum()));
+            for (of_user, rows) in by_user.iter_mut().zip(rows).filter(|(_, rows)| *rows > 0) {
+                of_user.push(self.referring_to_one(place, rows));
+            }
+        });
+        self.written(session, &moved, users)?;
+        Ok(by_user)
+    }
+
+    /// Whether there is a way to move many users at once.
+    pub fn moves_many(&self) -> bool {
+        !self.references.by_rows
+    }
+
+    /// Calls `update` for each table whose rows change, as its owner, to the constraints as one statement.
+    fn update_each(&self, session: &Session, mut update: impl FnMut(usize)) {
+        as_one_statement(&self.owners(), &self.references.deferrable, session, |owner| {
+            let of_owner = |place: &usize| {
+                self.references.tables[*place].owner == owner
+                    && self.statements[*place].update.is_some()
+            };
+            self.moving().filter(of_owner).for_each(&mut update);
+        });
+    }
+
+    fn update_one(&self, session: &Session, place: usize, from: Uuid, to: Uuid) -> u64 {
+        let statements = &self.statements[place];
+        let Some(sql) = &statements.update else {
+            return 0;
+        };
+        let plan = statements.updater.get_or_init(|| session.prepare(sql, &ids(2)));
+        session.execute(plan, &[from.into(), to.into()], Mode::Queued).touched()
+    }
+
+    /// What was moved with one user, of the rows that changed in a table: the user's own is not counted.
+    fn referring_to_one(&self, place: usize, rows: u64) -> Referring {
+        self.referring(place, rows.saturating_sub(u64::from(place == 0)))
+    }
+
+    /// Fails where a trigger or rule of the application has kept rows of `users` as they were.
+    fn written(
+        &self,
+        session: &Session,
+        moved: &[(usize, u64)],
+        users: &[(Uuid, Uuid)],
+    ) -> Result<(), Error> {
+        let tables = &self.references.tables;
+        let own = moved.iter().find(|(place, _)| *place == 0).map_or(0, |(_, rows)| *rows);
+        let new: Vec<Uuid> = users.iter().map(|(_, to)| *to).collect();
+        let all_there = own >= users.len() as u64
+            && (!tables[0].keeps_rows || self.lock(session, &new).len() == users.len());
+        let stays = |place: &usize| {
+            tables[*place].keeps_rows
+                && users
+                    .iter()
+                    .any(|(from, _)| self.count_one(session, *place, *from, Mode::Fresh) > 0)
+        };
+        let place = if all_there { self.moving().find(stays) } else { Some(0) };
+        match place {
+            Some(place) => Err(Error::HeldBack { table: tables[place].label.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn count_one(&self, session: &Session, place: usize, id: Uuid, mode: Mode) -> u64 {
+        let statements = &self.statements[place];
+        pg::as_role(self.references.tables[place].owner, || {
+            let prepare = || session.prepare(&statements.count, &ids(1));
+            let plan = statements.counter.get_or_init(prepare);
+            session.execute(plan, &[id.into()], mode).one::<i64>().unwrap_or_default() as u64
+        })
+    }
+
+    /// The owners of the tables that hold ids, the application's first.
+    fn owners(&self) -> Vec<Oid> {
+        distinct(self.moving().map(|place| self.references.tables[place].owner))
+    }
+}
+
+/// `"Name"` as the catalog has it.
+pub fn unquoted(name: &str) -> String {
+    match name.strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
+        Some(inner) => inner.replace("\"\"", "\""),
+        None => name.to_owned(),
+    }
+}

@@ -1,0 +1,183 @@
+//! Which rows give way where rows collide.
+//!
+//! Tables are settled parents first, so that what a row refers to is known before it is looked at. In each table the rows
+//! that collide are taken in an order of preference, and a row stays unless it collides with one that was taken before it
+//! and stays. So nothing gives way but to a row that stays, and whatever collides with none of those stays too.
+
+use super::changes::address;
+use super::collisions;
+use super::merge::OnConflict;
+use super::plan::{Plan, Row, Side};
+use super::rekey::{Collision, Mover};
+use crate::error::Error;
+use crate::pg::{self, Arg};
+use pgrx::JsonB;
+use pgrx::pg_sys::Oid;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Two rows that collide, as things are planned now.
+pub struct Meeting {
+    /// The place of the index in [`crate::catalog::shape::Shape::unique`].
+    unique: usize,
+    /// A row that changes.
+    moved: Row,
+    other: Row,
+    /// The other one changes too.
+    both: bool,
+}
+
+pub struct Settled {
+    pub collisions: Vec<Collision>,
+    /// Some collision was left as it is: nothing may be done.
+    pub unsettled: bool,
+    /// Which row gives way to which, in the order in which it was found.
+    pub rounds: Vec<Vec<(Row, Row)>>,
+}
+
+/// Lets rows of `plan` give way until nothing collides, or finds what collides where nothing may give way.
+pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
+    let order = parents_first(plan.mover);
+    let position = |place: &usize| order.iter().position(|p| p == place);
+    let mut met: BTreeMap<(usize, usize), BTreeSet<Row>> = BTreeMap::new();
+    let mut unsettled = false;
+    let mut rounds = Vec::new();
+    let mut open: BTreeSet<usize> = plan.touched.iter().filter_map(position).collect();
+    while let Some(next) = open.pop_first() {
+        let meetings = plan.meetings(order[next]);
+        for meeting in &meetings {
+            let rows = met.entry((next, meeting.unique)).or_default();
+            rows.insert(meeting.moved.clone());
+            if meeting.both {
+                rows.insert(meeting.other.clone());
+            }
+        }
+        // Another user's row never gives way.
+        if policy == OnConflict::Error || order[next] == 0 {
+            unsettled |= !meetings.is_empty();
+            continue;
+        }
+        let losers = losers(plan, &meetings, policy);
+        if losers.is_empty() {
+            continue;
+        }
+        plan.touched.clear();
+        for (loser, heir, _) in &losers {
+            plan.learn(loser)?;
+            plan.learn(heir)?;
+        }
+        for (loser, heir, side) in &losers {
+            plan.give_way(loser, heir, *side);
+        }
+        plan.follow()?;
+        open.extend(plan.touched.iter().filter_map(position));
+        rounds.push(losers.into_iter().map(|(loser, heir, _)| (loser, heir)).collect());
+    }
+    let collisions = met.into_iter().map(|((next, unique), rows)| Collision {
+        table: plan.mover.references.tables[order[next]].label.clone(),
+        constraint: plan.shape(order[next]).unique[unique].name.clone(),
+        rows: rows.len() as u64,
+    });
+    Ok(Settled { collisions: collisions.collect(), unsettled, rounds })
+}
+
+/// The places of the tables, each after those it refers to; where they refer to each other, by name.
+fn parents_first(mover: &Mover) -> Vec<usize> {
+    let tables = &mover.references.tables;
+    let mut left: Vec<usize> = (0..tables.len()).collect();
+    left.sort_by_key(|place| &tables[*place].label);
+    let mut order = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let is_free = |place: &usize| {
+            let mut keys = mover.references.keys.iter();
+            !keys.any(|k| k.child == *place && k.parent != *place && left.contains(&k.parent))
+        };
+        let next = left.iter().position(is_free).unwrap_or_default();
+        order.push(left.remove(next));
+    }
+    order
+}
+
+/// Which rows give way to which, and whose they were.
+fn losers(plan: &Plan, meetings: &[Meeting], policy: OnConflict) -> Vec<(Row, Row, Side)> {
+    let (stays, goes) = match policy {
+        OnConflict::KeepAuth => (Side::Auth, Side::App),
+        _ => (Side::App, Side::Auth),
+    };
+    // A row that is where it was is on the other side of whatever comes.
+    let side = |row: &Row| plan.rows.get(row).filter(|k| !k.after.is_empty()).and_then(|k| k.side);
+    let preference = |row: &Row| {
+        let rank = side(row).map_or(1, |side| if side == stays { 0 } else { 2 });
+        (rank, row.1.0, place_of(&row.1.1))
+    };
+    let mut against: BTreeMap<&Row, Vec<(usize, &Row)>> = BTreeMap::new();
+    for Meeting { unique, moved, other, .. } in meetings {
+        against.entry(moved).or_default().push((*unique, other));
+        against.entry(other).or_default().push((*unique, moved));
+    }
+    let mut rows: Vec<&Row> = against.keys().copied().collect();
+    rows.sort_by_key(|row| preference(row));
+    let mut kept: BTreeSet<&Row> = BTreeSet::new();
+    let mut losers = Vec::new();
+    for row in rows {
+        let stronger = against[row].iter().filter(|(_, other)| kept.contains(other));
+        // To whom its children come: by the first index, which is the primary key where there is one.
+        match stronger.min_by_key(|(unique, other)| (*unique, preference(other))) {
+            Some((_, heir)) => {
+                losers.push((row.clone(), (*heir).clone(), side(row).unwrap_or(goes)))
+            }
+            None => {
+                kept.insert(row);
+            }
+        }
+    }
+    losers
+}
+
+/// The numbers in a ctid, to compare by.
+fn place_of(ctid: &str) -> Vec<u32> {
+    ctid.trim_matches(['(', ')']).split(',').filter_map(|part| part.parse().ok()).collect()
+}
+
+impl Plan<'_> {
+    /// The rows of a table that collide as things are planned now.
+    pub fn meetings(&self, place: usize) -> Vec<Meeting> {
+        let changed: Vec<&Row> = self.of_table(place).map(|(row, _)| row).collect();
+        let columns: BTreeSet<&String> =
+            self.of_table(place).flat_map(|(_, known)| known.after.keys()).collect();
+        let columns: Vec<String> = columns.into_iter().cloned().collect();
+        if changed.is_empty() {
+            return Vec::new();
+        }
+        let table = &self.mover.references.tables[place];
+        let shape = self.shape(place);
+        let (query, images) = self.image(place, changed.into_iter());
+        let gone = "(t.tableoid, t.ctid) IN (SELECT g.at, g.r::tid FROM unnest($2::oid[], $3::text[]) AS g(at, r))";
+        let (tables, addresses): (Vec<Oid>, Vec<String>) = self
+            .gone
+            .keys()
+            .filter(|(p, _)| *p == place)
+            .map(|(_, (table, row))| (Oid::from(*table), row.clone()))
+            .unzip();
+        let mut all = Vec::new();
+        for (number, unique) in shape.unique.iter().enumerate() {
+            if !shape.is_touched_by(unique, &columns) {
+                continue;
+            }
+            let sql = collisions::pairs(table, unique, &query, gone);
+            let args: [Arg; 3] =
+                [JsonB(images.clone()).into(), tables.clone().into(), addresses.clone().into()];
+            pg::as_role(table.owner, || {
+                let rows = self.session.run(&sql, &args, self.mode);
+                all.extend((0..rows.len()).filter_map(|row| {
+                    Some(Meeting {
+                        unique: number,
+                        moved: (place, address(&rows, row, 1)?),
+                        other: (place, address(&rows, row, 3)?),
+                        both: rows.get(row, 5)?,
+                    })
+                }));
+            });
+        }
+        all
+    }
+}

@@ -1,0 +1,162 @@
+//! Whether a plan leaves every row with somebody to refer to.
+
+use super::changes::{Text, address};
+use super::plan::{Known, Plan};
+use super::rekey::unquoted;
+use crate::catalog::references::ForeignKey;
+use crate::error::Error;
+use crate::pg;
+use pgrx::JsonB;
+use serde_json::json;
+use std::collections::BTreeSet;
+
+impl Plan<'_> {
+    /// Fails where a column has to follow two keys that do not agree, where a row that must stay as it is would have to
+    /// follow, and where a row would refer to nobody.
+    pub fn verify(&self) -> Result<(), Error> {
+        match self.loosened()?.first() {
+            Some(number) => Err(self.disagree(&self.keys()[*number])),
+            None => Ok(()),
+        }
+    }
+
+    /// The same, but answers the foreign keys through which rows come to refer to another row though theirs stays.
+    pub fn loosened(&self) -> Result<BTreeSet<usize>, Error> {
+        for ((child, number), parent) in &self.parents {
+            let Some(row) = self.stays(*number, child) else {
+                continue;
+            };
+            let key = &self.keys()[*number];
+            let heir = self.heir(parent);
+            let generated = key.columns.iter().zip(&key.keys).zip(&key.generated);
+            let disagrees = self
+                .wanted(*number, child)?
+                .iter()
+                .any(|(column, wanted)| self.after(row, column) != *wanted)
+                || generated
+                    .filter(|(_, is_generated)| **is_generated)
+                    .any(|((column, k), _)| self.after(row, column) != self.after(heir, k));
+            if disagrees {
+                return Err(self.disagree(key));
+            }
+            let mut fields = key.columns.iter().map(|c| (row.clone(), c.clone()));
+            if fields.any(|field| self.untouchable.contains(&field)) {
+                let table = self.mover.references.tables[child.0].label.clone();
+                return Err(Error::Adopted { table });
+            }
+        }
+        self.verify_ties()
+    }
+
+    fn disagree(&self, key: &ForeignKey) -> Error {
+        Error::KeysDisagree {
+            table: self.mover.references.tables[key.child].label.clone(),
+            columns: key.columns.iter().map(|c| unquoted(c)).collect(),
+        }
+    }
+
+    /// Fails where a row would come to refer to nobody: by a key that it shares columns with, or because it does now and
+    /// the foreign key is NOT VALID.
+    fn verify_ties(&self) -> Result<BTreeSet<usize>, Error> {
+        let mut loosened = BTreeSet::new();
+        for (number, key) in self.keys().iter().enumerate() {
+            let mut wanted: Vec<Vec<Text>> = Vec::new();
+            let mut had: Vec<Vec<Text>> = Vec::new();
+            let looked_at = self.rows.iter().filter(|(row, known)| {
+                row.0 == key.child
+                    && !self.gone.contains_key(*row)
+                    && (!known.after.is_empty() || self.again.contains(*row))
+            });
+            for (row, known) in looked_at {
+                let changes = key.columns.iter().any(|c| known.after.contains_key(c));
+                // The server checks an unchanged key too, where a row is changed for the second time in a transaction.
+                let is_twice = self.again.contains(row);
+                // A row that mixes NULLs under MATCH FULL fails with any change.
+                let is_looked_at = changes || !key.validated && (is_twice || key.full);
+                if !is_looked_at || self.parents.contains_key(&(row.clone(), number)) {
+                    continue;
+                }
+                let before: Vec<Text> = key.columns.iter().map(|c| self.before(row, c)).collect();
+                let after: Vec<Text> = key.columns.iter().map(|c| self.after(row, c)).collect();
+                let nulls = after.iter().filter(|value| value.is_none()).count();
+                if key.full && nulls > 0 && nulls < after.len() {
+                    return Err(self.orphans(key, 1));
+                }
+                if changes && before.iter().all(Option::is_some) {
+                    had.push(before);
+                }
+                if nulls == 0 && (changes || is_twice) {
+                    wanted.push(after);
+                }
+            }
+            // What it refers to stays where it is: it cannot go on referring to it.
+            if !had.is_empty() && (key.validated || self.count_parents(key, &had) > 0) {
+                loosened.insert(number);
+            }
+            wanted.retain(|values| {
+                !self.rows.keys().any(|row| {
+                    row.0 == key.parent
+                        && !self.gone.contains_key(row)
+                        && key.keys.iter().zip(values).all(|(k, v)| self.after(row, k) == *v)
+                })
+            });
+            let missing = wanted.len() - self.count_parents(key, &wanted);
+            if missing > 0 {
+                return Err(self.orphans(key, missing));
+            }
+        }
+        Ok(loosened)
+    }
+
+    fn orphans(&self, key: &ForeignKey, rows: usize) -> Error {
+        Error::Orphans {
+            table: self.mover.references.tables[key.child].label.clone(),
+            constraint: key.name.clone(),
+            rows,
+        }
+    }
+
+    /// How many of these keys belong to rows that neither change nor give way.
+    fn count_parents(&self, key: &ForeignKey, wanted: &[Vec<Text>]) -> usize {
+        if wanted.is_empty() {
+            return 0;
+        }
+        let shape = self.mover.shape(self.session, key.parent, self.mode);
+        let parent = &self.mover.references.tables[key.parent];
+        let on: Vec<String> = key
+            .keys
+            .iter()
+            .zip(&key.operators)
+            .enumerate()
+            .map(|(i, (k, operator))| {
+                let kind = shape.column(k).map_or("text", |c| c.kind.as_str());
+                format!("t.{k} {operator} (x.r ->> {i})::{kind}")
+            })
+            .collect();
+        let sql = format!(
+            "SELECT x.place, t.tableoid, t.ctid::text
+                   FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}",
+            parent.target(),
+            on.join(" AND ")
+        );
+        let mut found = BTreeSet::new();
+        pg::as_role(parent.owner, || {
+            let rows = self.session.run(&sql, &[JsonB(json!(wanted)).into()], self.mode);
+            for row in 0..rows.len() {
+                if let (Some(place), Some(address)) =
+                    (rows.get::<i64>(row, 1), address(&rows, row, 2))
+                {
+                    let parent = (key.parent, address);
+                    let is_other =
+                        |known: &Known| key.keys.iter().any(|k| known.after.contains_key(k));
+                    if !self.gone.contains_key(&parent)
+                        && !self.rows.get(&parent).is_some_and(is_other)
+                    {
+                        found.insert(place);
+                    }
+                }
+            }
+        });
+        found.len()
+    }
+}

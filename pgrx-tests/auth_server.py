@@ -33,7 +33,7 @@ class AuthServer:
             "id": str(id),
             "email": email or "",
             "phone": phone or "",
-            "meta": "" if meta is NULL else json.dumps({} if meta is None else meta),
+            "meta": "" if meta is NULL else json.dumps({} if meta is None else meta, ensure_ascii=False),
             "app_meta": json.dumps(app_meta or {"provider": provider, "providers": [provider]}),
             "provider": provider,
             "sso": sso,

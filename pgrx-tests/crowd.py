@@ -34,7 +34,7 @@ class Crowd:
             table: {id for (id,) in db.sql(f"SELECT id FROM shop.{table}", role=ADMIN)} for table in (*CHILDREN, "notes")
         }
         self.fixes, self.undos = [], {}
-        self.emails = [email.lower() for (email,) in db.sql("SELECT DISTINCT lower(email) FROM onagui.app_users", role=ADMIN)]
+        self.emails = [email for (email,) in db.sql("SELECT DISTINCT lower(email) FROM onagui.app_users", role=ADMIN)]
         self.clients = [kind(self, number) for number, kind in enumerate(kinds)]
 
     def start(self):

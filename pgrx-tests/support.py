@@ -127,6 +127,18 @@ class Server:
         return Database(self, name)
 
 
+    def odd_database(self, options):
+        """One that is not a copy of the template, because encoding or locale are others."""
+        name = f"t_{uuid.uuid4().hex[:12]}"
+        with self.connect() as connection:
+            connection.execute(build.SQL(f"CREATE DATABASE {{}} TEMPLATE template0 {options}").format(build.Identifier(name)))
+            # Where the database has no encoding to speak of, the client's counts.
+            connection.execute(build.SQL("ALTER DATABASE {} SET client_encoding = 'UTF8'").format(build.Identifier(name)))
+        with self.connect(name) as connection:
+            connection.execute((HERE / "fixtures" / "supabase.sql").read_text())
+        return Database(self, name)
+
+
 class Notice(NamedTuple):
     """A NOTICE, WARNING, ... of the server."""
 

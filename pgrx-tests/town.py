@@ -45,7 +45,7 @@ CHILDREN = {
     "visits": ("user_id", "u.id::text"),
 }
 
-#: What the triggers have not seen: (kind, whether on the auth side, whether its id is the auth user's, prefix of the e-mail in app_users).
+#: Users whom the triggers have not seen, and what refers to them.
 SEED = """
     SET onagui_sync.enabled = off;
     CREATE TABLE public.wanted AS

@@ -39,7 +39,7 @@ pub fn sync_user_registration(call: &Call) -> Result<Reply, Error> {
     let registration =
         Registration { house, id: Uuid::from_bytes(id), wanted, actor: pg::role_name(role) };
     match registration.run() {
-        Ok(answer) => Ok(Reply::json(&answer)),
+        Ok(answer) => Ok(Reply::json(answer)),
         Err(error) if caller == Caller::User => Err(discreet(error)),
         Err(error) => Err(error),
     }
@@ -145,9 +145,9 @@ impl Registration {
                 "created"
             }
             Decision::Refresh { take_email } => {
-                let written = target.refresh(new, take_email, true);
+                let refreshed = target.refresh(new, take_email, true)?;
                 if take_email {
-                    all_written(written, new)?;
+                    all_written(refreshed.written, new)?;
                     self.record(&arrival, "update_email", Some(self.id), 0, json!({}));
                 }
                 "updated"
@@ -158,9 +158,8 @@ impl Registration {
                     let link = Decision::Link(app_user);
                     target.facts(new).iter().all(|now| decide(&now.facts, policy) == link)
                 };
-                let linked = Linker::start(target)?.link(app_user, self.id, is_still_so, || {
-                    target.refresh(new, true, true);
-                })?;
+                let linked = Linker::start(target)?
+                    .link(app_user, self.id, is_still_so, || target.refresh(new, true, true))?;
                 let (rows, details) = (linked.rows, linked.details);
                 self.record(&arrival, "link", Some(app_user), rows, details);
                 "linked"

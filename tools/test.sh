@@ -49,6 +49,11 @@ unsafe_only_in_its_room() {
         grep --invert-match --extended-regexp '^[^:]*:[0-9]+: *//'
 }
 
+# CREATE EXTENSION reads it as text in the database's encoding.
+install_script_is_ascii() {
+    ! LC_ALL=C grep --recursive --line-number --perl-regexp '[^\x00-\x7F]' "$root/sql" "$root/onagui_sync.control"
+}
+
 # In the folder of the build for 15, whose bindings it shares.
 clippy() {
     PGRX_HOME=$(pgrx_home 15) CARGO_TARGET_DIR=$target/build-15 cargo clippy --quiet --workspace --all-targets \
@@ -58,6 +63,7 @@ clippy() {
 unit() {
     check "cargo fmt" cargo fmt --all --check
     check "unsafe stands in src/pg only" unsafe_only_in_its_room
+    check "the SQL is ASCII" install_script_is_ascii
     rust_unit_tests
     "$root/tools/toolchain.sh" pg 15
     check "cargo clippy" clippy

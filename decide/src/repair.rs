@@ -26,7 +26,18 @@ impl Status {
         Status::Conflict,
     ];
 
-    pub fn name(self) -> &'static str {
+    /// The names of all of them, in the same order.
+    pub const NAMES: [&str; 8] = {
+        let mut names = [""; 8];
+        let mut place = 0;
+        while place < names.len() {
+            names[place] = Self::ALL[place].name();
+            place += 1;
+        }
+        names
+    };
+
+    pub const fn name(self) -> &'static str {
         match self {
             Status::Synced => "SYNCED",
             Status::EmailMismatch => "EMAIL_MISMATCH",

@@ -8,32 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import support  # noqa: E402
+from figure import Figure  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
-
-
-@dataclass
-class Figure:
-    """One row of the table. `ours` and `peer` are in `unit`; a ratio is ours / peer, `low` and `high` its quartiles."""
-
-    what: str
-    against: str
-    unit: str
-    ours: float
-    peer: float
-    ratio: float = None
-    low: float = None
-    high: float = None
-    target: float = None
-    note: str = ""
-
-    @property
-    def met(self):
-        return None if self.target is None or self.ratio is None else self.ratio <= self.target
 
 
 @dataclass
@@ -136,9 +117,9 @@ def added(values, base):
     return [value - nothing for value, nothing in zip(values, base)]
 
 
-def compare(what, against, unit, ours, peer, target, note=""):
+def compare(what, against, unit, ours, peer, target, note="", **more):
     """A figure from the two series of one interleaved run: the ratio of their medians, the spread of the rounds' ratios."""
     ratios = [o / p for o, p in zip(ours, peer)]
     low, _, high = quartiles(ratios)
     ours, peer = statistics.median(ours), statistics.median(peer)
-    return Figure(what, against, unit, ours, peer, ours / peer, low, high, target, note)
+    return Figure(what, against, unit, ours, peer, ours / peer, low, high, target, note, **more)

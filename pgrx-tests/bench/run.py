@@ -1,6 +1,7 @@
-"""Measures the extension beside other ways to do the same, and writes a table: target/bench/results.md and results.json.
+"""Measures the extension beside other ways to do the same. Writes a table and a plot to target/bench; those of a complete
+run, all modules and all rounds, also into README.md and docs/performance.svg.
 
-Each module named in MODULES has figures(bench), which yields measure.Figure. A further one needs no more than its name here."""
+Each module named in MODULES has figures(bench), which yields figure.Figure. A further one needs no more than its name here."""
 
 import argparse
 import importlib
@@ -10,20 +11,25 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import page  # noqa: E402
+import plot  # noqa: E402
+from figure import Figure  # noqa: E402
 from measure import Bench, say  # noqa: E402
 
-MODULES = ["signup", "load", "fix", "status"]
-RESULTS = Path(__file__).resolve().parents[2] / "target" / "bench"
+#: In the order of the table, with the headings there.
+MODULES = {"signup": "Signing up", "load": "Signing up from many sessions", "fix": "Repair", "status": "Status"}
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "target" / "bench"
+PLOT = Path("docs/performance.svg")
 
 
 def machine(bench):
     cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     memory = next(int(line.split()[1]) // 1024 for line in open("/proc/meminfo") if line.startswith("MemTotal"))
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=RESULTS.parents[1], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     return {
         "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "postgres": bench.server().connect().execute("SHOW server_version").fetchone()[0],
@@ -36,61 +42,59 @@ def machine(bench):
     }
 
 
-def number(value):
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+def write(about, figures, complete):
+    """The table and the plot where they belong; target/bench has them in any case."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text, picture = page.without_paths(page.table(about, figures)), page.without_paths(plot.svg(about, figures))
+    (RESULTS / "results.md").write_text(text)
+    (RESULTS / PLOT.name).write_text(picture)
+    if complete:
+        readme, picture_there = ROOT / "README.md", ROOT / PLOT
+        readme.write_text(page.placed(readme.read_text(), f"![{page.summary(figures)}]({PLOT})\n\n{text}"))
+        picture_there.parent.mkdir(exist_ok=True)
+        picture_there.write_text(picture)
+    say(f"written to {RESULTS}" + (f", README.md and {PLOT}" if complete else ""))
+    return text
 
 
-def table(about, figures):
-    lines = [
-        f"PostgreSQL {about['postgres']}, {about['cores']} x {about['cpu']}, {about['memory_mb']} MB, Linux {about['kernel']}, "
-        f"load {about['load_before']:.1f}, {about['when']}, commit {about['commit'] or 'unknown'}",
-        "",
-        "Medians of interleaved rounds; spread: the middle half of the rounds' ratios. Peers: (a) no trigger; (b) PL/pgSQL, bare INSERT; "
-        "(c) PL/pgSQL, ON CONFLICT and EXCEPTION; (d) UPDATE of the id with ON UPDATE CASCADE; (e) FULL JOIN on the e-mail. "
-        "All peers write the table that onagui.create_app_users() makes.",
-        "",
-        "| what | unit | ours | peer | | ratio | spread | to reach | |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for f in figures:
-        spread = "" if f.low is None else f"{f.low:.2f} to {f.high:.2f}"
-        ratio = "" if f.ratio is None else f"{f.ratio:.3f}"
-        verdict = {None: "", True: "reached", False: "missed"}[f.met]
-        target = "" if f.target is None else f"<= {f.target}"
-        lines.append(f"| {f.what} | {f.unit} | {number(f.ours)} | {number(f.peer)} | {f.against} | {ratio} | {spread} | {target} | {verdict} |")
-    lines += [""] + [f"* {f.what}, {f.against}: {f.note}" for f in figures if f.note]
-    return "\n".join(lines) + "\n"
+def measured(bench, modules):
+    figures = []
+    for name in modules:
+        for figure in importlib.import_module(name).figures(bench):
+            figure.group = MODULES[name]
+            figures.append(figure)
+            say(" | ".join(filter(None, page.cells(figure))))
+    return figures
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help=f"only these of {', '.join(MODULES)}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: for a look, not for a figure")
     parser.add_argument("--major", default="15")
     parser.add_argument("--only", help="only the rows of this name within a module: one, bulk, sign_in, sequence, …")
+    parser.add_argument("--render", action="store_true", help="measure nothing, write again what target/bench/results.json tells")
     options = parser.parse_args()
+    unknown = set(options.modules) - set(MODULES)
+    if unknown:
+        parser.error(f"no such module: {', '.join(sorted(unknown))}")
+    if options.render:
+        kept = json.loads((RESULTS / "results.json").read_text())
+        print(write(kept["machine"], [Figure(**row) for row in kept["figures"]], kept["complete"]))
+        return
     bench = Bench(options.major, options.quick, options.only)
-    figures = []
+    modules = [name for name in MODULES if name in (options.modules or MODULES)]
+    complete = len(modules) == len(MODULES) and not options.quick and options.only is None
     try:
         about = machine(bench)
-        for name in options.modules or MODULES:
-            if not (Path(__file__).parent / f"{name}.py").exists():
-                continue
-            for figure in importlib.import_module(name).figures(bench):
-                figures.append(figure)
-                say(f"{figure.what}, {figure.against}: {number(figure.ours)} : {number(figure.peer)} {figure.unit}, ratio {figure.ratio:.3f}")
+        figures = measured(bench, modules)
     finally:
         bench.stop()
+    # First of all what cannot be had again without hours of measuring.
     RESULTS.mkdir(parents=True, exist_ok=True)
-    text = table(about, figures)
-    (RESULTS / "results.md").write_text(text)
-    (RESULTS / "results.json").write_text(
-        json.dumps({"machine": about, "figures": [asdict(f) | {"met": f.met} for f in figures]}, indent=2) + "\n"
-    )
-    print(text)
-    say(f"written to {RESULTS}/results.md and results.json")
+    kept = {"complete": complete, "machine": about, "figures": [figure.as_row() for figure in figures]}
+    (RESULTS / "results.json").write_text(json.dumps(kept, indent=2) + "\n")
+    print(write(about, figures, complete))
 
 
 if __name__ == "__main__":

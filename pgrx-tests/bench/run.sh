@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures of `make bench`, written to target/bench/results.md and results.json. Arguments: run.py --help.
+# The figures of `make bench`. Arguments: run.py --help.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source=tools/lib.sh

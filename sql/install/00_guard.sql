@@ -18,7 +18,7 @@ BEGIN
         IF installer.rolsuper THEN
             RAISE WARNING 'schema onagui belongs to %, who can put functions of their own beside the extension''s',
                           pg_catalog.quote_ident(owner.rolname)
-                USING HINT = 'Where that is nobody to be trusted: ALTER SCHEMA onagui OWNER TO …;';
+                USING HINT = 'Where that is nobody to be trusted: ALTER SCHEMA onagui OWNER TO ...;';
         ELSE
             RAISE EXCEPTION 'schema onagui belongs to somebody else'
                 USING ERRCODE = 'insufficient_privilege',

@@ -1,5 +1,5 @@
 -- Who may do what. The objects belong to the superuser; the role that runs CREATE EXTENSION may use all of them, at
--- least read each, so that a later GRANT ALL … IN SCHEMA onagui by that role does not fail outright.
+-- least read each, so that a later GRANT ALL ... IN SCHEMA onagui by that role does not fail outright.
 DO $$
 DECLARE
     installer text := (SELECT pg_catalog.quote_ident(r.rolname)

@@ -1,5 +1,6 @@
 //! How a user is found by e-mail: which index serves `lower(btrim(email))`.
 
+use super::tables::is_email_key;
 use super::{App, Auth, Column};
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
@@ -29,13 +30,14 @@ const LONGEST: usize = 1_000;
 impl Ways {
     pub fn read(session: &Session, auth: &Auth, app: &App) -> Self {
         Ways {
-            auth: way(session, auth.table, &auth.columns),
-            app: way(session, app.table, &app.columns),
+            auth: way(session, auth.table, &auth.columns, auth.has_own_collation()),
+            app: way(session, app.table, &app.columns, app.has_loose_collation()),
         }
     }
 }
 
-fn way(session: &Session, table: Oid, columns: &[Column]) -> Way {
+/// `as_default`: e-mails are compared by another collation than the column's, which an index must have as well.
+fn way(session: &Session, table: Oid, columns: &[Column], as_default: bool) -> Way {
     let rows = session.run(
         "SELECT pg_catalog.pg_get_indexdef(i.indexrelid, 1, true),
                 CASE WHEN i.indnkeyatts > 1 THEN pg_catalog.pg_get_indexdef(i.indexrelid, 2, true) END
@@ -59,9 +61,11 @@ fn way(session: &Session, table: Oid, columns: &[Column]) -> Way {
     for row in 0..rows.len() {
         let first: String = rows.get(row, 1).unwrap_or_default();
         let second: Option<String> = rows.get(row, 2);
-        let is_lower = |s: &str| s == "lower(email)" || s == "lower(email::text)";
+        if is_email_key(&first, as_default) {
+            return Way::Key;
+        }
+        let is_lower = |s: &str| !as_default && (s == "lower(email)" || s == "lower(email::text)");
         match (first.as_str(), second.as_deref(), longest) {
-            ("lower(btrim(email))" | "lower(btrim(email::text))", _, _) => return Way::Key,
             (first, _, Some(longest)) if is_lower(first) => best = Way::Lower { longest },
             ("instance_id", Some(second), Some(longest))
                 if is_lower(second) && has_instance && best == Way::Scan =>

@@ -36,6 +36,17 @@ pub struct Column {
     pub not_null: bool,
     /// False for generated columns and identity columns GENERATED ALWAYS.
     pub writable: bool,
+    pub collation: Collation,
+}
+
+/// How a column compares texts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Collation {
+    /// As the database does, or the type has none.
+    Default,
+    Other,
+    /// Texts that differ may be equal.
+    Nondeterministic,
 }
 
 impl Column {
@@ -74,6 +85,8 @@ pub struct App {
     pub deferrable: Vec<(String, bool)>,
     /// An INSERT may run code that is not the server's own.
     pub runs_code: bool,
+    /// A BEFORE trigger may change the row that is inserted.
+    pub changes_rows: bool,
 }
 
 pub const AUTH_USERS: &str = "auth.users";
@@ -90,6 +103,16 @@ impl Auth {
         check_columns(AUTH_USERS, &columns)?;
         let owner = pg::owner_of(table).ok_or(Error::TableMissing { table: AUTH_USERS })?;
         Ok(Auth { table, owner, columns })
+    }
+
+    /// The e-mail of the row `row` as text that compares as the database does: two tables with collations of their own
+    /// could not be compared.
+    pub fn email(&self, row: &str) -> String {
+        email_text(row, self.has_own_collation())
+    }
+
+    pub fn has_own_collation(&self) -> bool {
+        self.column("email").is_some_and(|c| c.collation != Collation::Default)
     }
 
     pub fn has(&self, column: &str) -> bool {
@@ -110,16 +133,19 @@ impl App {
         let table = Self::find().ok_or(Error::TableMissing { table: APP_USERS })?;
         let owner = pg::owner_of(table).ok_or(Error::TableMissing { table: APP_USERS })?;
         let (only, columns) = Self::check(session)?;
-        Ok(App {
+        let mut app = App {
             table,
             owner,
             columns,
-            email_is_unique: read_email_is_unique(session, table),
+            email_is_unique: false,
             username_is_unique: read_username_index(session, table),
             only,
             deferrable: read_deferrable(session, table, owner),
             runs_code: read_runs_code(session, table),
-        })
+            changes_rows: read_changes_rows(session, table),
+        };
+        app.email_is_unique = read_email_is_unique(session, table, app.has_loose_collation());
+        Ok(app)
     }
 
     /// Fails where `onagui.app_users` is nothing to write users to.
@@ -141,9 +167,36 @@ impl App {
         Ok((only, columns))
     }
 
+    /// The e-mail of the row `row` as text that compares letter for letter: addresses that differ by more than case are
+    /// two people's, whatever the application's collation makes of them.
+    pub fn email(&self, row: &str) -> String {
+        email_text(row, self.has_loose_collation())
+    }
+
+    pub fn has_loose_collation(&self) -> bool {
+        self.column("email").is_some_and(|c| c.collation == Collation::Nondeterministic)
+    }
+
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
     }
+}
+
+fn email_text(row: &str, as_default: bool) -> String {
+    match as_default {
+        true => format!("({row}.email::text COLLATE pg_catalog.\"default\")"),
+        false => format!("{row}.email::text"),
+    }
+}
+
+/// Whether an index's expression is the look-up key of an e-mail.
+pub fn is_email_key(expression: &str, as_default: bool) -> bool {
+    let email = expression.strip_prefix("lower(btrim(").and_then(|rest| rest.strip_suffix("))"));
+    let email = match as_default {
+        true => email.and_then(|email| email.strip_suffix(" COLLATE \"default\"")),
+        false => email,
+    };
+    matches!(email, Some("email" | "email::text"))
 }
 
 fn kind_name(relkind: &str) -> &'static str {
@@ -167,11 +220,14 @@ const COLUMNS: &str = "
            CASE WHEN a.attidentity = 'd'
                 THEN pg_catalog.format('nextval(%L::regclass)',
                      pg_catalog.pg_get_serial_sequence(a.attrelid::pg_catalog.regclass::text, a.attname))
-                WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), base.value) END,
+                WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, 0), base.value) END,
            a.attnotnull,
            a.attgenerated = '' AND a.attidentity <> 'a',
            base.oid,
-           base.is_trusted
+           base.is_trusted,
+           CASE WHEN a.attcollation IN (0, 'pg_catalog.default'::pg_catalog.regcollation) THEN 'default'
+                WHEN (SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation) THEN 'other'
+                ELSE 'nondeterministic' END
       FROM pg_catalog.pg_attribute a
       LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
       CROSS JOIN LATERAL (
@@ -210,6 +266,11 @@ fn read_columns(session: &Session, table: Oid) -> Vec<Column> {
             writable: rows.get(row, 8).unwrap_or_default(),
             base_oid: rows.get(row, 9).unwrap_or(pgrx::pg_sys::InvalidOid),
             is_trusted: rows.get(row, 10).unwrap_or_default(),
+            collation: match rows.get::<String>(row, 11).as_deref() {
+                Some("nondeterministic") => Collation::Nondeterministic,
+                Some("other") => Collation::Other,
+                _ => Collation::Default,
+            },
         })
         .collect()
 }
@@ -239,20 +300,19 @@ fn check_columns(table: &'static str, columns: &[Column]) -> Result<(), Error> {
 }
 
 /// The look-up key of an e-mail, which an index can serve: what `lower(btrim(email))` is for the column's type.
-fn read_email_is_unique(session: &Session, table: Oid) -> bool {
+fn read_email_is_unique(session: &Session, table: Oid, as_default: bool) -> bool {
     session
         .run(
-            "SELECT EXISTS (
-                SELECT FROM pg_catalog.pg_index i
-                 WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indisready
-                   AND i.indpred IS NULL AND i.indnkeyatts = 1
-                   AND pg_catalog.pg_get_indexdef(i.indexrelid, 1, true)
-                       IN ('lower(btrim(email))', 'lower(btrim(email::text))'))",
+            "SELECT pg_catalog.pg_get_indexdef(i.indexrelid, 1, true)
+               FROM pg_catalog.pg_index i
+              WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indisready
+                AND i.indpred IS NULL AND i.indnkeyatts = 1",
             &[table.into()],
             Mode::Fresh,
         )
-        .one()
-        .unwrap_or_default()
+        .column::<String>()
+        .iter()
+        .any(|expression| is_email_key(expression, as_default))
 }
 
 fn read_username_index(session: &Session, table: Oid) -> Option<Fold> {
@@ -335,4 +395,23 @@ fn read_runs_code(session: &Session, table: Oid) -> bool {
                         WHERE p.provolatile = 'v'
                           AND p.proname NOT IN ('gen_random_uuid', 'random', 'clock_timestamp', 'nextval'))";
     session.run(RUNS_CODE, &[table.into()], Mode::Fresh).one().unwrap_or(true)
+}
+
+fn read_changes_rows(session: &Session, table: Oid) -> bool {
+    let sql = format!("SELECT {}", before_trigger("$1", INSERT));
+    session.run(&sql, &[table.into()], Mode::Fresh).one().unwrap_or(true)
+}
+
+/// Events in `pg_trigger.tgtype` (src/include/catalog/pg_trigger.h).
+const INSERT: u8 = 4;
+pub const UPDATE: u8 = 16;
+
+/// SQL: whether the table, or a partition of it, has a BEFORE trigger for each row that an event fires.
+pub fn before_trigger(table: &str, event: u8) -> String {
+    format!(
+        "EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                  WHERE g.tgrelid IN (SELECT {table}::oid UNION ALL
+                                      SELECT p.relid FROM pg_catalog.pg_partition_tree({table}::oid::pg_catalog.regclass) p)
+                    AND g.tgtype & 3 = 3 AND g.tgtype & {event} <> 0 AND NOT g.tgisinternal)"
+    )
 }

@@ -68,6 +68,8 @@ pub enum Error {
         wanted: u64,
         written: u64,
     },
+    /// A trigger of the application gave the row another id than the auth user's.
+    IdChanged,
     MayNotCreate {
         role: String,
     },

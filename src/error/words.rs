@@ -80,6 +80,12 @@ impl From<Error> for Failure {
                 format!("{written} of {wanted} rows were written."),
                 "A BEFORE trigger must return the row: RETURN NEW.".into(),
             ),
+            Error::IdChanged => (
+                "09000",
+                "a trigger on onagui.app_users changed the id of the row".into(),
+                "The row must have the id of the auth user.".into(),
+                "A BEFORE INSERT trigger must leave NEW.id as it is.".into(),
+            ),
             Error::MayNotCreate { role } => (
                 "42501",
                 "permission denied to create a table in schema onagui".into(),

@@ -5,7 +5,7 @@ use crate::pg::{Mode, connect};
 use crate::statements::changes;
 use crate::statements::merge;
 use crate::statements::rekey::{Mover, Referring};
-use crate::statements::signup::Target;
+use crate::statements::signup::{Refreshed, Target};
 use pgrx::Uuid;
 use serde_json::{Value, json};
 use std::rc::Rc;
@@ -33,7 +33,7 @@ impl Linker {
         app: Uuid,
         auth: Uuid,
         is_still_so: impl FnOnce() -> bool,
-        refresh: impl FnOnce(),
+        refresh: impl FnOnce() -> Result<Refreshed, Error>,
     ) -> Result<Linked, Error> {
         let mover = &self.mover;
         connect(|session| {
@@ -45,15 +45,17 @@ impl Linker {
             let (table, shape) =
                 (&mover.references.tables[0], mover.shape(session, 0, Mode::Fresh));
             let before = changes::whole_row(session, table, shape, auth);
-            refresh();
+            let unfilled = refresh()?.unfilled;
             let refreshed =
                 before.and_then(|row| changes::difference(session, table, shape, auth, &row));
             let mut undo = vec![done.step];
             undo.extend(refreshed.map(|done| json!({ "changes": [done] })));
-            Ok(Linked {
-                rows: Referring::total(&done.moved),
-                details: json!({ "references": Referring::to_json(&done.moved), "undo": undo }),
-            })
+            let mut details =
+                json!({ "references": Referring::to_json(&done.moved), "undo": undo });
+            if let Some(failure) = unfilled {
+                details["error"] = failure.to_json();
+            }
+            Ok(Linked { rows: Referring::total(&done.moved), details })
         })
     }
 }

@@ -185,7 +185,13 @@ impl Repair {
             _ => {}
         }
         if !self.apply {
-            return pg::connect(|session| self.rehearse(session, candidate, action));
+            let rehearsed =
+                subtransaction(|| pg::connect(|session| self.rehearse(session, candidate, action)));
+            return match rehearsed {
+                Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+                Err(failure) => Ok(Outcome::failed(candidate, action, failure)),
+                outcome => outcome.map_err(Error::from),
+            };
         }
         let done = subtransaction(|| {
             pg::connect(|session| {

@@ -1,7 +1,8 @@
 //! A call from SQL: its arguments and its answer.
 
+use super::encoding::from_server_c;
 use super::spi::{Arg, Plan, Session};
-use pgrx::datum::{FromDatum, IntoDatum};
+use super::values::{FromSql, ToSql, jsonb};
 use pgrx::pg_sys;
 
 pub struct Call {
@@ -18,19 +19,13 @@ pub enum Reply {
 }
 
 impl Reply {
-    pub fn of<T: IntoDatum + 'static>(value: T) -> Self {
-        Reply::Value(Box::new(|| value.into_datum()))
+    pub fn of<T: ToSql + 'static>(value: T) -> Self {
+        Reply::Value(Box::new(|| value.datum()))
     }
 
     /// A jsonb from its text, which is never taken apart on the way: no depth, size or number is too much for it.
-    pub fn json(text: &str) -> Self {
-        let text = std::ffi::CString::new(text).expect("JSON has no NUL byte");
-        Reply::Value(Box::new(move || {
-            let input = pg_sys::Oid::from(pg_sys::F_JSONB_IN);
-            let text = text.as_ptr().cast_mut();
-            // SAFETY: the input function of jsonb takes a NUL-terminated string, and its answer is palloc'd.
-            Some(unsafe { pg_sys::OidInputFunctionCall(input, text, pg_sys::JSONBOID, -1) })
-        }))
+    pub fn json(text: String) -> Self {
+        Reply::Value(Box::new(move || Some(jsonb(&text))))
     }
 }
 
@@ -46,12 +41,12 @@ impl Call {
     }
 
     /// The argument at `place` (from 0); None where it is NULL.
-    pub fn arg<T: FromDatum>(&self, place: usize) -> Option<T> {
+    pub fn arg<T: FromSql>(&self, place: usize) -> Option<T> {
         // SAFETY: place is checked against the number of arguments; the SQL declaration fixes the type.
         unsafe {
             assert!(place < (*self.fcinfo).nargs as usize, "argument {place}");
             let arg = &*(*self.fcinfo).args.as_ptr().add(place);
-            T::from_datum(arg.value, arg.isnull)
+            if arg.isnull { None } else { T::read(arg.value, pg_sys::InvalidOid) }
         }
     }
 
@@ -64,7 +59,7 @@ impl Call {
             (!arg.isnull).then(|| {
                 let output = pg_sys::Oid::from(pg_sys::F_JSONB_OUT);
                 let text = pg_sys::OidOutputFunctionCall(output, arg.value);
-                std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+                from_server_c(text)
             })
         }
     }
@@ -77,8 +72,7 @@ impl Call {
             let arg = &*(*self.fcinfo).args.as_ptr().add(place);
             (!arg.isnull).then(|| {
                 let name = arg.value.cast_mut_ptr::<pg_sys::NameData>();
-                let name = std::ffi::CStr::from_ptr((*name).data.as_ptr());
-                name.to_string_lossy().into_owned()
+                from_server_c((*name).data.as_ptr())
             })
         }
     }

@@ -1,15 +1,22 @@
 //! Keeps every field of an error that Postgres raises. pgrx keeps neither a custom SQLSTATE nor the names of the
 //! constraint, table and column, so an error context callback reads them while the error is still being built.
 
+use super::encoding::{from_server_c, to_server_c};
 use crate::error::Failure;
 use pgrx::{PgLogLevel, pg_sys};
 use std::any::Any;
 use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+/// An error, and its message as pgrx reads it.
+struct Caught {
+    failure: Failure,
+    seen: String,
+}
 
 thread_local! {
     /// The last error raised below the innermost [`Capture`].
-    static LAST: RefCell<Option<Failure>> = const { RefCell::new(None) };
+    static LAST: RefCell<Option<Caught>> = const { RefCell::new(None) };
 }
 
 unsafe extern "C-unwind" {
@@ -66,7 +73,8 @@ unsafe extern "C-unwind" fn keep_error(_: *mut c_void) {
                     column: text((*error).column_name),
                     constraint: text((*error).constraint_name),
                 };
-                LAST.with_borrow_mut(|last| *last = Some(failure));
+                let seen = CStr::from_ptr((*error).message).to_string_lossy().into_owned();
+                LAST.with_borrow_mut(|last| *last = Some(Caught { failure, seen }));
             }
             pg_sys::FreeErrorData(error);
         }
@@ -76,7 +84,7 @@ unsafe extern "C-unwind" fn keep_error(_: *mut c_void) {
 
 unsafe fn text(s: *const c_char) -> Option<String> {
     // SAFETY: the fields of ErrorData are NULL or NUL-terminated.
-    (!s.is_null()).then(|| unsafe { CStr::from_ptr(s) }.to_string_lossy().into_owned())
+    (!s.is_null()).then(|| unsafe { from_server_c(s) })
 }
 
 /// The five characters of an SQLSTATE packed as `MAKE_SQLSTATE` does (src/include/utils/elog.h).
@@ -102,8 +110,8 @@ pub(super) fn failure_of(panic: Box<dyn Any + Send>) -> Failure {
     match panic.downcast::<CaughtError>() {
         Ok(caught) => match *caught {
             CaughtError::PostgresError(ref report) => captured
-                .filter(|c| c.message == report.message())
-                .unwrap_or_else(|| of_report(report)),
+                .filter(|c| c.seen == report.message())
+                .map_or_else(|| of_report(report), |caught| caught.failure),
             CaughtError::ErrorReport(ref report) => of_report(report),
             CaughtError::RustPanic { ref ereport, .. } => of_report(ereport),
         },
@@ -137,7 +145,7 @@ pub fn raise(level: PgLogLevel, failure: Failure) {
     const COLUMN: c_int = b'c' as c_int;
     const CONSTRAINT: c_int = b'n' as c_int;
     let palloced = |s: &str| {
-        let s = CString::new(s.replace('\0', "")).unwrap_or_default();
+        let s = to_server_c(&s.replace('\0', ""));
         // SAFETY: pstrdup copies into the current memory context, which outlives the report.
         unsafe { pg_sys::pstrdup(s.as_ptr()) as *const c_char }
     };

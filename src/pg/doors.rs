@@ -2,6 +2,7 @@
 
 use super::call::{Call, Reply};
 use super::capture::{Capture, failure_of, raise};
+use super::encoding;
 use crate::error::{Error, Failure};
 use pgrx::pg_sys;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,7 +59,10 @@ fn guarded(
     let _capture = Capture::start();
     // SAFETY: fcinfo holds for as long as the call.
     let call = unsafe { Call::new(fcinfo) };
-    match catch_unwind(AssertUnwindSafe(|| body(&call).map(|reply| call.reply(reply)))) {
+    match catch_unwind(AssertUnwindSafe(|| {
+        encoding::learn();
+        body(&call).map(|reply| call.reply(reply))
+    })) {
         Ok(Ok(datum)) => Ok(datum),
         Ok(Err(error)) => Err(Box::new(error.into())),
         Err(panic) => Err(Box::new(failure_of(panic))),

@@ -7,6 +7,7 @@ mod aside;
 mod call;
 mod capture;
 mod doors;
+mod encoding;
 mod kept;
 mod levels;
 mod loader;
@@ -18,6 +19,7 @@ mod server;
 mod spi;
 mod subxact;
 mod trigger;
+mod values;
 
 pub use call::{Call, Reply, RowWriter};
 pub use doors::enter;

@@ -1,5 +1,6 @@
 //! A set of rows of one table, held in a tuplestore: a transition table, the row of a row trigger, or a part of either.
 
+use super::encoding::from_server_c;
 use pgrx::{Uuid, pg_sys};
 use std::ffi::CStr;
 
@@ -154,7 +155,7 @@ impl RowSet {
                 let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
                 pg_sys::getTypeOutputInfo(kind, &mut output, &mut varlena);
                 let text = pg_sys::OidOutputFunctionCall(output, value);
-                let email = CStr::from_ptr(text).to_string_lossy().into_owned();
+                let email = from_server_c(text);
                 pg_sys::pfree(text.cast());
                 email
             });

@@ -1,6 +1,7 @@
 //! Small questions to the server, and its notices.
 
 use super::capture::raise;
+use super::encoding::from_server_c;
 use crate::error::Failure;
 use pgrx::{PgLogLevel, pg_sys};
 use std::cell::{Cell, RefCell};
@@ -189,7 +190,7 @@ pub fn role_name(role: pg_sys::Oid) -> String {
         if name.is_null() {
             return role.to_u32().to_string();
         }
-        CStr::from_ptr(name).to_string_lossy().into_owned()
+        from_server_c(name)
     }
 }
 
@@ -216,7 +217,7 @@ pub fn setting(name: &CStr) -> Option<String> {
     // SAFETY: answers NULL or a string that holds until the setting changes.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+        (!value.is_null()).then(|| from_server_c(value))
     }
 }
 
@@ -234,8 +235,6 @@ pub fn table_name(table: pg_sys::Oid) -> String {
         if name.is_null() || schema.is_null() {
             return table.to_u32().to_string();
         }
-        CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name))
-            .to_string_lossy()
-            .into_owned()
+        from_server_c(pg_sys::quote_qualified_identifier(schema, name))
     }
 }

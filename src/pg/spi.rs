@@ -1,13 +1,14 @@
 //! The server programming interface: prepared plans, arguments, rows.
 
 use super::aside::Aside;
+use super::encoding::to_server_c;
 use super::loader::Loader;
 use super::rowset::RowSet;
-use pgrx::datum::{FromDatum, IntoDatum};
+use super::values::{FromSql, ToSql};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
 use std::rc::Rc;
 
@@ -29,14 +30,14 @@ pub struct Arg {
 }
 
 impl Arg {
-    pub fn of<T: IntoDatum>(value: Option<T>) -> Self {
-        Arg { kind: T::type_oid(), value: value.and_then(IntoDatum::into_datum) }
+    pub fn of<T: ToSql>(value: Option<T>) -> Self {
+        Arg { kind: T::kind(), value: value.and_then(ToSql::datum) }
     }
 }
 
-impl<T: IntoDatum> From<T> for Arg {
+impl<T: ToSql> From<T> for Arg {
     fn from(value: T) -> Self {
-        Arg { kind: T::type_oid(), value: value.into_datum() }
+        Arg::of(Some(value))
     }
 }
 
@@ -75,10 +76,6 @@ impl Drop for Plan {
     }
 }
 
-fn c_string(sql: &str) -> CString {
-    CString::new(sql).expect("SQL text has no NUL byte")
-}
-
 fn check(code: i32, sql: &str) {
     if code < 0 {
         // SAFETY: returns a static string.
@@ -106,7 +103,7 @@ impl Session {
     }
 
     fn prepare_with(&self, sql: &str, kinds: &[pg_sys::Oid], options: u32) -> Plan {
-        let text = c_string(sql);
+        let text = to_server_c(sql);
         let mut kinds = kinds.to_vec();
         // SAFETY: all pointers hold for the call; SPI_keepplan moves the plan to long-lived memory.
         unsafe {
@@ -324,18 +321,16 @@ impl Rows {
     }
 
     /// The value in `row` (from 0) and `column` (from 1, as in SQL). Panics where the type does not fit: a bug.
-    pub fn get<T: FromDatum + IntoDatum>(&self, row: usize, column: usize) -> Option<T> {
+    pub fn get<T: FromSql>(&self, row: usize, column: usize) -> Option<T> {
         assert!(row < self.len(), "row {row} of {}", self.len());
         // SAFETY: row is in range; SPI_getbinval answers NULL and sets SPI_result for a column out of range.
         unsafe {
             let descriptor = (*self.table).tupdesc;
-            let kind = pg_sys::SPI_gettypeid(descriptor, column as i32);
-            assert!(
-                T::is_compatible_with(kind),
-                "column {column} has type {} where {} is wanted",
-                kind.to_u32(),
-                T::type_oid().to_u32()
-            );
+            let mut kind = pg_sys::SPI_gettypeid(descriptor, column as i32);
+            if !T::fits(kind) {
+                kind = pg_sys::getBaseType(kind);
+                assert!(T::fits(kind), "column {column} is of type {}", kind.to_u32());
+            }
             let mut is_null = false;
             let datum = pg_sys::SPI_getbinval(
                 *(*self.table).vals.add(row),
@@ -343,7 +338,7 @@ impl Rows {
                 column as i32,
                 &mut is_null,
             );
-            T::from_polymorphic_datum(datum, is_null, kind)
+            if is_null { None } else { T::read(datum, kind) }
         }
     }
 
@@ -359,12 +354,12 @@ impl Rows {
     }
 
     /// The value of a single row's column, None where there is no row or it is NULL.
-    pub fn one<T: FromDatum + IntoDatum>(&self) -> Option<T> {
+    pub fn one<T: FromSql>(&self) -> Option<T> {
         if self.is_empty() { None } else { self.get(0, 1) }
     }
 
     /// Every row's first column, NULLs left out.
-    pub fn column<T: FromDatum + IntoDatum>(&self) -> Vec<T> {
+    pub fn column<T: FromSql>(&self) -> Vec<T> {
         (0..self.len()).filter_map(|row| self.get(row, 1)).collect()
     }
 }

@@ -90,7 +90,7 @@ pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result
     visit.create(&create)?;
     visit.attempt(&refresh, &|new, places| visit.take_email(new, places, true))?;
     visit.attempt(&fill, &|new, _| {
-        target.refresh(new, false, true);
+        target.refresh(new, false, true)?;
         Ok(())
     })?;
     visit.link(&link)?;
@@ -207,9 +207,16 @@ impl Visit<'_> {
     }
 
     fn take_email(&self, new: &RowSet, places: &[usize], fill: bool) -> Result<(), Error> {
-        all_written(self.target.refresh(new, true, fill), new)?;
-        let entries: Vec<Entry> =
-            places.iter().map(|place| self.own(*place, "update_email")).collect();
+        let refreshed = self.target.refresh(new, true, fill)?;
+        all_written(refreshed.written, new)?;
+        let entry = |place: &usize| {
+            let mut entry = self.own(*place, "update_email");
+            if let Some(failure) = &refreshed.unfilled {
+                entry.details["error"] = failure.to_json();
+            }
+            entry
+        };
+        let entries: Vec<Entry> = places.iter().map(entry).collect();
         audit::record_signup(self.target.house, &entries);
         Ok(())
     }
@@ -231,9 +238,8 @@ impl Visit<'_> {
                     let now = self.target.facts(&one);
                     now.iter().all(|a| decide(&a.facts, policy) == Decision::Link(from))
                 };
-                let moved = linker.link(from, to, is_still_so, || {
-                    self.target.refresh(&one, true, true);
-                })?;
+                let moved =
+                    linker.link(from, to, is_still_so, || self.target.refresh(&one, true, true))?;
                 entries.push(Entry {
                     old_app_user_id: Some(from),
                     new_app_user_id: Some(to),

@@ -4,7 +4,6 @@ use crate::catalog::House;
 use crate::error::Failure;
 use crate::pg::{self, Arg, Mode, connect};
 use pgrx::Uuid;
-use pgrx::datum::IntoDatum;
 use serde_json::{Value, json};
 
 /// An entry of the audit log. What is None is NULL there.
@@ -79,9 +78,9 @@ fn write(house: House, entries: &[Entry], failures_once: bool) -> Vec<i64> {
     if entries.is_empty() {
         return Vec::new();
     }
-    fn each<T: IntoDatum>(entries: &[Entry], field: impl Fn(&Entry) -> T) -> Arg
+    fn each<T>(entries: &[Entry], field: impl Fn(&Entry) -> T) -> Arg
     where
-        Vec<T>: IntoDatum,
+        Vec<T>: Into<Arg>,
     {
         entries.iter().map(field).collect::<Vec<T>>().into()
     }
@@ -89,8 +88,8 @@ fn write(house: House, entries: &[Entry], failures_once: bool) -> Vec<i64> {
     pg::as_role(house.owner, || {
         connect(|session| {
             let args = [
-                each(entries, |entry| entry.action),
-                each(entries, |entry| entry.outcome),
+                each(entries, |entry| entry.action.to_owned()),
+                each(entries, |entry| entry.outcome.to_owned()),
                 each(entries, |entry| entry.auth_user_id),
                 each(entries, |entry| entry.old_app_user_id),
                 each(entries, |entry| entry.new_app_user_id),

@@ -308,9 +308,10 @@ fn app_sql(target: &Target) -> String {
                 EXISTS (SELECT FROM {only}onagui.app_users o WHERE o.id = w.auth),
                 p.email, nullif({key}, '')
            FROM {USERS}
-           LEFT JOIN LATERAL (SELECT u.id, u.email::text AS email
+           LEFT JOIN LATERAL (SELECT u.id, {email} AS email
                                 FROM {only}onagui.app_users u WHERE u.id = w.app OFFSET 0) p ON true",
         key = email_key("p.email"),
+        email = target.app.email("u"),
         only = target.app.only,
     )
 }
@@ -321,9 +322,10 @@ fn auth_sql(target: &Target) -> String {
                 EXISTS (SELECT FROM ONLY auth.users k WHERE k.id = w.app)
                 OR EXISTS (SELECT FROM onagui.sync_known_id k WHERE k.auth_user_id = w.app)
            FROM {USERS}
-           LEFT JOIN LATERAL (SELECT u.email::text AS email, {confirmed} AS confirmed
+           LEFT JOIN LATERAL (SELECT {email} AS email, {confirmed} AS confirmed
                                 FROM ONLY auth.users u WHERE u.id = w.auth AND NOT ({deleted}) OFFSET 0) a ON true",
         key = email_key("a.email"),
+        email = target.auth.email("u"),
         confirmed = target.confirmed_now("u"),
         deleted = target.deleted("u"),
     )

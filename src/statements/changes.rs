@@ -187,15 +187,23 @@ fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
                 format!("{column} = (x.r -> 'v' ->> {i})::{kind}")
             })
             .collect();
+        // A trigger may have put an id back.
+        let moved_ids: Vec<String> = columns
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| c.of.table.moving.iter().any(|m| m.column == **column))
+            .map(|(i, column)| format!("t.{column}::text IS NOT DISTINCT FROM x.r -> 'v' ->> {i}"))
+            .collect();
         let sql = format!(
             "UPDATE {} t SET {}
                FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)
               WHERE t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid
-            RETURNING x.place, {}, md5({}::text), t.tableoid, t.ctid::text",
+            RETURNING x.place, {}, md5({}::text), t.tableoid, t.ctid::text, {}",
             c.of.table.target(),
             sets.join(", "),
             c.of.shape.key_image(),
             c.of.shape.image(),
+            if moved_ids.is_empty() { "true".into() } else { moved_ids.join(" AND ") },
         );
         let rows: Value = updates
             .iter()
@@ -219,7 +227,7 @@ fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
                 now: address(&rows, row, 4),
             });
         }
-        written += rows.len();
+        written += (0..rows.len()).filter(|row| rows.get(*row, 6) == Some(true)).count();
         done.moved.push(Moved { columns: columns.clone(), rows: moved });
     }
     written

@@ -31,9 +31,10 @@ impl Target {
                 let args = [Arg::of(person.id), Arg::of(person.email.as_deref())];
                 let plan = self.in_step.get_or_init(|| {
                     let sql = format!(
-                        "SELECT FROM {}onagui.app_users
-                          WHERE id = $1 AND email::text IS NOT DISTINCT FROM $2",
-                        self.app.only
+                        "SELECT FROM {}onagui.app_users a
+                          WHERE a.id = $1 AND {} IS NOT DISTINCT FROM $2",
+                        self.app.only,
+                        self.app.email("a")
                     );
                     session.prepare(&sql, &[UUIDOID, TEXTOID])
                 });
@@ -127,13 +128,13 @@ impl Target {
         };
         format!(
             "WITH n AS MATERIALIZED (
-                 SELECT row_number() OVER () - 1 AS place, n.id, n.email::text AS email,
+                 SELECT row_number() OVER () - 1 AS place, n.id, {email} AS email,
                         nullif({key}, '') AS key, {confirmed} AS confirmed, {deleted} AS deleted,
                         {wanted} AS username, {cut} AS cut
                    FROM new_users n)
              SELECT n.place, n.id, n.email, n.key, n.confirmed, n.deleted,
                     CASE WHEN own.id IS NOT NULL
-                         THEN own.email::text IS NOT DISTINCT FROM n.email
+                         THEN {own_email} IS NOT DISTINCT FROM n.email
                               OR n.key IS NULL AND nullif({own_key}, '') IS NULL END,
                     own.id IS NOT NULL AND nullif({own_key}, '') IS NOT DISTINCT FROM n.key,
                     m.id, n.username, n.cut
@@ -141,9 +142,11 @@ impl Target {
                LEFT JOIN {only}onagui.app_users own ON own.id = n.id
                LEFT JOIN {only}onagui.app_users m ON {m_key} = n.key AND m.id <> n.id
               ORDER BY n.place",
-            key = email_key("n.email"),
-            own_key = email_key("own.email"),
-            m_key = email_key("m.email"),
+            email = self.auth.email("n"),
+            own_email = self.app.email("own"),
+            key = email_key(&self.auth.email("n")),
+            own_key = email_key(&self.app.email("own")),
+            m_key = email_key(&self.app.email("m")),
             confirmed = self.confirmed("n"),
             deleted = self.deleted("n"),
             only = self.app.only,

@@ -35,7 +35,7 @@ pub fn auth_user(target: &Target, id: Uuid, email: &str) -> Result<RowSet, Error
     let sql = format!(
         "SELECT u, coalesce({} = nullif({}, ''), false)
            FROM ONLY auth.users u WHERE u.id = $1 AND NOT ({})",
-        email_key("u.email"),
+        email_key(&target.auth.email("u")),
         email_key("$2"),
         target.deleted("u"),
     );

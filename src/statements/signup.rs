@@ -3,12 +3,14 @@
 use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
 use crate::catalog::{App, Auth, Fold, House};
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::pg::{self, Kept, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
+use onagui_decide::failure::is_about_values;
 use onagui_decide::names;
 use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 /// The two tables and the statements for them.
@@ -93,8 +95,8 @@ impl Target {
     }
 
     /// Inserts a row for each of `new` that nobody stands in the way of, as the owner of `app_users`.
-    /// Returns how many were made.
-    pub fn insert(&self, new: &RowSet) -> u64 {
+    /// Returns how many were made. Fails where a trigger gave one of them another id.
+    pub fn insert(&self, new: &RowSet) -> Result<u64, Error> {
         if let Some(quick) = self.loader.get_or_init(|| self.quick_insert(new)) {
             let insert = || quick.insert(new);
             let made = match self.app.runs_code {
@@ -102,13 +104,31 @@ impl Target {
                 false => pg::as_role_without_code(self.app.owner, insert),
             };
             if let Some(made) = made {
-                return made;
+                return Ok(made);
             }
         }
         self.write(|session| {
             offer_new(session, new);
-            self.run(session, new, &self.insert_one, |many| self.insert_sql(many)).touched()
+            let rows = self.run(session, new, &self.insert_one, |many| self.insert_sql(many));
+            self.made(&rows, new)
         })
+    }
+
+    /// A BEFORE trigger may change what is written, the id too.
+    fn returning(&self) -> &'static str {
+        if self.app.changes_rows { " RETURNING id" } else { "" }
+    }
+
+    fn made(&self, rows: &Rows, new: &RowSet) -> Result<u64, Error> {
+        if self.app.changes_rows {
+            let wanted: HashSet<[u8; 16]> =
+                ids(new).iter().flatten().map(|id| *id.as_bytes()).collect();
+            let made = rows.column::<Uuid>();
+            if made.len() != rows.len() || made.iter().any(|id| !wanted.contains(id.as_bytes())) {
+                return Err(Error::IdChanged);
+            }
+        }
+        Ok(rows.touched())
     }
 
     fn quick_insert(&self, new: &RowSet) -> Option<Loader> {
@@ -170,19 +190,20 @@ impl Target {
         let mut sql = self.insert_head(&columns, &values, "new_users n");
         sql.push_str(&format!(" WHERE NOT ({})", self.deleted("n")));
         if !self.app.email_is_unique {
-            let key = email_key("n.email");
+            let key = email_key(&self.auth.email("n"));
             sql.push_str(&format!(
                 " AND NOT EXISTS (SELECT FROM {}onagui.app_users a WHERE {} = nullif({key}, ''))",
                 self.app.only,
-                email_key("a.email"),
+                email_key(&self.app.email("a")),
             ));
             if many {
                 sql.push_str(&format!(
                     " AND NOT EXISTS (SELECT FROM new_users o WHERE {} = nullif({key}, '') AND o.id < n.id)",
-                    email_key("o.email"),
+                    email_key(&self.auth.email("o")),
                 ));
             }
         }
+        sql.push_str(self.returning());
         sql
     }
 
@@ -235,7 +256,7 @@ impl Target {
         if new.len() == 0 {
             return Err(Error::AuthUserGone { id: id.to_string() });
         }
-        let failure = match subtransaction(|| all_written(self.insert(&new), &new)) {
+        let failure = match subtransaction(|| all_written(self.insert(&new)?, &new)) {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
@@ -294,23 +315,39 @@ impl Target {
             "new_users n
              JOIN unnest($1::uuid[], $2::text[]) AS w(id, username) ON w.id = n.id",
         );
-        let mut ids = Vec::new();
-        new.people(usize::MAX, |people| ids.extend(people.iter().map(|person| person.id)));
+        let sql = sql + self.returning();
         let made = self.write(|session| {
             offer_new(session, new);
-            session.run(&sql, &[ids.into(), usernames.to_vec().into()], Mode::Fresh).touched()
-        });
+            let args = [ids(new).into(), usernames.to_vec().into()];
+            self.made(&session.run(&sql, &args, Mode::Fresh), new)
+        })?;
         all_written(made, new)
     }
 
     /// Gives the rows with the ids of `new` auth's e-mail where `take_email`, and fills their empty columns where
-    /// `fill`. Returns how many rows that changed.
-    pub fn refresh(&self, new: &RowSet, take_email: bool, fill: bool) -> u64 {
+    /// `fill`. What cannot be filled (a username that is taken, say) keeps the e-mail of a single user from nothing.
+    pub fn refresh(&self, new: &RowSet, take_email: bool, fill: bool) -> Result<Refreshed, Error> {
+        let all = |written| Refreshed { written, unfilled: None };
+        if !(take_email && fill && new.len() == 1) {
+            return Ok(all(self.write_refresh(new, take_email, fill)));
+        }
+        match subtransaction(|| Ok(self.write_refresh(new, true, true))) {
+            Ok(written) => Ok(all(written)),
+            Err(failure) if is_about_values(&failure.sqlstate) => {
+                let written = self.write_refresh(new, true, false);
+                Ok(Refreshed { written, unfilled: Some(failure) })
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    fn write_refresh(&self, new: &RowSet, take_email: bool, fill: bool) -> u64 {
         let mut assignments = Vec::new();
         let mut differences = Vec::new();
         if take_email {
             assignments.push("email = n.email".to_owned());
-            differences.push("a.email::text IS DISTINCT FROM n.email::text".to_owned());
+            let (old, new) = (self.app.email("a"), self.auth.email("n"));
+            differences.push(format!("{old} IS DISTINCT FROM {new}"));
         }
         for m in self.mapped.iter().filter(|_| fill) {
             let (column, source) = (&m.column, m.source_cut());
@@ -362,6 +399,19 @@ impl Target {
             connect(|session| session.run(&sql, &[names.to_vec().into()], Mode::Fresh).column())
         })
     }
+}
+
+fn ids(new: &RowSet) -> Vec<Option<Uuid>> {
+    let mut ids = Vec::with_capacity(new.len());
+    new.people(usize::MAX, |people| ids.extend(people.iter().map(|person| person.id)));
+    ids
+}
+
+/// What came of [`Target::refresh`].
+pub struct Refreshed {
+    pub written: u64,
+    /// Why empty columns were not filled.
+    pub unfilled: Option<Box<Failure>>,
 }
 
 /// Fails where a trigger of the application has kept rows from being written.

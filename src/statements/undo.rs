@@ -59,12 +59,16 @@ pub fn inverse<'a>(
         .map(|(d, t)| {
             let mut changes = TableChanges::new(&t.table, &t.shape);
             changes.inserted = d.removed.clone();
+            // Rows of the same content stand for each other, but each only once.
+            let all = d.moved.iter().flat_map(|moved| &moved.rows);
+            let mut used: HashSet<Address> =
+                all.filter_map(|row| known.get(&row.number?)).cloned().collect();
             for moved in &d.moved {
-                let updates = take_back(session, t, moved, known, why);
+                let updates = take_back(session, t, moved, known, &mut used, why);
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
             for row in &d.added {
-                match find(session, t, std::slice::from_ref(row), true).pop() {
+                match find(session, t, std::slice::from_ref(row), true, &mut used).pop() {
                     Some(Found { address: Some(address), same: true, .. }) => {
                         changes.deleted.push(address)
                     }
@@ -81,6 +85,7 @@ fn take_back(
     t: &Resolved,
     moved: &Moved,
     known: &Known,
+    used: &mut HashSet<Address>,
     why: &mut Vec<String>,
 ) -> Vec<Update> {
     let missing: Vec<&String> =
@@ -100,7 +105,7 @@ fn take_back(
         known.iter().filter_map(|row| Some(update(known_at(row)?, row))).collect();
     let rows: Vec<Value> =
         unknown.iter().map(|row| serde_json::json!({ "key": row.key, "md5": row.md5 })).collect();
-    for (row, found) in unknown.into_iter().zip(find(session, t, &rows, false)) {
+    for (row, found) in unknown.into_iter().zip(find(session, t, &rows, false, used)) {
         match found {
             Found { address: Some(address), same: true, .. } => updates.push(update(address, row)),
             found => note(why, t, row.key.as_ref().unwrap_or(&Value::Null), Some(&found)),
@@ -140,8 +145,14 @@ struct Found {
 }
 
 /// Finds and locks rows, each given by its primary key or else by its content. With `whole`, `rows` are whole rows;
-/// else objects of `key` and `md5`.
-fn find(session: &Session, t: &Resolved, rows: &[Value], whole: bool) -> Vec<Found> {
+/// else objects of `key` and `md5`. Those in `used` are passed over, and those found are added to it.
+fn find(
+    session: &Session,
+    t: &Resolved,
+    rows: &[Value],
+    whole: bool,
+    used: &mut HashSet<Address>,
+) -> Vec<Found> {
     let image = t.shape.image();
     let (key, md5) = if whole {
         ("x.r", "md5(x.r::text)".to_owned())
@@ -176,13 +187,11 @@ fn find(session: &Session, t: &Resolved, rows: &[Value], whole: bool) -> Vec<Fou
         pg::as_role(t.table.owner, || {
             let args = [Arg::from(JsonB(Value::Array(rows.to_vec())))];
             let rows = session.run(&sql, &args, Mode::Fresh);
-            let mut used = HashSet::new();
             for row in 0..rows.len() {
                 let place = rows.get::<i64>(row, 1).unwrap_or(1) as usize - 1;
                 let Some(address) = address(&rows, row, 2) else {
                     continue;
                 };
-                // Without a key, rows of the same content stand for each other, but each only once.
                 if found[place].address.is_none() && used.insert(address.clone()) {
                     found[place] = Found {
                         address: Some(address),

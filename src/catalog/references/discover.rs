@@ -1,7 +1,7 @@
 //! Finding the references in the catalog.
 
 use super::{ForeignKey, Form, Moving, References, Table};
-use crate::catalog::tables::{APP_USERS, App};
+use crate::catalog::tables::{APP_USERS, App, UPDATE, before_trigger};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
@@ -60,10 +60,6 @@ const KEYS: &str = "
                                 WHERE quote_ident(a.attname) = ANY (columns.names)) AS any) moves
      WHERE c.contype = 'f' AND c.conparentid = 0";
 
-const TABLE: &str = "
-    SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p'
-      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
-
 const DEFERRABLE: &str = "
     SELECT DISTINCT format('%I.%I', n.nspname, c.conname), c.condeferred
       FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace
@@ -113,7 +109,13 @@ impl Soft {
 impl Table {
     /// The table with this oid, as far as writing to it goes.
     pub fn read(session: &Session, oid: Oid, mode: Mode) -> Option<Self> {
-        let rows = session.run(TABLE, &[oid.into()], mode);
+        let sql = format!(
+            "SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p',
+                    EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+            before_trigger("c.oid", UPDATE)
+        );
+        let rows = session.run(&sql, &[oid.into()], mode);
         if rows.is_empty() {
             return None;
         }
@@ -124,6 +126,7 @@ impl Table {
             name: rows.get(0, 2)?,
             label: rows.get(0, 3)?,
             only: if is_partitioned { "" } else { "ONLY " },
+            keeps_rows: rows.get(0, 5)?,
             moving: Vec::new(),
         })
     }

@@ -91,6 +91,8 @@ pub struct Table {
     pub label: String,
     /// `ONLY ` for ordinary tables, nothing for partitioned ones.
     pub only: &'static str,
+    /// A trigger or rule of the application may keep an UPDATE from doing what it says.
+    pub keeps_rows: bool,
     pub moving: Vec<Moving>,
 }
 

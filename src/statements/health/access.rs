@@ -45,10 +45,35 @@ const SETTINGS: &str = "
 
 /// Functions and tables of the extension that the wrong role may use, or the right one may not.
 pub fn privileges(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let mut fits = true;
+    if let Ok(app) = App::read(session) {
+        let rows = read(session, OWNER, &[app.table.into()]);
+        for row in 0..rows.len() {
+            fits = false;
+            let (detail, remedy) = (rows.get(row, 1), rows.get(row, 2));
+            report.fail(detail.unwrap_or_else(String::new), remedy.unwrap_or_else(String::new));
+        }
+    }
     let rows = read(session, PRIVILEGES, &[]);
-    report.warn_each(&rows, "nobody may do more than they should");
+    if fits || !rows.is_empty() {
+        report
+            .warn_each(&rows, "nobody may do more than they should, and app users can be written");
+    }
     Ok(())
 }
+
+/// App users are written with the rights of their table's owner, who can have been deprived of them.
+const OWNER: &str = "
+    SELECT format('%s, who owns onagui.app_users, may not %s there: sign-ups are written as the owner', quote_ident(r.rolname), p.name),
+           format('GRANT %s ON onagui.app_users TO %I;', p.name, r.rolname)
+      FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+     CROSS JOIN unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS p(name)
+     WHERE c.oid = $1 AND NOT has_table_privilege(r.oid, c.oid, p.name)
+     UNION ALL
+    SELECT format('%s, who owns onagui.app_users, may not use the schema onagui: sign-ups are written as the owner', quote_ident(r.rolname)),
+           format('GRANT USAGE ON SCHEMA onagui TO %I;', r.rolname)
+      FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+     WHERE c.oid = $1 AND NOT has_schema_privilege(r.oid, c.relnamespace, 'USAGE')";
 
 const PRIVILEGES: &str = "
     WITH member AS (

@@ -45,10 +45,12 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
     let Ok(app) = app else { return Ok(()) };
     if !id_is_unique(session, &app) {
         fits = false;
-        report.fail(
-            "onagui.app_users.id is neither primary key nor unique",
-            "ALTER TABLE onagui.app_users ADD PRIMARY KEY (id);",
-        );
+        // A key of a table with partitions has all of their columns in it.
+        let remedy = match app.only {
+            "" => "-- Partition onagui.app_users by id, or keep ids unique in the application.",
+            _ => "ALTER TABLE onagui.app_users ADD UNIQUE (id);",
+        };
+        report.fail("onagui.app_users.id is neither primary key nor unique", remedy);
     }
     let Ok(auth) = auth else { return Ok(()) };
     let mapped = mapping::read(session, &auth, &app);
@@ -187,15 +189,17 @@ pub fn email_index(session: &Session, _: House, report: &mut Report) -> Result<(
     let auth = Auth::read(session)?;
     let app = App::read(session)?;
     let ways = Ways::read(session, &auth, &app);
-    let key = |columns: &[Column]| match columns.iter().find(|c| c.name == "email") {
-        Some(email) if email.base == "text" => "lower(btrim(email))",
-        _ => "lower(btrim(email::text))",
+    let key = |columns: &[Column], as_default: bool| {
+        let is_text = columns.iter().any(|c| c.name == "email" && c.base == "text");
+        let cast = if is_text { "" } else { "::text" };
+        let collation = if as_default { " COLLATE \"default\"" } else { "" };
+        format!("lower(btrim(email{cast}{collation}))")
     };
     if ways.app == Way::Key {
         report.ok("onagui.app_users has an index on the e-mail");
     } else {
-        let key = key(&app.columns);
-        let drop = invalid_indexes(session, &app, key);
+        let key = key(&app.columns, app.has_loose_collation());
+        let drop = invalid_indexes(session, &app, &key);
         // A table with partitions takes neither CONCURRENTLY nor a unique index without its partition key.
         let create = match app.only {
             "" => "CREATE INDEX".to_owned(),
@@ -211,7 +215,7 @@ pub fn email_index(session: &Session, _: House, report: &mut Report) -> Result<(
         report.warn(
             "auth.users has no index by which an e-mail can be looked up, neither the Auth server's on (instance_id, \
              lower(email)) nor another",
-            format!("CREATE INDEX CONCURRENTLY ON auth.users ({});", key(&auth.columns)),
+            format!("CREATE INDEX CONCURRENTLY ON auth.users ({});", key(&auth.columns, auth.has_own_collation())),
         );
     } else {
         report.ok("auth.users has an index on the e-mail");
@@ -233,9 +237,9 @@ fn invalid_indexes(session: &Session, app: &App, key: &str) -> String {
 }
 
 fn emails_repeat(session: &Session, app: &App) -> bool {
-    let key = crate::statements::email_key("email");
+    let key = crate::statements::email_key(&app.email("a"));
     let sql = format!(
-        "SELECT EXISTS (SELECT FROM {}onagui.app_users WHERE email IS NOT NULL GROUP BY {key} HAVING count(*) > 1)",
+        "SELECT EXISTS (SELECT FROM {}onagui.app_users a WHERE a.email IS NOT NULL GROUP BY {key} HAVING count(*) > 1)",
         app.only
     );
     read(session, &sql, &[]).one().unwrap_or_default()

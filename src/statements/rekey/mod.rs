@@ -161,16 +161,7 @@ impl Mover {
     pub fn count(&self, session: &Session, id: Uuid, mode: Mode) -> Vec<Referring> {
         self.moving()
             .filter(|place| *place > 0 || self.references.tables[0].moving.len() > 1)
-            .map(|place| {
-                let statements = &self.statements[place];
-                let rows = pg::as_role(self.references.tables[place].owner, || {
-                    let plan = statements
-                        .counter
-                        .get_or_init(|| session.prepare(&statements.count, &ids(1)));
-                    session.execute(plan, &[id.into()], mode).one::<i64>().unwrap_or_default()
-                });
-                self.referring(place, rows as u64)
-            })
+            .map(|place| self.referring(place, self.count_one(session, place, id, mode)))
             .collect()
     }
 
@@ -249,7 +240,7 @@ impl Mover {
             let rows = self.update_one(session, place, from, to);
             moved.push((place, rows));
         });
-        self.written(&moved, 1)?;
+        self.written(session, &moved, &[(from, to)])?;
         Ok(moved.into_iter().map(|(place, rows)| self.referring_to_one(place, rows)).collect())
     }
 
@@ -288,7 +279,7 @@ impl Mover {
                 of_user.push(self.referring_to_one(place, rows));
             }
         });
-        self.written(&moved, users.len() as u64)?;
+        self.written(session, &moved, users)?;
         Ok(by_user)
     }
 
@@ -322,13 +313,38 @@ impl Mover {
         self.referring(place, rows.saturating_sub(u64::from(place == 0)))
     }
 
-    /// Fails where a trigger of the application has kept users' own rows from being changed.
-    fn written(&self, moved: &[(usize, u64)], users: u64) -> Result<(), Error> {
+    /// Fails where a trigger or rule of the application has kept rows of `users` as they were.
+    fn written(
+        &self,
+        session: &Session,
+        moved: &[(usize, u64)],
+        users: &[(Uuid, Uuid)],
+    ) -> Result<(), Error> {
+        let tables = &self.references.tables;
         let own = moved.iter().find(|(place, _)| *place == 0).map_or(0, |(_, rows)| *rows);
-        if own < users {
-            return Err(Error::HeldBack { table: self.references.tables[0].label.clone() });
+        let new: Vec<Uuid> = users.iter().map(|(_, to)| *to).collect();
+        let all_there = own >= users.len() as u64
+            && (!tables[0].keeps_rows || self.lock(session, &new).len() == users.len());
+        let stays = |place: &usize| {
+            tables[*place].keeps_rows
+                && users
+                    .iter()
+                    .any(|(from, _)| self.count_one(session, *place, *from, Mode::Fresh) > 0)
+        };
+        let place = if all_there { self.moving().find(stays) } else { Some(0) };
+        match place {
+            Some(place) => Err(Error::HeldBack { table: tables[place].label.clone() }),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn count_one(&self, session: &Session, place: usize, id: Uuid, mode: Mode) -> u64 {
+        let statements = &self.statements[place];
+        pg::as_role(self.references.tables[place].owner, || {
+            let prepare = || session.prepare(&statements.count, &ids(1));
+            let plan = statements.counter.get_or_init(prepare);
+            session.execute(plan, &[id.into()], mode).one::<i64>().unwrap_or_default() as u64
+        })
     }
 
     /// The owners of the tables that hold ids, the application's first.

@@ -48,14 +48,14 @@ pub fn sweep(rows: &str, columns: &str) -> String {
     )
 }
 
-/// The rows of `rows` whose key is `k.key`, by index. OFFSET 0 keeps the planner from reading the table after all.
+/// The rows of `rows` whose `email` has the key `k.key`, by index. OFFSET 0 keeps the planner from reading the table after all.
 ///
 /// An index on lower(email) has an e-mail that is padded with blanks in one of two ranges: with blanks behind only it
 /// stands between the key and the key with the most blanks behind it. With blanks before it, it stands between one
 /// blank and the most blanks before it, in whichever order the collation has them: adding one more blank before the
 /// same text moves it in the same direction each time.
-pub fn probe(rows: &str, way: Way) -> String {
-    let exact = format!("{} = k.key", email_key("u.email"));
+pub fn probe(rows: &str, way: Way, email: &str) -> String {
+    let exact = format!("{} = k.key", email_key(email));
     let ranges = |longest: usize, before: &str| {
         let blanks = format!("repeat(' ', {longest})");
         let lower = "lower(u.email::text)";

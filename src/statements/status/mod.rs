@@ -12,22 +12,14 @@ mod words;
 use crate::catalog::{App, Auth, Column, Way, Ways};
 use crate::pg::Session;
 use crate::settings;
+use onagui_decide::repair::Status;
 use onagui_decide::signup::LinkPolicy;
 use words::Why;
 
 pub use answer::{Listed, Overview, Question};
 
 /// Every status, in the order people read them.
-pub const STATUSES: [&str; 8] = [
-    "SYNCED",
-    "EMAIL_MISMATCH",
-    "MISMATCHED",
-    "DUPLICATE",
-    "MISSING_IN_APP_USERS",
-    "MISSING_IN_AUTH",
-    "PENDING",
-    "CONFLICT",
-];
+pub const STATUSES: [&str; 8] = Status::NAMES;
 
 /// Whose rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -187,7 +179,8 @@ impl<'a> Survey<'a> {
             conditions.push("u.id IS NOT NULL".into());
         }
         format!(
-            "SELECT u.id, u.email::text AS email, {} AS created_at, {} AS confirmed FROM ONLY auth.users u WHERE {}",
+            "SELECT u.id, {} AS email, {} AS created_at, {} AS confirmed FROM ONLY auth.users u WHERE {}",
+            self.auth.email("u"),
             self.created_at(&self.auth.columns),
             self.confirmed("u"),
             conditions.join(" AND "),
@@ -197,7 +190,8 @@ impl<'a> Survey<'a> {
     /// App users: id, email, created_at.
     fn app_rows(&self) -> String {
         format!(
-            "SELECT u.id, u.email::text AS email, {} AS created_at FROM {}onagui.app_users u WHERE true",
+            "SELECT u.id, {} AS email, {} AS created_at FROM {}onagui.app_users u WHERE true",
+            self.app.email("u"),
             self.created_at(&self.app.columns),
             self.app.only,
         )
@@ -270,6 +264,16 @@ impl<'a> Survey<'a> {
         }
     }
 
+    /// The rows of one table whose key is `k.key`.
+    fn probe(&self, side: Side) -> String {
+        let email = match side {
+            Side::Auth => self.auth.email("u"),
+            Side::App => self.app.email("u"),
+        };
+        let (rows, _, way) = self.side(side);
+        look::probe(&rows, way, &email)
+    }
+
     /// For each key in `wanted`: how many rows of a table have it, and one of them.
     fn totals(&self, side: Side) -> String {
         let (rows, columns, way) = self.side(side);
@@ -286,7 +290,7 @@ impl<'a> Survey<'a> {
             FEW,
             &format!(
                 "SELECT k.key, u.* FROM wanted k CROSS JOIN LATERAL (SELECT {totals} FROM ({}) u) u WHERE u.n > 0",
-                look::probe(&rows, way)
+                self.probe(side)
             ),
             &format!(
                 "SELECT u.key, {totals} FROM ({}) u GROUP BY u.key",
@@ -301,10 +305,7 @@ impl<'a> Survey<'a> {
         look::either_way(
             way,
             FEW,
-            &format!(
-                "SELECT u.*, k.key FROM wanted k CROSS JOIN LATERAL ({}) u",
-                look::probe(&rows, way)
-            ),
+            &format!("SELECT u.*, k.key FROM wanted k CROSS JOIN LATERAL ({}) u", self.probe(side)),
             &look::sweep(&rows, columns),
         )
     }

@@ -193,3 +193,22 @@ def test_a_key_of_one_partition_by_the_column_it_is_partitioned_by(db):
     assert row["rows_changed"] == 1 and str(db.one("SELECT user_id FROM badges")) == high
     undo(db, row["audit_id"])
     assert content(db, "onagui.app_users", "badges") == before
+
+
+def test_a_row_takes_a_key_in_an_index_that_another_leaves(db):
+    """The index stands on one partition; badge 2 leaves it as badge 1 takes its place."""
+    db.sql(
+        """CREATE TABLE badges (id int, a_user uuid REFERENCES onagui.app_users, owner uuid) PARTITION BY RANGE (owner);
+           CREATE TABLE badges_low PARTITION OF badges FOR VALUES FROM (MINVALUE) TO ('80000000-0000-0000-0000-000000000000');
+           CREATE TABLE badges_high PARTITION OF badges DEFAULT;
+           CREATE UNIQUE INDEX only_low ON badges_low (a_user)"""
+    )
+    db.one("SELECT onagui.register_reference('badges', 'owner')", role=ADMIN)
+    db.sql("DROP INDEX onagui.app_users_email_key", role=ADMIN)
+    low, high = "10000000-0000-4000-8000-000000000001", "90000000-0000-4000-8000-000000000001"
+    auth_user(db, "ann@example.com", high)
+    app_user(db, "ann@example.com", high)
+    app_user(db, "ANN@example.com", low)
+    db.sql("INSERT INTO badges VALUES (1, %s, %s), (2, %s, %s)", [low, low.replace("1", "2"), high, low])
+    merge(db, "error", "badges")
+    assert db.one("SELECT count(*) FROM badges_low") == 1

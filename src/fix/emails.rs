@@ -199,5 +199,5 @@ fn set_email(
     of_table
         .updated
         .insert(vec!["email".into()], vec![Update::new(address, vec![before], vec![after])]);
-    changes::apply(session, &[of_table], &repair.mover.references.deferrable)
+    changes::apply(session, &repair.mover, &[of_table])
 }

@@ -193,23 +193,27 @@ impl Repair {
                 outcome => outcome.map_err(Error::from),
             };
         }
-        let done = subtransaction(|| {
-            pg::connect(|session| {
-                let users: Vec<Uuid> =
-                    [candidate.app_user_id, candidate.auth_user_id].into_iter().flatten().collect();
-                self.mover.lock(session, &users);
-                if checked && !self.finder.still_is(session, candidate) {
-                    return Ok(None);
-                }
-                match action {
-                    Action::Rekey => self.rekey(session, candidate),
-                    Action::Merge => self.merge(session, candidate),
-                    _ => self.create(session, candidate),
-                }
-                .map(Some)
+        let attempt = || {
+            subtransaction(|| {
+                pg::connect(|session| {
+                    let users: Vec<Uuid> = [candidate.app_user_id, candidate.auth_user_id]
+                        .into_iter()
+                        .flatten()
+                        .collect();
+                    self.mover.lock(session, &users);
+                    if checked && !self.finder.still_is(session, candidate) {
+                        return Ok(None);
+                    }
+                    match action {
+                        Action::Rekey => self.rekey(session, candidate),
+                        Action::Merge => self.merge(session, candidate),
+                        _ => self.create(session, candidate),
+                    }
+                    .map(Some)
+                })
             })
-        });
-        match done {
+        };
+        match self.mover.at_once_or_in_order(attempt) {
             Ok(Some(outcome)) => Ok(outcome),
             Ok(None) => Ok(Outcome::overtaken(candidate)),
             Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {

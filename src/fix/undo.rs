@@ -46,9 +46,12 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     let house = House::find()?;
     let logged = read(house, audit_id)?;
     let repair = Repair::start(house, true, OnConflict::Error, super::actor())?;
-    let undone =
-        subtransaction(|| pg::connect(|session| take_back(&repair, session, audit_id, &logged)))
-            .map_err(|failure| refusal(audit_id, failure))?;
+    let undone = repair
+        .mover
+        .at_once_or_in_order(|| {
+            subtransaction(|| pg::connect(|session| take_back(&repair, session, audit_id, &logged)))
+        })
+        .map_err(|failure| refusal(audit_id, failure))?;
     let rows = undone.rows;
     let entry = Entry {
         auth_user_id: logged.auth_user_id,
@@ -268,7 +271,7 @@ fn take_back_changes(
     if !undone.origins.is_empty() {
         changes::find_again(session, &mut inverse, &HashMap::new());
     }
-    let now = changes::apply(session, &inverse, &repair.mover.references.deferrable)?;
+    let now = changes::apply(session, &repair.mover, &inverse)?;
     undone.remember(&now);
     // A trigger of the application may have made something else of what was put back.
     for (wanted, got) in done.iter().zip(&now) {

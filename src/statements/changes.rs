@@ -3,7 +3,9 @@
 //! Rows are named by their address, which holds as long as they are locked. Values travel as text, in the form that
 //! `pg::with_stable_text` fixes, so that what is put back is what was there to the last byte.
 
+use super::collisions;
 use super::one_statement::{as_one_statement, distinct};
+use super::rekey::Mover;
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::error::Error;
@@ -11,8 +13,8 @@ use crate::pg::{self, Mode, Rows, Session};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, Uuid};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Where a row lies: the oid of its table (its partition's, where there are any) and its ctid.
 pub type Address = (u32, String);
@@ -115,8 +117,8 @@ impl<'a> TableChanges<'a> {
 /// could not be written: a trigger of the application may have held it back.
 pub fn apply(
     session: &Session,
+    mover: &Mover,
     changes: &[TableChanges],
-    deferrable: &[(String, bool)],
 ) -> Result<Vec<Done>, Error> {
     let mut done: Vec<Done> = changes
         .iter()
@@ -131,7 +133,7 @@ pub fn apply(
     pg::with_stable_text(|| {
         as_one_statement(
             &turns.iter().map(|(owner, _)| *owner).collect::<Vec<_>>(),
-            deferrable,
+            &mover.references.deferrable,
             session,
             |owner| {
                 let step = turn.next().map_or(0, |(_, step)| *step);
@@ -140,7 +142,10 @@ pub fn apply(
                 {
                     let (wanted, written) = match step {
                         0 => (c.deleted.len(), delete(session, c, done)),
-                        1 => (c.updated.values().map(Vec::len).sum(), update(session, c, done)),
+                        1 => (
+                            c.updated.values().map(Vec::len).sum(),
+                            update_all(session, c, done, mover.in_order.get()),
+                        ),
                         _ => (c.inserted.len(), insert(session, c, done)),
                     };
                     if written != wanted {
@@ -176,9 +181,68 @@ fn delete(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
     rows.len()
 }
 
-fn update(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
+/// Changes the rows; `in_order`, each after those that leave a key in a unique index which it takes.
+fn update_all(session: &Session, c: &TableChanges, done: &mut Done, in_order: bool) -> usize {
+    let all: Vec<(&Vec<String>, &Update)> = c
+        .updated
+        .iter()
+        .flat_map(|(columns, rows)| rows.iter().map(move |u| (columns, u)))
+        .collect();
+    if !in_order {
+        return update(session, c, done, &all);
+    }
+    let takes = takes(session, c);
+    let mut left = all;
     let mut written = 0;
-    for (columns, updates) in &c.updated {
+    while !left.is_empty() {
+        let there: BTreeSet<&Address> = left.iter().map(|(_, u)| &u.address).collect();
+        let waits =
+            |u: &Update| takes.get(&u.address).is_some_and(|t| t.iter().any(|o| there.contains(o)));
+        let (later, now): (Vec<_>, Vec<_>) = left.iter().copied().partition(|(_, u)| waits(u));
+        let (now, later) = if now.is_empty() { (later, now) } else { (now, later) };
+        written += update(session, c, done, &now);
+        left = later;
+    }
+    written
+}
+
+/// Whose key in a unique index, as it is, a row takes when it is changed.
+fn takes(session: &Session, c: &TableChanges) -> BTreeMap<Address, Vec<Address>> {
+    let images = c.updated.iter().flat_map(|(columns, rows)| {
+        rows.iter().map(move |u| {
+            let values: BTreeMap<&String, &Text> = columns.iter().zip(&u.after).collect();
+            json!({ "t": u.address.0.to_string(), "r": u.address.1, "v": values })
+        })
+    });
+    let images: Value = images.collect();
+    let columns: BTreeSet<&String> = c.updated.keys().flatten().collect();
+    let query = collisions::images(c.of.table, c.of.shape, &columns);
+    let columns: Vec<String> = columns.into_iter().cloned().collect();
+    let mut takes: BTreeMap<Address, Vec<Address>> = BTreeMap::new();
+    for unique in c.of.shape.touched_by(&columns) {
+        let sql = collisions::takes(c.of.table, unique, &query);
+        let rows = session.run(&sql, &[JsonB(images.clone()).into()], Mode::Fresh);
+        for row in 0..rows.len() {
+            if let (Some(one), Some(other)) = (address(&rows, row, 1), address(&rows, row, 3)) {
+                takes.entry(one).or_default().push(other);
+            }
+        }
+    }
+    takes
+}
+
+fn update(
+    session: &Session,
+    c: &TableChanges,
+    done: &mut Done,
+    all: &[(&Vec<String>, &Update)],
+) -> usize {
+    let mut written = 0;
+    let mut by_columns: BTreeMap<&Vec<String>, Vec<&Update>> = BTreeMap::new();
+    for (columns, update) in all {
+        by_columns.entry(columns).or_default().push(update);
+    }
+    for (columns, updates) in by_columns {
         let sets: Vec<String> = columns
             .iter()
             .enumerate()

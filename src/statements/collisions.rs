@@ -6,6 +6,7 @@
 
 use crate::catalog::references::Table;
 use crate::catalog::shape::{Shape, ShapeColumn, Uniqueness};
+use std::collections::BTreeSet;
 
 /// The rows that `from` (`FROM … t …`) selects, as they will be: `value` answers what a column becomes, None where it
 /// stays. Generated columns are computed anew.
@@ -34,9 +35,33 @@ pub fn moved(shape: &Shape, from: &str, value: impl Fn(&ShapeColumn) -> Option<S
     format!("SELECT *{} FROM ({inner}) AS image", generated.concat())
 }
 
-/// Pairs of a moved row and a row it would collide with: their addresses, and whether the other one is moved too.
-/// `gone` is a condition over the alias `t` for rows that will not be there any more.
-pub fn pairs(table: &Table, unique: &Uniqueness, moved: &str, gone: &str) -> String {
+/// A query over `$1` (objects of `t`, `r`: an address, and `v`: new values by column) for those rows as they will be.
+pub fn images(table: &Table, shape: &Shape, columns: &BTreeSet<&String>) -> String {
+    let source = format!(
+        "FROM jsonb_array_elements($1) AS x(r) JOIN {} t
+           ON t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid",
+        table.target()
+    );
+    moved(shape, &source, |column| {
+        columns.contains(&column.quoted).then(|| {
+            let name = pgrx::spi::quote_literal(&column.quoted);
+            format!(
+                "CASE WHEN x.r -> 'v' ? {name} THEN (x.r -> 'v' ->> {name})::{} ELSE t.{} END",
+                column.kind, column.quoted
+            )
+        })
+    })
+}
+
+/// What makes two keys `m` and `o` of an index collide, the parts of a key, and which rows are in the index.
+struct Key<'u> {
+    equal: String,
+    parts: String,
+    predicate: &'u str,
+    within: &'u str,
+}
+
+fn key(unique: &Uniqueness) -> Key<'_> {
     let keys: Vec<String> = unique
         .parts
         .iter()
@@ -57,11 +82,34 @@ pub fn pairs(table: &Table, unique: &Uniqueness, moved: &str, gone: &str) -> Str
             }
         })
         .collect();
-    let equal = equal.join(" AND ");
-    let keys = keys.join(", ");
-    let predicate = unique.predicate.as_deref().unwrap_or("true");
-    // Changed rows may come to lie in another partition.
-    let within = unique.partition.as_deref().unwrap_or("true");
+    Key {
+        equal: equal.join(" AND "),
+        parts: keys.join(", "),
+        predicate: unique.predicate.as_deref().unwrap_or("true"),
+        // Changed rows may come to lie in another partition.
+        within: unique.partition.as_deref().unwrap_or("true"),
+    }
+}
+
+/// Pairs of a moved row and another one that is moved too, whose key it takes: their addresses.
+pub fn takes(table: &Table, unique: &Uniqueness, moved: &str) -> String {
+    let Key { equal, parts, predicate, within } = key(unique);
+    format!(
+        "WITH moved AS MATERIALIZED ({moved}),
+              m AS MATERIALIZED (SELECT \"#table\", \"#row\", {parts} FROM moved WHERE ({predicate}) AND ({within}))
+         SELECT m.\"#table\"::oid, m.\"#row\"::text, o.\"#table\"::oid, o.\"#row\"::text
+           FROM m JOIN (SELECT t.tableoid AS \"#table\", t.ctid AS \"#row\", {parts}
+                          FROM {target} t WHERE ({predicate}) AND ({within})) o ON {equal}
+           JOIN moved x ON x.\"#table\" = o.\"#table\" AND x.\"#row\" = o.\"#row\"
+          WHERE (m.\"#table\", m.\"#row\") <> (o.\"#table\", o.\"#row\")",
+        target = table.target(),
+    )
+}
+
+/// Pairs of a moved row and a row it would collide with: their addresses, and whether the other one is moved too.
+/// `gone` is a condition over the alias `t` for rows that will not be there any more.
+pub fn pairs(table: &Table, unique: &Uniqueness, moved: &str, gone: &str) -> String {
+    let Key { equal, parts: keys, predicate, within } = key(unique);
     format!(
         "WITH moved AS MATERIALIZED ({moved}),
               m AS MATERIALIZED (SELECT \"#table\", \"#row\", {keys} FROM moved WHERE ({predicate}) AND ({within}))

@@ -105,7 +105,7 @@ impl<'a> Merge<'a> {
             if earlier.is_some() {
                 changes::find_again(session, &mut changes, &moved);
             }
-            let done = changes::apply(session, &changes, &mover.references.deferrable)?;
+            let done = changes::apply(session, mover, &changes)?;
             let rows = changes::moved(&done);
             moved.extend(rows.filter_map(|row| Some((row.was.clone()?, row.now.clone()?))));
             all.push(done);

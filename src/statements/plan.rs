@@ -459,24 +459,11 @@ impl<'a> Plan<'a> {
         let images: Vec<Value> = rows
             .filter_map(|row| {
                 let after = &self.rows.get(row)?.after;
-                columns.extend(after.keys().cloned());
+                columns.extend(after.keys());
                 Some(json!({ "t": row.1.0.to_string(), "r": row.1.1, "v": after }))
             })
             .collect();
-        let source = format!(
-            "FROM jsonb_array_elements($1) AS x(r) JOIN {} t
-               ON t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid",
-            table.target()
-        );
-        let query = collisions::moved(shape, &source, |column| {
-            columns.contains(&column.quoted).then(|| {
-                let name = pgrx::spi::quote_literal(&column.quoted);
-                format!(
-                    "CASE WHEN x.r -> 'v' ? {name} THEN (x.r -> 'v' ->> {name})::{} ELSE t.{} END",
-                    column.kind, column.quoted
-                )
-            })
-        });
+        let query = collisions::images(table, shape, &columns);
         (query, Value::Array(images))
     }
 

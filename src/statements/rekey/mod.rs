@@ -13,12 +13,12 @@ use super::one_statement::{as_one_statement, distinct};
 use crate::catalog::references::{References, Soft};
 use crate::catalog::shape::Shape;
 use crate::catalog::{App, House};
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::pg::{self, Kept, Mode, Plan, Session, connect};
 use pgrx::Uuid;
 use pgrx::pg_sys::{Oid, UUIDARRAYOID};
 use serde_json::{Value, json};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use text::{any_condition, count_sql, new_value, update_many_sql, update_sql};
@@ -31,6 +31,8 @@ pub struct Mover {
     soft: Vec<Soft>,
     statements: Vec<Statements>,
     locker: OnceCell<Plan>,
+    /// Rows are changed one after the other where one takes the key in a unique index that another leaves.
+    pub in_order: Cell<bool>,
 }
 
 thread_local! {
@@ -139,7 +141,25 @@ impl Mover {
             })
             .collect();
         let locker = OnceCell::new();
-        Ok(Mover { house, app_owner: app.owner, references, soft, statements, locker })
+        let in_order = Cell::new(false);
+        Ok(Mover { house, app_owner: app.owner, references, soft, statements, locker, in_order })
+    }
+
+    /// Tries once more, in order, what failed for a key that is taken: it may be one that the next row leaves.
+    pub fn at_once_or_in_order<R>(
+        &self,
+        attempt: impl Fn() -> Result<R, Box<Failure>>,
+    ) -> Result<R, Box<Failure>> {
+        self.in_order.set(false);
+        match attempt() {
+            Err(failure) if failure.sqlstate == "23505" && failure.constraint.is_some() => {
+                self.in_order.set(true);
+                let again = attempt();
+                self.in_order.set(false);
+                again
+            }
+            done => done,
+        }
     }
 
     /// The places of the tables that hold ids.

@@ -79,7 +79,7 @@ class Lab:
 
     def removed(self, audit_id):
         details = self.admin.one("SELECT details FROM onagui.sync_audit_log WHERE audit_id = %s", [audit_id])
-        found = {}
+        found, self.steps = {}, len(details["undo"])
         for step in details["undo"]:
             for done in step.get("changes", []):
                 found.setdefault(done["table"], []).extend(done.get("removed", []))
@@ -152,8 +152,10 @@ class Lab:
         assert all(has[key] <= had[key] for key in had), ("orphans", had, has, told)
         assert differences(world, wanted.state(), after) == [], told
         removed = self.removed(done["audit_id"])
-        removed = {t: [[image[c.name] for c in t.columns] for image in removed.get(t.name, [])] for t in world.tables}
-        assert differences(world, wanted.removed(), {t: Counter(map(tuple, images)) for t, images in removed.items()}) == [], told
+        removed = as_state(world, {t: removed.get(t.name, []) for t in world.tables})
+        # A row that a step has moved before it gives way is kept as it was then, beside what the step did.
+        foreign = {t: {c for k in world.keys if k.child is t for c in k.columns} if self.steps > 1 else set() for t in world.tables}
+        assert differences(world, without(foreign, wanted.removed()), without(foreign, removed)) == [], told
         assert self.met(done) == wanted.met, (wanted.met, told)
         self.check_references(wanted.references(), done, told)
         self.seen[kind, policy if wanted.met else "done"] += 1
@@ -169,7 +171,15 @@ class Lab:
         undo = self.undo(done["audit_id"])
         assert differences(world, before, snapshot(world, self.admin)) == [], ("undo", told)
         assert self.admin.one("SELECT rows_changed FROM onagui.sync_audit_log WHERE audit_id = %s", [undo]) == done["rows_changed"], ("undo", told)
-        redo = self.undo(undo)
+        try:
+            redo = self.undo(undo)
+        except psycopg.errors.ObjectNotInPrerequisiteState:
+            # A trigger noted that a row which was put back changed again in a further step: it is not known again.
+            if self.steps == 1 or not any(t.touched for t in world.tables):
+                raise
+            assert differences(world, before, snapshot(world, self.admin)) == []
+            self.seen[kind, "redo barred"] += 1
+            return
         assert differences(world, after, snapshot(world, self.admin)) == [], ("undo of the undo", told)
         if world.chance(0.3):
             self.undo(redo)
@@ -191,6 +201,12 @@ class Lab:
 
 def tables(part):
     return sorted((sorted(entry.items(), key=str) for entry in part or []), key=str)
+
+
+def without(columns, state):
+    """The rows without some columns, and without what is generated from them."""
+    kept = {t: [i for i, c in enumerate(t.columns) if not {c.name, c.generated_from} & columns[t]] for t in state}
+    return {t: Counter(tuple(row[i] for i in kept[t]) for row in state[t].elements()) for t in state}
 
 
 def differences(world, wanted, got):

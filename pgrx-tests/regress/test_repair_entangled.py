@@ -174,3 +174,22 @@ def test_rows_that_change_partition_collide_where_they_come_to_lie(db):
     assert fix_one(db, "down@example.com", policy="keep_app")["outcome"] == "done"
     assert fix_one(db, "up@example.com")["outcome"] == "done"
     assert db.one("SELECT count(*) FROM badges") == 3
+
+
+def test_a_key_of_one_partition_by_the_column_it_is_partitioned_by(db):
+    """A row that comes to lie outside is found again by the undo."""
+    db.sql(
+        """CREATE TABLE badges (id int, user_id uuid, kind int) PARTITION BY RANGE (user_id);
+           CREATE TABLE badges_low PARTITION OF badges FOR VALUES FROM (MINVALUE) TO ('80000000-0000-0000-0000-000000000000');
+           CREATE TABLE badges_high PARTITION OF badges DEFAULT;
+           ALTER TABLE badges_low ADD FOREIGN KEY (user_id) REFERENCES onagui.app_users"""
+    )
+    low, high = "10000000-0000-4000-8000-000000000001", "90000000-0000-4000-8000-000000000001"
+    auth_user(db, "ann@example.com", high)
+    app_user(db, "ann@example.com", low)
+    db.sql("INSERT INTO badges VALUES (1, %s, 1)", [low])
+    before = content(db, "onagui.app_users", "badges")
+    row = fix_one(db, "ann@example.com")
+    assert row["rows_changed"] == 1 and str(db.one("SELECT user_id FROM badges")) == high
+    undo(db, row["audit_id"])
+    assert content(db, "onagui.app_users", "badges") == before

@@ -64,6 +64,7 @@ impl Plan<'_> {
             let mut had: Vec<Vec<Text>> = Vec::new();
             let looked_at = self.rows.iter().filter(|(row, known)| {
                 row.0 == key.child
+                    && key.partitions.as_ref().is_none_or(|parts| parts.contains(&row.1.0))
                     && !self.gone.contains_key(*row)
                     && (!known.after.is_empty() || self.again.contains(*row))
             });

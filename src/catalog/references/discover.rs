@@ -25,13 +25,14 @@ struct RawKey {
 }
 
 /// Every foreign key of the database that is not a partition's copy of its parent's. The root of a partition tree
-/// stands for all of it.
+/// stands for all of it. So it does for a key of one partition by columns that decide in which a row lies: rows come to lie
+/// where it holds, or where it does not.
 const KEYS: &str = "
     SELECT coalesce(pg_partition_root(c.conrelid), c.conrelid)::oid,
-           c.conrelid,
+           CASE WHEN moves.any THEN pg_partition_root(c.conrelid)::oid ELSE c.conrelid END,
            coalesce(pg_partition_root(c.confrelid), c.confrelid)::oid,
            columns.names, keys.names, keys.operators,
-           c.convalidated,
+           c.convalidated AND NOT moves.any,
            columns.nullable, columns.generated, columns.text,
            c.conname::text, c.confupdtype <> 'a' OR c.confdeltype <> 'a', keys.generated, c.confmatchtype = 'f'
       FROM pg_constraint c
@@ -51,6 +52,12 @@ const KEYS: &str = "
               JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum
               JOIN pg_operator p ON p.oid = k.operator
               JOIN pg_namespace o ON o.oid = p.oprnamespace) keys
+      CROSS JOIN LATERAL (
+            SELECT coalesce(pg_partition_root(c.conrelid) <> c.conrelid, false)
+                   AND EXISTS (SELECT FROM pg_partition_ancestors(c.conrelid) x
+                                 JOIN pg_partitioned_table p ON p.partrelid = x.relid
+                                 JOIN pg_attribute a ON a.attrelid = x.relid AND a.attnum = ANY (p.partattrs)
+                                WHERE quote_ident(a.attname) = ANY (columns.names)) AS any) moves
      WHERE c.contype = 'f' AND c.conparentid = 0";
 
 const DEFERRABLE: &str = "

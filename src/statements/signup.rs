@@ -6,6 +6,7 @@ use crate::catalog::{App, Auth, Fold, House};
 use crate::error::{Error, Failure};
 use crate::pg::{self, Kept, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
 use onagui_decide::failure::is_about_values;
+use onagui_decide::failure::must_pass_on;
 use onagui_decide::names;
 use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
@@ -31,6 +32,9 @@ thread_local! {
     static TARGET: Kept<Target> = const { Kept::new() };
 }
 
+/// How often tables that change meanwhile are looked at again.
+const LOOKS: usize = 2;
+
 impl Target {
     /// The tables as they are now. Fails where one is missing or does not fit.
     pub fn get(house: House) -> Result<Rc<Target>, Error> {
@@ -41,11 +45,21 @@ impl Target {
                 && Some(target.auth.table) == auth
                 && Some(target.app.table) == app
         };
-        // Tables that are being altered at this moment may well make the look at them fail.
+        // Tables that are altered at this moment may well make the look at them fail: then once more.
         let learn = || {
             let read =
                 || pg::as_role(house.owner, || connect(|session| Self::read(session, house)));
-            subtransaction(read).map_err(Error::from)
+            let mut looks = 0..LOOKS;
+            loop {
+                let (version, is_last) = (pg::watched_version(), looks.next().is_none());
+                match subtransaction(read) {
+                    Err(failure)
+                        if !is_last
+                            && !must_pass_on(&failure.sqlstate)
+                            && version != pg::watched_version() => {}
+                    looked => return looked.map_err(Error::from),
+                }
+            }
         };
         TARGET.with(|kept| kept.get(version, fits, |_| true, learn))
     }

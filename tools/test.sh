@@ -51,7 +51,7 @@ unsafe_only_in_its_room() {
 
 # CREATE EXTENSION reads it as text in the database's encoding.
 install_script_is_ascii() {
-    ! LC_ALL=C grep --recursive --line-number --perl-regexp '[^\x00-\x7F]' "$root/sql" "$root/onagui_sync.control"
+    ! LC_ALL=C grep --recursive --line-number --exclude-dir=released --perl-regexp '[^\x00-\x7F]' "$root/sql" "$root/onagui_sync.control"
 }
 
 # In the folder of the build for 15, whose bindings it shares.

@@ -39,7 +39,9 @@ impl Plan<'_> {
             if disagrees {
                 return Err(self.disagree(key));
             }
-            let mut fields = key.columns.iter().map(|c| (row.clone(), c.clone()));
+            let moves = |(column, wanted): &(String, Text)| self.before(row, column) != *wanted;
+            let moving = self.wanted(*number, child)?.into_iter().filter(moves);
+            let mut fields = moving.map(|(column, _)| (row.clone(), column));
             if fields.any(|field| self.untouchable.contains(&field)) {
                 let table = self.mover.references.tables[child.0].label.clone();
                 return Err(Error::Adopted { table });

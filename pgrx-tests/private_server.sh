@@ -46,9 +46,8 @@ find_home() {
     [[ $as == other ]] || return 0
     chown "$user" "$dir"
     if as_server test -x "$bin/postgres" && as_server test -w "$dir"; then return; fi
-    if [[ -L $dir/data ]]; then
-        home=$(dirname "$(readlink "$dir/data")")
-    else
+    read_link
+    if [[ $home == "$dir" ]]; then
         home=$(mktemp -d "${TMPDIR:-/tmp}/onagui.XXXXXX")
         chown "$user" "$home"
         ln -s "$home/data" "$home/server.log" "$dir/"
@@ -57,6 +56,12 @@ find_home() {
     rm -rf "$home/pg"
     cp -a "$target/pg/$1" "$home/pg"
     bin=$home/pg/bin
+}
+
+# Where the data is, if it is not in DIR.
+read_link() {
+    home=$dir
+    if [[ -L $dir/data ]]; then home=$(dirname "$(readlink "$dir/data")"); fi
 }
 
 read_env() {
@@ -108,9 +113,11 @@ start() {
     find_home "$major"
     [[ -f $home/data/PG_VERSION ]] || make_cluster
 
-    # A socket's address has room for 107 bytes.
+    # A socket's address has room for 107 bytes. A server that was killed has left its folder, which serves again.
     socket=$home
-    if ((${#socket} > 80)); then
+    if ((${#socket} > 80)) && [[ ${PGHOST:-} == "${TMPDIR:-/tmp}"/onagui.* && -d $PGHOST ]]; then
+        socket=$PGHOST
+    elif ((${#socket} > 80)); then
         socket=$(mktemp -d "${TMPDIR:-/tmp}/onagui.XXXXXX")
         [[ $as != other ]] || chown "$user" "$socket"
     fi
@@ -159,14 +166,16 @@ case $command in
         start "$@"
         exit
         ;;
-    stop | remove | psql | run | env) read_env ;;
+    # It may not have come as far as that: then there is nothing to stop.
+    remove) if [[ -f $dir/server.env ]]; then read_env; else read_link; fi ;;
+    stop | psql | run | env) read_env ;;
     *) die "no command '$command': start, stop, remove, psql, run, env" ;;
 esac
 export PGHOST PGPORT PGUSER PGDATABASE
 case $command in
     stop) stop "$@" ;;
     remove)
-        stop immediate
+        if [[ -f $dir/server.env ]]; then stop immediate; fi
         rm -rf "$dir"
         # Again only what `start` has made.
         if [[ $home != "$dir" ]]; then rm -rf "$home"; fi

@@ -8,6 +8,7 @@ use crate::statements::candidates::Candidate;
 use crate::statements::changes::{self, Done, TableChanges, Update};
 use crate::statements::collisions;
 use crate::statements::rekey::Collision;
+use crate::statements::rows;
 use onagui_decide::failure::must_pass_on;
 use onagui_decide::repair::{Action, order_of_exchange};
 use pgrx::Uuid;
@@ -193,7 +194,7 @@ fn set_email(
     let table = &repair.mover.references.tables[0];
     let shape = repair.mover.shape(session, 0, Mode::Fresh);
     let id = candidate.app_user_id.ok_or_else(|| Error::AppUserGone { id: "NULL".into() })?;
-    let address = changes::address_of(session, table, id)
+    let address = rows::address_of(session, table, id)
         .ok_or_else(|| Error::AppUserGone { id: id.to_string() })?;
     let mut of_table = TableChanges::new(table, shape);
     of_table

@@ -2,9 +2,9 @@
 
 use crate::error::Error;
 use crate::pg::{Mode, connect};
-use crate::statements::changes;
 use crate::statements::merge;
 use crate::statements::rekey::{Mover, Referring};
+use crate::statements::rows;
 use crate::statements::signup::{Refreshed, Target};
 use pgrx::Uuid;
 use serde_json::{Value, json};
@@ -44,10 +44,10 @@ impl Linker {
             let done = merge::rekey(session, mover, app, auth, &[])?;
             let (table, shape) =
                 (&mover.references.tables[0], mover.shape(session, 0, Mode::Fresh));
-            let before = changes::whole_row(session, table, shape, auth);
+            let before = rows::whole_row(session, table, shape, auth);
             let unfilled = refresh()?.unfilled;
             let refreshed =
-                before.and_then(|row| changes::difference(session, table, shape, auth, &row));
+                before.and_then(|row| rows::difference(session, table, shape, auth, &row));
             let mut undo = vec![done.step];
             undo.extend(refreshed.map(|done| json!({ "changes": [done] })));
             let mut details =

@@ -7,9 +7,9 @@ use crate::error::{Error, Failure};
 use crate::pg::{self, Mode, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Finder, Which};
-use crate::statements::changes;
 use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
 use crate::statements::rekey::{Collision, Mover, Referring};
+use crate::statements::rows;
 use crate::statements::signup::Target;
 use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on};
 use onagui_decide::repair::{Action, Status};
@@ -352,7 +352,7 @@ impl Repair {
         self.target().create_one(id)?;
         let shape = self.mover.shape(session, 0, Mode::Fresh);
         let table = &self.mover.references.tables[0];
-        let row_image = changes::whole_row(session, table, shape, id)
+        let row_image = rows::whole_row(session, table, shape, id)
             .ok_or_else(|| Error::HeldBack { table: table.label.clone() })?;
         let mut row = Outcome::of(candidate, Action::Create, "done");
         row.new_app_user_id = Some(id);

@@ -5,9 +5,10 @@ use crate::catalog::House;
 use crate::error::{Error, Failure, plain};
 use crate::pg::{self, Arg, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
-use crate::statements::changes::{self, Address, Done};
+use crate::statements::changes::{self, Done};
 use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::Referring;
+use crate::statements::rows::{self, Address};
 use crate::statements::{followers, undo};
 use pgrx::{JsonB, Uuid};
 use serde_json::{Value, json};
@@ -269,7 +270,7 @@ fn take_back_changes(
         }
     }
     if !undone.origins.is_empty() {
-        changes::find_again(session, &mut inverse, &HashMap::new());
+        rows::find_again(session, &mut inverse, &HashMap::new());
     }
     let now = changes::apply(session, &repair.mover, &inverse)?;
     undone.remember(&now);

@@ -2,13 +2,11 @@
 
 use super::email_key;
 use super::signup::Target;
-use super::status::{Survey, Which as Whose};
-use crate::catalog::{House, Ways};
+use super::status::{Overview, Survey, Which as Whose};
+use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{self, Kept, Mode, Plan, Role, Rows, Session, connect};
-use crate::settings;
 use onagui_decide::repair::Status;
-use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
 use pgrx::pg_sys::{TEXTARRAYOID, UUIDARRAYOID};
 use std::cell::OnceCell;
@@ -48,8 +46,7 @@ pub enum Which {
 /// The statements that find users and look at them again, kept for a definition of the tables.
 pub struct Finder {
     pub target: Rc<Target>,
-    policy: LinkPolicy,
-    ways: Ways,
+    overview: Rc<Overview>,
     by_email: OnceCell<Plan>,
     auth_side: OnceCell<Plan>,
     app_side: OnceCell<Plan>,
@@ -62,17 +59,14 @@ thread_local! {
 impl Finder {
     pub fn get(house: House) -> Result<Rc<Self>, Error> {
         let version = pg::watched_version();
-        let target = Target::get(house)?;
-        let policy = settings::link_policy();
-        let fits = |kept: &Finder| Rc::ptr_eq(&kept.target, &target) && kept.policy == policy;
+        let (target, overview) = (Target::get(house)?, Overview::get(house)?);
+        let fits = |kept: &Finder| {
+            Rc::ptr_eq(&kept.target, &target) && Rc::ptr_eq(&kept.overview, &overview)
+        };
         let learn = || {
-            let ways = pg::as_role(house.owner, || {
-                connect(|session| Ways::read(session, &target.auth, &target.app))
-            });
             Ok::<_, Error>(Finder {
                 target: target.clone(),
-                policy,
-                ways,
+                overview: overview.clone(),
                 by_email: OnceCell::new(),
                 auth_side: OnceCell::new(),
                 app_side: OnceCell::new(),
@@ -121,8 +115,7 @@ impl Finder {
     }
 
     fn survey(&self) -> Survey<'_> {
-        let target = &self.target;
-        Survey { auth: &target.auth, app: &target.app, ways: self.ways, dates: false }
+        Survey { dates: false, ..self.overview.survey() }
     }
 }
 

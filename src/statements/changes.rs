@@ -6,26 +6,16 @@
 use super::collisions;
 use super::one_statement::{as_one_statement, distinct};
 use super::rekey::Mover;
+use super::rows::{Address, Text, address, addresses};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::error::Error;
-use crate::pg::{self, Mode, Rows, Session};
+use crate::pg::{self, Mode, Session};
+use pgrx::JsonB;
 use pgrx::pg_sys::Oid;
-use pgrx::{JsonB, Uuid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-/// Where a row lies: the oid of its table (its partition's, where there are any) and its ctid.
-pub type Address = (u32, String);
-
-/// The address in two columns of a row, from `column` on.
-pub fn address(rows: &Rows, row: usize, column: usize) -> Option<Address> {
-    Some((rows.get::<Oid>(row, column)?.to_u32(), rows.get(row, column + 1)?))
-}
-
-/// A value as text; None is NULL.
-pub type Text = Option<String>;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A table with its shape.
 pub struct Written<'a> {
@@ -159,10 +149,6 @@ pub fn apply(
         Some(table) => Err(Error::HeldBack { table }),
         None => Ok(done),
     }
-}
-
-fn addresses<'r>(rows: impl Iterator<Item = &'r Address>) -> (Vec<Oid>, Vec<String>) {
-    rows.map(|(table, row)| (Oid::from(*table), row.clone())).unzip()
 }
 
 fn delete(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
@@ -342,114 +328,4 @@ pub fn number<'d>(steps: impl Iterator<Item = &'d mut Vec<Done>>) {
     for (number, rows) in often.enumerate() {
         rows.into_iter().for_each(|row| row.number = Some(number));
     }
-}
-
-/// Names the rows of `changes` by where they lie now, after `moved` (from where, to where) and after whatever triggers of the
-/// application have done to them.
-pub fn find_again(
-    session: &Session,
-    changes: &mut [TableChanges],
-    moved: &HashMap<Address, Address>,
-) {
-    for c in changes {
-        let updated = c.updated.values_mut().flatten().map(|u| &mut u.address);
-        let mut all: Vec<&mut Address> = c.deleted.iter_mut().chain(updated).collect();
-        for address in &mut all {
-            while let Some(now) = moved.get(*address) {
-                **address = now.clone();
-            }
-        }
-        let (tables, rows) = addresses(all.iter().map(|address| &**address));
-        let sql = format!(
-            "SELECT x.place, k.relowner
-               FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS x(at, address, place)
-               JOIN pg_class k ON k.oid = x.at
-               LEFT JOIN {} t ON t.tableoid = x.at AND t.ctid = x.address::tid
-              WHERE t.ctid IS NULL",
-            c.of.table.target()
-        );
-        let astray: Vec<(i64, Oid)> = pg::as_role(c.of.table.owner, || {
-            let rows = session.run(&sql, &[tables.into(), rows.into()], Mode::Fresh);
-            (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
-        });
-        for (place, owner) in astray {
-            let address = &mut *all[place as usize - 1];
-            let latest = pg::as_role(owner, || {
-                let args = [Oid::from(address.0).into(), address.1.clone().into()];
-                let sql = "SELECT currtid2($1::regclass::text, $2::tid)::text";
-                session.run(sql, &args, Mode::Fresh).one::<String>()
-            });
-            address.1 = latest.unwrap_or_else(|| address.1.clone());
-        }
-    }
-}
-
-/// Where the app user `id` lies.
-pub fn address_of(session: &Session, table: &Table, id: Uuid) -> Option<Address> {
-    pg::as_role(table.owner, || {
-        let sql =
-            format!("SELECT t.tableoid, t.ctid::text FROM {} t WHERE t.id = $1", table.target());
-        let rows = session.run(&sql, &[id.into()], Mode::Fresh);
-        if rows.is_empty() { None } else { address(&rows, 0, 1) }
-    })
-}
-
-/// The app user `id` as a whole row.
-pub fn whole_row(session: &Session, table: &Table, shape: &Shape, id: Uuid) -> Option<Value> {
-    let sql = format!("SELECT {} FROM {} t WHERE t.id = $1", shape.image(), table.target());
-    pg::with_stable_text(|| {
-        pg::as_role(table.owner, || {
-            session.run(&sql, &[id.into()], Mode::Fresh).one::<JsonB>().map(|row| row.0)
-        })
-    })
-}
-
-/// What changed in the app user `id` since it was `before`; None where nothing did.
-pub fn difference(
-    session: &Session,
-    table: &Table,
-    shape: &Shape,
-    id: Uuid,
-    before: &Value,
-) -> Option<Done> {
-    let now = whole_row(session, table, shape, id)?;
-    let changed: Vec<_> = shape
-        .columns
-        .iter()
-        .filter(|c| c.generated.is_none() && before[&c.name] != now[&c.name])
-        .collect();
-    if changed.is_empty() {
-        return None;
-    }
-    let text = |row: &Value, name: &str| row[name].as_str().map(str::to_owned);
-    let sql = format!(
-        "SELECT {}, md5({}::text) FROM {} t WHERE t.id = $1",
-        shape.key_image(),
-        shape.image(),
-        table.target()
-    );
-    let (key, md5) = pg::with_stable_text(|| {
-        pg::as_role(table.owner, || {
-            let rows = session.run(&sql, &[id.into()], Mode::Fresh);
-            (rows.get::<JsonB>(0, 1).map(|key| key.0), rows.get(0, 2).unwrap_or_default())
-        })
-    });
-    let row = MovedRow {
-        key,
-        before: changed.iter().map(|c| text(before, &c.name)).collect(),
-        after: changed.iter().map(|c| text(&now, &c.name)).collect(),
-        md5,
-        number: None,
-        origin: None,
-        was: None,
-        now: None,
-    };
-    Some(Done {
-        table: table.label.clone(),
-        moved: vec![Moved {
-            columns: changed.iter().map(|c| c.quoted.clone()).collect(),
-            rows: vec![row],
-        }],
-        ..Done::default()
-    })
 }

@@ -1,7 +1,8 @@
 //! Rows that came since: what refers to a row that changes again must follow it, where its key goes with it.
 
-use super::changes::{Address, TableChanges, Text, Update, address};
+use super::changes::{TableChanges, Update};
 use super::rekey::{Mover, unquoted};
+use super::rows::{Address, Text, address};
 use crate::catalog::references::ForeignKey;
 use crate::pg::{self, Mode, Session};
 use pgrx::pg_sys::Oid;

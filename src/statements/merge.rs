@@ -10,6 +10,7 @@
 use super::changes::{self, Done};
 use super::plan::{Known, Plan, Row, Side};
 use super::rekey::{Collision, Held, Mover, Referring, unquoted};
+use super::rows;
 use super::{settle, steps};
 use crate::error::Error;
 use crate::pg::{self, Mode, Session};
@@ -103,7 +104,7 @@ impl<'a> Merge<'a> {
         for plan in self.steps.iter().chain([&self.plan]) {
             let mut changes = plan.changes_since(earlier);
             if earlier.is_some() {
-                changes::find_again(session, &mut changes, &moved);
+                rows::find_again(session, &mut changes, &moved);
             }
             let done = changes::apply(session, mover, &changes)?;
             let rows = changes::moved(&done);

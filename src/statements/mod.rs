@@ -17,6 +17,7 @@ pub mod people;
 pub mod plan;
 pub mod registration;
 pub mod rekey;
+pub mod rows;
 pub mod settle;
 pub mod signup;
 pub mod status;

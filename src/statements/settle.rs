@@ -4,11 +4,11 @@
 //! that collide are taken in an order of preference, and a row stays unless it collides with one that was taken before it
 //! and stays. So nothing gives way but to a row that stays, and whatever collides with none of those stays too.
 
-use super::changes::address;
 use super::collisions;
 use super::merge::OnConflict;
 use super::plan::{Plan, Row, Side};
 use super::rekey::{Collision, Mover};
+use super::rows::address;
 use crate::error::Error;
 use crate::pg::{self, Arg};
 use pgrx::JsonB;

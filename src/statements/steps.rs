@@ -6,8 +6,9 @@
 //! refers to them comes to the row that stays by the key it has until then. Rows of which the conflict came about by
 //! another row's giving way go before that one.
 
-use super::changes::{TableChanges, Text, Update};
+use super::changes::{TableChanges, Update};
 use super::plan::{Plan, Row, Side};
+use super::rows::Text;
 use crate::catalog::references::ForeignKey;
 use crate::catalog::shape::Shape;
 use crate::error::Error;

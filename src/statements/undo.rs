@@ -1,6 +1,7 @@
 //! Taking back what the audit log tells of: the changes that lead from now to then, and whether they are possible.
 
-use super::changes::{Address, Done, Moved, MovedRow, TableChanges, Update, address};
+use super::changes::{Done, Moved, MovedRow, TableChanges, Update};
+use super::rows::{Address, address};
 use crate::catalog::House;
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;

@@ -1,8 +1,8 @@
 //! Whether a plan leaves every row with somebody to refer to.
 
-use super::changes::{Text, address};
 use super::plan::{Known, Plan};
 use super::rekey::unquoted;
+use super::rows::{Text, address};
 use crate::catalog::references::ForeignKey;
 use crate::error::Error;
 use crate::pg;

@@ -79,7 +79,7 @@ const SOFT: &str = "
      ORDER BY 1, 2";
 
 /// A registered soft reference, as the catalog has it now.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Soft {
     table: Oid,
     /// Quoted.

@@ -4,8 +4,8 @@ use super::Mover;
 use crate::catalog::references::Moving;
 use crate::error::Error;
 use crate::pg::{self, Mode, Session};
-use crate::statements::changes::address;
 use crate::statements::plan::Row;
+use crate::statements::rows::address;
 use pgrx::Uuid;
 use serde_json::{Value, json};
 

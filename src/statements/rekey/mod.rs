@@ -16,12 +16,12 @@ use crate::catalog::{App, House};
 use crate::error::{Error, Failure};
 use crate::pg::{self, Kept, Mode, Plan, Session, connect};
 use pgrx::Uuid;
-use pgrx::pg_sys::{Oid, UUIDARRAYOID};
+use pgrx::pg_sys::{Oid, UUIDARRAYOID, UUIDOID};
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use text::{any_condition, count_sql, new_value, update_many_sql, update_sql};
+use text::{any_condition, count_sql, new_value, remain_sql, update_many_sql, update_sql};
 
 /// What refers to the users, and the statements that move it.
 pub struct Mover {
@@ -52,6 +52,7 @@ struct Statements {
     counter: OnceCell<Plan>,
     updater: OnceCell<Plan>,
     updater_many: OnceCell<Plan>,
+    remaining: OnceCell<Plan>,
     shape: OnceCell<Shape>,
 }
 
@@ -102,12 +103,6 @@ impl Collision {
     }
 }
 
-const ID: [pgrx::pg_sys::BuiltinOid; 1] = [pgrx::pg_sys::BuiltinOid::UUIDOID];
-
-fn ids(count: usize) -> Vec<Oid> {
-    vec![Oid::from(ID[0]); count]
-}
-
 impl Mover {
     /// What refers to the users now.
     pub fn get(house: House, app: &App) -> Result<Rc<Self>, Error> {
@@ -121,7 +116,7 @@ impl Mover {
                         && mover.soft == soft
                 };
                 let few = |mover: &Mover| mover.references.tables.len() <= KEPT_TABLES;
-                let learn = || Self::read(session, house, app, Soft::read(session, Mode::Fresh));
+                let learn = || Self::read(session, house, app, soft.clone());
                 MOVER.with(|kept| kept.get(version, fits, few, learn))
             })
         })
@@ -137,6 +132,7 @@ impl Mover {
                 counter: OnceCell::new(),
                 updater: OnceCell::new(),
                 updater_many: OnceCell::new(),
+                remaining: OnceCell::new(),
                 shape: OnceCell::new(),
             })
             .collect();
@@ -181,7 +177,15 @@ impl Mover {
     pub fn count(&self, session: &Session, id: Uuid, mode: Mode) -> Vec<Referring> {
         self.moving()
             .filter(|place| *place > 0 || self.references.tables[0].moving.len() > 1)
-            .map(|place| self.referring(place, self.count_one(session, place, id, mode)))
+            .map(|place| {
+                let statements = &self.statements[place];
+                let rows = pg::as_role(self.references.tables[place].owner, || {
+                    let prepare = || session.prepare(&statements.count, &[UUIDOID]);
+                    let plan = statements.counter.get_or_init(prepare);
+                    session.execute(plan, &[id.into()], mode).one::<i64>().unwrap_or_default()
+                });
+                self.referring(place, rows as u64)
+            })
             .collect()
     }
 
@@ -324,7 +328,7 @@ impl Mover {
         let Some(sql) = &statements.update else {
             return 0;
         };
-        let plan = statements.updater.get_or_init(|| session.prepare(sql, &ids(2)));
+        let plan = statements.updater.get_or_init(|| session.prepare(sql, &[UUIDOID; 2]));
         session.execute(plan, &[from.into(), to.into()], Mode::Queued).touched()
     }
 
@@ -341,16 +345,11 @@ impl Mover {
         users: &[(Uuid, Uuid)],
     ) -> Result<(), Error> {
         let tables = &self.references.tables;
+        let (old, new): (Vec<Uuid>, Vec<Uuid>) = users.iter().copied().unzip();
         let own = moved.iter().find(|(place, _)| *place == 0).map_or(0, |(_, rows)| *rows);
-        let new: Vec<Uuid> = users.iter().map(|(_, to)| *to).collect();
         let all_there = own >= users.len() as u64
             && (!tables[0].keeps_rows || self.lock(session, &new).len() == users.len());
-        let stays = |place: &usize| {
-            tables[*place].keeps_rows
-                && users
-                    .iter()
-                    .any(|(from, _)| self.count_one(session, *place, *from, Mode::Fresh) > 0)
-        };
+        let stays = |place: &usize| tables[*place].keeps_rows && self.remain(session, *place, &old);
         let place = if all_there { self.moving().find(stays) } else { Some(0) };
         match place {
             Some(place) => Err(Error::HeldBack { table: tables[place].label.clone() }),
@@ -358,12 +357,13 @@ impl Mover {
         }
     }
 
-    fn count_one(&self, session: &Session, place: usize, id: Uuid, mode: Mode) -> u64 {
-        let statements = &self.statements[place];
+    /// Whether rows of a table still hold any of `ids` as users.
+    fn remain(&self, session: &Session, place: usize, ids: &[Uuid]) -> bool {
         pg::as_role(self.references.tables[place].owner, || {
-            let prepare = || session.prepare(&statements.count, &ids(1));
-            let plan = statements.counter.get_or_init(prepare);
-            session.execute(plan, &[id.into()], mode).one::<i64>().unwrap_or_default() as u64
+            let prepare =
+                || session.prepare_generic(&remain_sql(&self.references, place), &[UUIDARRAYOID]);
+            let plan = self.statements[place].remaining.get_or_init(prepare);
+            session.execute(plan, &[ids.to_vec().into()], Mode::Fresh).one().unwrap_or(true)
         })
     }
 

@@ -50,6 +50,15 @@ pub(super) fn count_sql(references: &References, place: usize) -> String {
     )
 }
 
+/// Whether any row holds one of the ids in `$1`.
+pub(super) fn remain_sql(references: &References, place: usize) -> String {
+    format!(
+        "SELECT EXISTS (SELECT FROM unnest($1::uuid[]) AS m(old) JOIN {} t ON {})",
+        references.tables[place].target(),
+        any_condition(references, place, "m.old")
+    )
+}
+
 /// `UPDATE … SET`, without a condition; None where there is nothing to write.
 fn update_head(references: &References, place: usize, ids: (&str, &str)) -> Option<String> {
     let table = &references.tables[place];

@@ -1,0 +1,213 @@
+//! Reading the rows of a plan: each once, and locked as it is read unless this is a rehearsal.
+
+use super::{Known, Plan, Row, Side};
+use crate::error::Error;
+use crate::pg::{self, Arg, Mode};
+use crate::statements::collisions;
+use crate::statements::rekey::Mover;
+use crate::statements::rows::{Address, Text, address};
+use pgrx::pg_sys::Oid;
+use pgrx::{JsonB, Uuid};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Plan<'_> {
+    fn lock(&self) -> &'static str {
+        if self.mode == Mode::Read { "" } else { " FOR UPDATE OF t" }
+    }
+
+    /// The rows of a table that `source` (`… t …`) selects, each with the number `place` of what it was found by.
+    pub(super) fn find(
+        &mut self,
+        table: usize,
+        place: &str,
+        source: &str,
+        args: &[Arg],
+    ) -> Vec<(usize, Row)> {
+        let of = &self.mover.references.tables[table];
+        let list: Vec<String> =
+            self.columns[table].iter().map(|c| format!("t.{c}::text")).collect();
+        let sql = format!(
+            "SELECT {place}::bigint, t.tableoid, t.ctid::text, ARRAY[{}]::text[] FROM {source}{}",
+            list.join(", "),
+            self.lock()
+        );
+        let found: Vec<(usize, Address, Vec<Text>)> = pg::as_role(of.owner, || {
+            let rows = self.session.run(&sql, args, self.mode);
+            (0..rows.len())
+                .filter_map(|row| {
+                    let place = rows.get::<i64>(row, 1)? as usize;
+                    Some((place, address(&rows, row, 2)?, rows.get(row, 4)?))
+                })
+                .collect()
+        });
+        let mut all: Vec<(usize, Row)> = found
+            .into_iter()
+            .map(|(place, address, before)| {
+                let row = (table, address);
+                self.rows.entry(row.clone()).or_insert_with(|| Known {
+                    before,
+                    after: BTreeMap::new(),
+                    side: None,
+                });
+                (place, row)
+            })
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// The app user with this id.
+    pub fn user(&mut self, id: Uuid) -> Result<Row, Error> {
+        let target = self.mover.references.tables[0].target();
+        let found = self.find(0, "0", &format!("{target} t WHERE t.id = $1"), &[id.into()]);
+        let user = found.into_iter().next().map(|(_, row)| row);
+        user.ok_or(Error::AppUserGone { id: id.to_string() })
+    }
+
+    /// Reads, and locks, a row that is only known by its address.
+    pub fn learn(&mut self, row: &Row) -> Result<(), Error> {
+        if self.rows.contains_key(row) {
+            return Ok(());
+        }
+        let table = &self.mover.references.tables[row.0];
+        let source = format!("{} t WHERE t.tableoid = $1 AND t.ctid = $2::tid", table.target());
+        let args = [Oid::from(row.1.0).into(), row.1.1.clone().into()];
+        if self.find(row.0, "0", &source, &args) == [(0, row.clone())] {
+            return Ok(());
+        }
+        Err(Error::ChangedMeanwhile { table: table.label.clone() })
+    }
+
+    /// Any columns of a row, as they are in the table.
+    pub fn fields(&self, row: &Row, columns: &[&str]) -> Vec<Text> {
+        let table = &self.mover.references.tables[row.0];
+        let list: Vec<String> = columns.iter().map(|c| format!("t.{c}::text")).collect();
+        let sql = format!(
+            "SELECT ARRAY[{}]::text[] FROM {} t WHERE t.tableoid = $1 AND t.ctid = $2::tid",
+            list.join(", "),
+            table.target()
+        );
+        let args = [Oid::from(row.1.0).into(), row.1.1.clone().into()];
+        let found = pg::as_role(table.owner, || {
+            self.session.run(&sql, &args, self.mode).one::<Vec<Text>>()
+        });
+        found.unwrap_or_else(|| vec![None; columns.len()])
+    }
+
+    /// Finds the rows that refer through a foreign key to any of `parents`, as those are now.
+    pub(super) fn look_up<'r>(&mut self, number: usize, parents: impl Iterator<Item = &'r Row>) {
+        let key = &self.keys()[number];
+        let mut new: Vec<Row> = Vec::new();
+        let mut values: Vec<Value> = Vec::new();
+        for parent in parents {
+            if !self.looked_up.insert((parent.clone(), number)) {
+                continue;
+            }
+            let now: Vec<Text> = key.keys.iter().map(|k| self.before(parent, k)).collect();
+            if now.iter().all(Option::is_some) {
+                new.push(parent.clone());
+                values.push(json!(now));
+            }
+        }
+        if new.is_empty() {
+            return;
+        }
+        let shape = self.mover.shape(self.session, key.parent, self.mode);
+        let mut conditions: Vec<String> = key
+            .columns
+            .iter()
+            .zip(&key.keys)
+            .zip(&key.operators)
+            .enumerate()
+            .map(|(i, ((column, k), operator))| {
+                let kind = shape.column(k).map_or("text", |c| c.kind.as_str());
+                format!("(x.r ->> {i})::{kind} {operator} t.{column}")
+            })
+            .collect();
+        conditions.extend(key.within("t"));
+        let source = format!(
+            "jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}",
+            self.mover.references.tables[key.child].target(),
+            conditions.join(" AND ")
+        );
+        let args = [JsonB(Value::Array(values)).into()];
+        for (place, child) in self.find(key.child, "x.place", &source, &args) {
+            let parent = new[place - 1].clone();
+            self.parents.insert((child.clone(), number), parent.clone());
+            self.children.entry((parent, number)).or_default().push(child);
+        }
+    }
+
+    /// Generated columns that are keys follow the columns they are made of.
+    pub(super) fn compute_generated(&mut self, open: &BTreeMap<Row, (BTreeSet<String>, Side)>) {
+        let places: BTreeSet<usize> = open.keys().map(|row| row.0).collect();
+        for place in places {
+            let shape = self.mover.shape(self.session, place, self.mode);
+            let generated: Vec<String> = self.columns[place]
+                .iter()
+                .filter(|c| shape.column(c).is_some_and(|c| c.generated.is_some()))
+                .cloned()
+                .collect();
+            let rows: Vec<Row> = open
+                .iter()
+                .filter(|(row, (columns, _))| {
+                    row.0 == place && !columns.is_empty() && !self.gone.contains_key(*row)
+                })
+                .map(|(row, _)| row.clone())
+                .collect();
+            if generated.is_empty() || rows.is_empty() {
+                continue;
+            }
+            let (query, images) = self.image(place, rows.iter());
+            let list: Vec<String> = generated.iter().map(|c| format!("m.{c}::text")).collect();
+            let sql = format!(
+                "SELECT m.\"#table\"::oid, m.\"#row\"::text, ARRAY[{}]::text[] FROM ({query}) m",
+                list.join(", ")
+            );
+            let owner = self.mover.references.tables[place].owner;
+            let found: Vec<(Row, Vec<Text>)> = pg::as_role(owner, || {
+                let rows = self.session.run(&sql, &[JsonB(images).into()], self.mode);
+                (0..rows.len())
+                    .filter_map(|row| Some(((place, address(&rows, row, 1)?), rows.get(row, 3)?)))
+                    .collect()
+            });
+            for (row, values) in found {
+                let side = open.get(&row).map_or(Side::App, |(_, side)| *side);
+                self.set(&row, side, generated.iter().cloned().zip(values).collect());
+            }
+        }
+    }
+
+    /// A query over `$1` for rows of a table as they will be (see [`collisions::moved`]), and that argument.
+    pub fn image<'r>(&self, place: usize, rows: impl Iterator<Item = &'r Row>) -> (String, Value) {
+        let table = &self.mover.references.tables[place];
+        let shape = self.mover.shape(self.session, place, self.mode);
+        let mut columns = BTreeSet::new();
+        let images: Vec<Value> = rows
+            .filter_map(|row| {
+                let after = &self.rows.get(row)?.after;
+                columns.extend(after.keys());
+                Some(json!({ "t": row.1.0.to_string(), "r": row.1.1, "v": after }))
+            })
+            .collect();
+        let query = collisions::images(table, shape, &columns);
+        (query, Value::Array(images))
+    }
+}
+
+/// The columns of a table that a plan has to know.
+pub(super) fn key_columns(mover: &Mover, place: usize) -> Vec<String> {
+    let mut all: BTreeSet<String> = BTreeSet::new();
+    for key in &mover.references.keys {
+        if key.child == place {
+            all.extend(key.columns.iter().cloned());
+        }
+        if key.parent == place {
+            all.extend(key.keys.iter().cloned());
+        }
+    }
+    let moving = mover.references.tables[place].moving.iter();
+    all.extend(moving.map(|m| m.column.clone()));
+    all.into_iter().collect()
+}

@@ -119,11 +119,6 @@ impl Loader {
 
     /// Inserts as the current role, within a subtransaction of the caller's. None, and nothing is done, where the statement itself must be executed.
     pub fn insert(&self, rows: &RowSet) -> Option<u64> {
-        // The statement is refused in a READ ONLY transaction, this would not be.
-        // SAFETY: a backend-local variable.
-        if unsafe { pg_sys::XactReadOnly } {
-            return None;
-        }
         // Where nothing may be written, the statement says so in the server's own words. And a function in a constraint
         // might sign somebody up.
         // SAFETY: backend-local state.

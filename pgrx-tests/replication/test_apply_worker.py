@@ -262,7 +262,10 @@ def test_a_deadlock_does_not_stop_it(pair):
     publisher, subscriber = pair
     subscriber.sql("SELECT onagui.enable_sync(p_always => true)")
     subscriber.sql("CREATE TABLE public.first (n int); CREATE TABLE public.second (n int)")
-    subscriber.sql(RAISE % ("LOCK TABLE public.first; PERFORM pg_catalog.pg_sleep(0.1); LOCK TABLE public.second", "TRIGGER t BEFORE INSERT", ""))
+    # The server looks for a deadlock once in a wait: the worker's second wait begins when the other's has.
+    waits = "EXISTS (SELECT FROM pg_catalog.pg_locks WHERE relation = 'public.first'::pg_catalog.regclass AND NOT granted)"
+    locks = f"LOCK TABLE public.first; WHILE NOT {waits} LOOP PERFORM pg_catalog.pg_sleep(0.01); END LOOP; LOCK TABLE public.second"
+    subscriber.sql(RAISE % (locks, "TRIGGER t BEFORE INSERT", ""))
     subscriber.sql(f"ALTER DATABASE {subscriber.name} SET onagui_sync.lock_timeout = 0; ALTER DATABASE {subscriber.name} SET deadlock_timeout = '10ms'", role=ADMIN)
     subscribe(publisher, subscriber)
     pid = worker(subscriber)

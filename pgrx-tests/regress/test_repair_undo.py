@@ -155,6 +155,27 @@ def test_trigger_that_changes_what_is_put_back(db):
     refused(db, audit_id, "trigger")
 
 
+def test_generated_domain_in_a_partitioned_table(db):
+    """The server cannot compute with such a value in RETURNING as the row comes back."""
+    db.sql("CREATE DOMAIN public.user_id AS uuid", role=ADMIN)
+    db.sql(
+        """CREATE TABLE seats (user_id public.user_id PRIMARY KEY REFERENCES onagui.app_users,
+                               held_by public.user_id GENERATED ALWAYS AS (user_id) STORED) PARTITION BY HASH (user_id);
+           CREATE TABLE seats_0 PARTITION OF seats FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+           CREATE TABLE seats_1 PARTITION OF seats FOR VALUES WITH (MODULUS 2, REMAINDER 1)"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO seats VALUES (%s), (%s)", [app, auth])
+    before = content(db, "seats", "onagui.app_users")
+    done = fix_one(db, "ann@example.com", policy="keep_auth")
+    assert db.sql("SELECT held_by FROM seats") == [(auth,)]
+    undo(db, done["audit_id"])
+    assert content(db, "seats", "onagui.app_users") == before
+    again = db.one("SELECT undone_by FROM onagui.sync_audit_log WHERE audit_id = %s", [done["audit_id"]], role=ADMIN)
+    undo(db, again)
+    assert db.sql("SELECT held_by FROM seats") == [(auth,)]
+
+
 def test_unique_conflict_since(db):
     app, auth, audit_id = merged(db)
     app_user(db, "someone@example.com", username="w")

@@ -126,7 +126,6 @@ start() {
         echo "listen_addresses = '${port:+127.0.0.1}'"
         echo "port = ${port:-5432}"
         echo "timezone = 'UTC'"
-        echo "jit = off"
         echo "log_line_prefix = '%m [%p] %e %q%u@%d '"
         if [[ $durable == false ]]; then
             printf '%s = off\n' fsync full_page_writes synchronous_commit

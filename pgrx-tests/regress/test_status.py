@@ -240,6 +240,35 @@ def test_one_email_reads_no_whole_table(town):
     assert whole_reads() == before
 
 
+def test_no_query_of_ours_is_compiled(town):
+    """To compile queries of this length takes seconds, and JIT is on by default."""
+    auth(town, "ann@example.com")
+    connection = town.connect("supabase_admin")
+    if not connection.execute("SELECT pg_jit_available()").fetchone()[0]:
+        pytest.skip(f"this build of PostgreSQL {town.server.major} has no JIT")
+    connection.execute("LOAD 'auto_explain'")
+    for setting in "log_min_duration = 0", "log_analyze = on", "log_nested_statements = on", "log_level = notice":
+        connection.execute(f"SET auto_explain.{setting}")
+    connection.execute("SET jit_above_cost = 0")
+
+    def compiled(query):
+        """What was compiled for it, itself apart."""
+        connection.notices.clear()
+        connection.execute(query)
+        return [notice.message for notice in connection.notices if "JIT:" in notice.message and "Query Text: " + query not in notice.message]
+
+    connection.execute("CREATE FUNCTION public.asks() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM auth.users); END'")
+    assert compiled("SELECT public.asks()")
+    for query in (
+        "SELECT * FROM onagui.sync_status(p_email => 'ann@example.com')",
+        "SELECT * FROM onagui.user_sync_status",
+        "SELECT * FROM onagui.sync_summary()",
+        "SELECT onagui.sync_report()",
+        "SELECT * FROM onagui.fix_user_ids()",
+    ):
+        assert compiled(query) == []
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

@@ -2,7 +2,7 @@
 
 import psycopg
 import pytest
-from repairs import ADMIN, app_user, auth_user, duplicate, fix_one, log, mismatched, new_id, statuses, undo
+from repairs import ADMIN, app_user, auth_user, duplicate, fix, fix_one, log, mismatched, new_id, statuses, undo
 
 FIX = "SELECT action, outcome, rows_changed, details #>> '{error,sqlstate}' FROM onagui.fix_user_ids(NULL, true)"
 
@@ -139,6 +139,25 @@ def test_fix_and_undo(db):
     assert [entry["action"] for entry in log(db)] == ["rekey", "undo", "rekey"]
     undo(db, log(db)[-1]["audit_id"])
     assert db.one("SELECT user_id FROM orders") == app
+
+
+def test_one_of_two_swapped_emails_changes_meanwhile(db):
+    """They are exchanged together or not at all."""
+    ann, bob = auth_user(db, "ann@example.com"), auth_user(db, "bob@example.com")
+    app_user(db, "bob@example.com", ann)
+    app_user(db, "ann@example.com", bob)
+    other = db.connect()
+    other.execute("BEGIN")
+    other.execute("UPDATE onagui.app_users SET email = 'old@example.com' WHERE id = %s", [ann])
+    running = db.in_background(FIX)
+    running.wait_blocked(by=other)
+    other.execute("COMMIT")
+    assert [(row[0], row[1], row[3]) for row in running.result()] == [("update_email", "failed", "40001")] * 2
+    assert dict(db.sql("SELECT id, email FROM onagui.app_users")) == {ann: "old@example.com", bob: "ann@example.com"}
+    [entry, _] = log(db, action="failure")
+    assert entry["details"]["error"]["hint"] == "Try again."
+    assert [row["outcome"] for row in fix(db, None)] == ["done"] * 2
+    assert statuses(db) == {"SYNCED": 2}
 
 
 def test_deadlock_on_purpose(db):

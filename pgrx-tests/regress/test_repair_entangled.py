@@ -212,3 +212,29 @@ def test_a_row_takes_a_key_in_an_index_that_another_leaves(db):
     db.sql("INSERT INTO badges VALUES (1, %s, %s), (2, %s, %s)", [low, low.replace("1", "2"), high, low])
     merge(db, "error", "badges")
     assert db.one("SELECT count(*) FROM badges_low") == 1
+
+
+def test_no_order_of_steps(db):
+    """Lamp 3 must come to desk 1 before desk 2 takes the key of the desk it stands on: and its bulb is at home with the other user only."""
+    db.sql(
+        """CREATE TABLE bulbs (user_id uuid REFERENCES onagui.app_users, bulb int, PRIMARY KEY (user_id, bulb));
+           CREATE TABLE desks (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, room int, seat int,
+                               UNIQUE (user_id, seat), UNIQUE (user_id, room));
+           CREATE TABLE lamps (id int, user_id uuid, room int, bulb int,
+                               FOREIGN KEY (user_id, bulb) REFERENCES bulbs,
+                               FOREIGN KEY (user_id, room) REFERENCES desks (user_id, room) ON DELETE CASCADE)"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO bulbs VALUES ('{auth}', 5)")
+    db.sql(f"INSERT INTO desks VALUES (1, '{app}', 1, 9), (2, '{app}', 2, 5), (3, '{auth}', 2, 9)")
+    db.sql(f"INSERT INTO lamps VALUES (3, '{auth}', 2, 5)")
+    before = content(db, "onagui.app_users", "bulbs", "desks", "lamps")
+    for apply in False, True:
+        row = fix_one(db, "ann@example.com", apply, policy="keep_app")
+        error = row["details"]["error"]
+        assert (row["outcome"], error["sqlstate"]) == ("refused", "23503")
+        assert error["detail"].startswith("Rows of public.desks would give way") and "p_on_conflict" in error["hint"]
+        assert content(db, "onagui.app_users", "bulbs", "desks", "lamps") == before
+    # As the hint says.
+    merge(db, "keep_auth", "bulbs", "desks", "lamps")
+    assert db.sql("SELECT id FROM desks") == [(3,)]

@@ -125,6 +125,16 @@ def test_soft_rows_that_had_the_id_already_stay(db):
     assert content(db, "files") == before
 
 
+def test_soft_rows_that_had_the_id_already_and_cannot_be_told_apart(db):
+    """Which of the two had the id before? One has changed since, and there is no key to know it by."""
+    db.sql("CREATE TABLE files (owner text, name text); SELECT onagui.register_reference('files', 'owner')")
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql(f"INSERT INTO files VALUES ('{auth}', 'a'), ('{app}', 'b')")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("UPDATE files SET name = name || '2'")
+    refused(db, audit_id, "rows of public.files had the id before, have changed, and cannot be told apart")
+
+
 @pytest.fixture(params=["uuid", "text"])
 def visits(db, request):
     """Registered, without a foreign key: nobody but the undo itself can see to it that nothing is left behind."""

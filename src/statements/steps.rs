@@ -30,7 +30,8 @@ pub fn before<'a>(last: &Plan<'a>, rounds: &[Round]) -> Result<Vec<Plan<'a>>, Er
             return Ok(steps);
         }
     }
-    let places = last.gone.keys().map(|(place, _)| *place);
+    // The leaving user's own row is not what is in the way.
+    let places = last.gone.keys().map(|(place, _)| *place).filter(|place| *place > 0);
     let tables: BTreeSet<&str> =
         places.map(|place| last.mover.references.tables[place].label.as_str()).collect();
     Err(Error::Entangled { tables: tables.into_iter().collect::<Vec<_>>().join(", ") })

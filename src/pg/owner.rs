@@ -77,22 +77,26 @@ impl Drop for Settings {
 
 const PINNED: &CStr = c"pg_catalog, pg_temp";
 
-/// Pins the search_path, which is worth a look first: each change of it makes every plan look names up anew.
-fn pin_search_path() {
-    // SAFETY: the variable of the setting search_path is NULL or NUL-terminated.
-    let is_pinned = unsafe {
+/// Pins how names are looked up, and how the server quotes them. The search_path is worth a look first: each change of it
+/// makes every plan look names up anew.
+fn pin_names() {
+    // SAFETY: the variable of the setting search_path is NULL or NUL-terminated; the other one is a flag.
+    let (is_pinned, quotes_all) = unsafe {
         let path = pg_sys::namespace_search_path;
-        !path.is_null() && CStr::from_ptr(path) == PINNED
+        (!path.is_null() && CStr::from_ptr(path) == PINNED, pg_sys::quote_all_identifiers)
     };
     if !is_pinned {
         set_locally(c"search_path", PINNED);
+    }
+    if quotes_all {
+        set_locally(c"quote_all_identifiers", c"off");
     }
 }
 
 /// Runs `f` with the search_path pinned. Around many calls of [`as_role`] it spares each of them the change.
 pub fn with_pinned_path<R>(f: impl FnOnce() -> R) -> R {
     let _settings = Settings::keep();
-    pin_search_path();
+    pin_names();
     f()
 }
 
@@ -103,7 +107,7 @@ pub fn with_pinned_path<R>(f: impl FnOnce() -> R) -> R {
 pub fn as_role<R>(role: impl Into<Role>, f: impl FnOnce() -> R) -> R {
     let _role = Assumed::assume(role.into());
     let _settings = Settings::keep();
-    pin_search_path();
+    pin_names();
     f()
 }
 
@@ -124,6 +128,8 @@ pub fn with_stable_text<R>(f: impl FnOnce() -> R) -> R {
         (c"extra_float_digits", c"1"),
         (c"bytea_output", c"hex"),
         (c"xmloption", c"content"),
+        (c"lc_monetary", c"C"),
+        (c"array_nulls", c"on"),
     ] {
         set_locally(name, value);
     }

@@ -22,7 +22,7 @@ const SETTINGS: &str = "
                THEN 'whoever signs up with somebody''s address inherits their app user, before the address is confirmed'
                WHEN 'onagui_sync.on_error=raise' THEN 'a sign-up fails when its app user cannot be written'
                END AS meaning
-          FROM pg_settings s WHERE s.name LIKE 'onagui\\_sync.%'),
+          FROM pg_settings s WHERE starts_with(s.name, 'onagui_sync.')),
     place AS (
         SELECT s.name,
                format('ALTER %s RESET %s; ',

@@ -58,7 +58,7 @@ pub fn others(session: &Session, _: House, report: &mut Report) -> Result<(), Er
            FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
           WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D'
             AND p.oid <> 'onagui.sync_auth_user_to_app_users()'::regprocedure
-            AND p.prosrc ~* '\\mapp_users\\M'
+            AND p.prosrc ~* '[[:<:]]app_users[[:>:]]'
           ORDER BY t.tgname",
         &[auth.table.into()],
     );

@@ -196,7 +196,8 @@ def test_a_transaction_each(session, name):
         steps = [after - before for before, after in zip(series, series[1:])]
         leak = statistics.median(steps) / (count // STEPS)
         assert leak < LEAK, f"{leak:.0f} bytes more for each {name}, {what}: {series} {held[-1][0] - held[0][0]}"
-        assert sum(steps) < max(LEAK * count, NOISE), f"{what}: {series} {held[-1][0] - held[0][0]}"
+        # The largest step may be a plan that was made anew, once: a leak comes again.
+        assert sum(sorted(steps)[:-1]) < max(LEAK * count, NOISE), f"{what}: {series} {held[-1][0] - held[0][0]}"
     assert in_pages < max(LEAK * count, PAGES), f"{in_pages / count:.0f} bytes for each {name}"
 
 

@@ -240,6 +240,29 @@ def test_one_email_reads_no_whole_table(town):
     assert whole_reads() == before
 
 
+def test_few_among_very_many_are_looked_up_by_index(town):
+    """1,500 without a counterpart are many in a small table, where it is read a second time, and few among ten million."""
+    town.sql(
+        "INSERT INTO auth.users (instance_id, id, email, email_confirmed_at)"
+        " SELECT %s, gen_random_uuid(), 'u' || i || '@x.org', now() FROM generate_series(1, 1500) i",
+        [uuid.UUID(int=0)],
+        role="supabase_auth_admin",
+    )
+    town.sql("VACUUM ANALYZE auth.users, onagui.app_users", role="supabase_admin")
+
+    def whole_reads():
+        query = "SELECT seq_scan FROM pg_stat_user_tables WHERE relid = 'auth.users'::regclass"
+        town.sql("SELECT pg_stat_force_next_flush()")
+        before = town.one(query)
+        assert dict(town.sql("SELECT sync_status, users FROM onagui.sync_summary()"))["MISSING_IN_APP_USERS"] == 1500
+        town.sql("SELECT pg_stat_force_next_flush()")
+        return town.one(query) - before
+
+    assert whole_reads() == 2
+    town.sql("UPDATE pg_class SET reltuples = 1e7 WHERE oid = 'auth.users'::regclass", role="supabase_admin")
+    assert whole_reads() == 1
+
+
 def test_no_query_of_ours_is_compiled(town):
     """To compile queries of this length takes seconds, and JIT is on by default."""
     auth(town, "ann@example.com")

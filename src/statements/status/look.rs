@@ -23,8 +23,8 @@ pub fn differs(one: &str, other: &str) -> String {
     )
 }
 
-/// `few` where the keys in `wanted` are few, else `many`: decided when the statement runs, by counting.
-pub fn either_way(way: Way, limit: usize, few: &str, many: &str) -> String {
+/// `few` where there are at most `limit` keys in `wanted`, an expression, else `many`: decided when the statement runs.
+pub fn either_way(way: Way, limit: &str, few: &str, many: &str) -> String {
     if way == Way::Scan {
         return many.to_owned();
     }

@@ -352,3 +352,17 @@ def test_four_users_of_one_email_are_merged_one_by_one(db):
     rows = fix(db, "ann@example.com")
     assert sorted(row["action"] for row in rows if row["outcome"] == "done") == ["merge"] * 3, (rows, others)
     assert db.sql("SELECT id FROM onagui.app_users") == [(auth,)]
+
+
+def test_orphans_of_a_key_not_valid_beside_one_that_is(db):
+    """The post refers to its user, and to no profile: once its column changes, the server minds."""
+    db.sql("CREATE TABLE profiles (user_id uuid PRIMARY KEY REFERENCES onagui.app_users); CREATE TABLE posts (user_id uuid REFERENCES onagui.app_users)")
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql(f"INSERT INTO posts VALUES ('{app}'); ALTER TABLE posts ADD CONSTRAINT by_profile FOREIGN KEY (user_id) REFERENCES profiles NOT VALID")
+    for apply in False, True:
+        row = fix_one(db, "ann@example.com", apply)
+        assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("refused", "23503")
+        assert "by_profile" in row["details"]["error"]["detail"]
+    db.sql(f"INSERT INTO profiles VALUES ('{app}')")
+    assert fix_one(db, "ann@example.com")["rows_changed"] == 2
+    assert db.sql("SELECT user_id FROM posts NATURAL JOIN profiles") == [(auth,)]

@@ -246,9 +246,12 @@ impl References {
             let ties = raw.columns.iter().zip(&raw.keys).any(|(column, key)| {
                 moves(child, column) && !parent.is_some_and(|parent| moves(parent, key))
             });
+            // Rows that refer to nobody by it may do so no more once they change. The user's own row is there.
+            let to_the_user = raw.columns.len() == 1 && parent == Some(0);
             let is_loose = !raw.validated
-                && raw.columns.len() > 1
-                && (raw.full || raw.columns.iter().any(|c| moves(child, c)));
+                && !to_the_user
+                && (raw.columns.len() > 1 && raw.full
+                    || raw.columns.iter().any(|c| moves(child, c)));
             let ties = ties || is_loose;
             if !ties {
                 continue;

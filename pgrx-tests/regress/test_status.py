@@ -30,6 +30,16 @@ def auth(db, email=None, id=None, confirmed=True, deleted=False, sso=False):
     return id
 
 
+def many_auth(db, count):
+    """u1@x.org and so on."""
+    db.sql(
+        "INSERT INTO auth.users (instance_id, id, email, email_confirmed_at)"
+        " SELECT %s, gen_random_uuid(), 'u' || i || '@x.org', now() FROM generate_series(1, %s) i",
+        [uuid.UUID(int=0), count],
+        role="supabase_auth_admin",
+    )
+
+
 def app(db, email=None, id=None):
     id = id or uuid.uuid4()
     db.sql("INSERT INTO onagui.app_users (id, email, created_at) VALUES (%s, %s, '2024-04-01 12:00+00')", [id, email])
@@ -221,12 +231,7 @@ def test_padded_and_oddly_written_emails_in_auth_are_found(town):
 
 
 def test_one_email_reads_no_whole_table(town):
-    town.sql(
-        "INSERT INTO auth.users (instance_id, id, email, email_confirmed_at)"
-        " SELECT %s, gen_random_uuid(), 'u' || i || '@x.org', now() FROM generate_series(1, 20000) i",
-        [uuid.UUID(int=0)],
-        role="supabase_auth_admin",
-    )
+    many_auth(town, 20000)
     town.sql("INSERT INTO onagui.app_users (id, email) SELECT id, email FROM auth.users")
     town.sql("VACUUM ANALYZE auth.users, onagui.app_users", role="supabase_admin")
 
@@ -242,12 +247,7 @@ def test_one_email_reads_no_whole_table(town):
 
 def test_few_among_very_many_are_looked_up_by_index(town):
     """1,500 without a counterpart are many in a small table, where it is read a second time, and few among ten million."""
-    town.sql(
-        "INSERT INTO auth.users (instance_id, id, email, email_confirmed_at)"
-        " SELECT %s, gen_random_uuid(), 'u' || i || '@x.org', now() FROM generate_series(1, 1500) i",
-        [uuid.UUID(int=0)],
-        role="supabase_auth_admin",
-    )
+    many_auth(town, 1500)
     town.sql("VACUUM ANALYZE auth.users, onagui.app_users", role="supabase_admin")
 
     def whole_reads():

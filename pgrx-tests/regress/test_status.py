@@ -258,9 +258,25 @@ def test_few_among_very_many_are_looked_up_by_index(town):
         town.sql("SELECT pg_stat_force_next_flush()")
         return town.one(query) - before
 
-    assert whole_reads() == 2
+    # To find who may be out of step, then these, then everybody with one of their e-mails.
+    assert whole_reads() == 3
     town.sql("UPDATE pg_class SET reltuples = 1e7 WHERE oid = 'auth.users'::regclass", role="supabase_admin")
     assert whole_reads() == 1
+
+
+def test_more_out_of_step_than_are_named_one_by_one(town):
+    many_auth(town, 45_000)
+    synced = auth(town, "ann@example.com")
+    app(town, "ann@example.com", synced)
+    mismatched = auth(town, "bob@example.com")
+    old = app(town, "bob@example.com")
+    expected = {"MISSING_IN_APP_USERS": 45_000, "MISMATCHED": 1, "SYNCED": 1}
+    summary = dict(town.sql("SELECT sync_status, users FROM onagui.sync_summary()"))
+    assert {status: users for status, users in summary.items() if users} == expected
+    assert dict(town.sql("SELECT sync_status, count(*) FROM onagui.user_sync_status GROUP BY 1")) == expected
+    assert town.sql("SELECT auth_user_id, app_user_id FROM onagui.sync_status('{MISMATCHED}')") == [(mismatched, old)]
+    missing = town.one("SELECT count(DISTINCT auth_user_id) FROM onagui.sync_status('{MISSING_IN_APP_USERS}')")
+    assert missing == 45_000
 
 
 def test_no_query_of_ours_is_compiled(town):

@@ -14,6 +14,7 @@ mod loader;
 mod owner;
 mod planning;
 mod procedure;
+mod reading;
 mod rowset;
 mod server;
 mod spi;

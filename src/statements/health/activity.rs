@@ -4,7 +4,8 @@ use super::{Report, count, literal, read};
 use crate::catalog::{App, Auth, House};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
-use crate::statements::status::{Overview, Survey, Which};
+use crate::statements::status::{Overview, Survey, Suspects};
+use pgrx::pg_sys::UUIDARRAYOID;
 
 /// Sign-ups of the last day that failed on the app side, as far as they are still without an app row.
 pub fn failures(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
@@ -54,15 +55,16 @@ pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), E
     let auth = Auth::read(session)?;
     let app = App::read(session)?;
     let survey = Survey::new(session, &auth, &app);
+    let suspects = Suspects::find(session, &survey);
     let sql = format!(
         "SELECT count(*), min(auth_created_at)::date::text,
                 coalesce(min(auth_created_at) < now() - interval '30 days', false),
                 (array_agg(email ORDER BY auth_created_at))[1]
            FROM ({}) s",
-        survey.rows_of(Which::Apart, &["PENDING"])
+        survey.rows_of(suspects.which(), &["PENDING"])
     );
-    let plan = session.prepare_read(&sql, &[], false);
-    let rows = session.execute(&plan, &[], Mode::Read);
+    let plan = session.prepare_read(&sql, &[UUIDARRAYOID], false);
+    let rows = session.execute(&plan, &[suspects.ids()], Mode::Read);
     let waiting: i64 = rows.get(0, 1).unwrap_or_default();
     if waiting == 0 {
         report.ok("nobody waits for a confirmation");

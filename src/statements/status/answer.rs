@@ -1,12 +1,12 @@
 //! Running the survey: for the view and its function, and for the summary.
 
-use super::{STATUSES, Survey, Which, words};
+use super::{STATUSES, Survey, Suspects, Which, words};
 use crate::catalog::{App, Auth, House, Ways};
 use crate::error::Error;
 use crate::pg::{self, Arg, Kept, Mode, Plan, RowWriter, Session, connect};
 use crate::settings;
 use onagui_decide::signup::LinkPolicy;
-use pgrx::pg_sys::{INT8OID, TEXTARRAYOID};
+use pgrx::pg_sys::{INT8OID, TEXTARRAYOID, UUIDARRAYOID};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
@@ -109,10 +109,11 @@ impl Overview {
         let others: Vec<&str> =
             question.wanted.iter().copied().filter(|status| *status != "SYNCED").collect();
         if !others.is_empty() && left != Some(0) {
-            let sql = survey.rows_of(Which::Apart, &others);
+            let suspects = Suspects::find(session, &survey);
+            let sql = survey.rows_of(suspects.which(), &others);
             let sql = format!("SELECT {CONTRACT_COLUMNS} FROM ({sql}) s");
-            let plan = session.prepare_read(&sql, &[], false);
-            rows.pour(session, &plan, &[], left);
+            let plan = session.prepare_read(&sql, &[UUIDARRAYOID], false);
+            rows.pour(session, &plan, &[suspects.ids()], left);
         }
     }
 
@@ -133,21 +134,19 @@ impl Overview {
     /// How many users have each of [`STATUSES`].
     pub fn summary(&self) -> Vec<(&'static str, i64)> {
         let survey = Survey { dates: false, ..self.survey() };
-        let apart = format!(
-            "SELECT s.sync_status, count(*), count(*) FILTER (WHERE NOT {})
-               FROM ({}) s GROUP BY s.sync_status",
-            words::any_of("s.why", &words::WITHOUT_APP_ROW),
-            survey.rows_sql(Which::Apart),
-        );
         look(self.house, || {
             connect(|session| {
-                let read = |sql: &str| {
-                    let plan = session.prepare_read(sql, &[], false);
-                    session.execute(&plan, &[], Mode::Read)
-                };
+                let suspects = Suspects::find(session, &survey);
+                let sql = format!(
+                    "SELECT s.sync_status, count(*), count(*) FILTER (WHERE NOT {})
+                       FROM ({}) s GROUP BY s.sync_status",
+                    words::any_of("s.why", &words::WITHOUT_APP_ROW),
+                    survey.rows_sql(suspects.which()),
+                );
+                let plan = session.prepare_read(&sql, &[UUIDARRAYOID], false);
+                let rows = session.execute(&plan, &[suspects.ids()], Mode::Read);
                 // Each app row is in one row of the survey: those that are not among the others are SYNCED.
-                let mut synced = read(&survey.app_count_sql()).one::<i64>().unwrap_or_default();
-                let rows = read(&apart);
+                let mut synced = suspects.app_rows(session, &survey);
                 let mut counted = STATUSES.map(|status| (status, 0));
                 for row in 0..rows.len() {
                     let status: String = rows.get(row, 1).unwrap_or_default();
@@ -185,16 +184,19 @@ pub struct Head {
 impl Overview {
     /// The first `most` of each status but SYNCED, in the order of their e-mails.
     pub fn list(&self, most: i64) -> (Head, Vec<Listed>) {
-        let sql = format!(
+        let survey = self.survey();
+        let sql = |which: Which| {
+            format!(
             "SELECT sync_status, email, nullif(btrim(auth_email), '') IS NOT NULL, auth_user_id::text,
                     app_user_id::text, to_char(auth_created_at, 'YYYY-MM-DD'), to_char(app_created_at, 'YYYY-MM-DD'),
                     detail
                FROM (SELECT s.*, row_number() OVER (PARTITION BY sync_status
                                                     ORDER BY lower(email), auth_user_id, app_user_id) AS place
                        FROM ({}) s) s
-              WHERE place <= $1 ORDER BY sync_status, place",
-            self.survey().rows_sql(Which::Apart)
-        );
+              WHERE place <= $2 ORDER BY sync_status, place",
+            survey.rows_sql(which)
+        )
+        };
         look(self.house, || {
             connect(|session| {
                 let head = session.run(
@@ -206,8 +208,10 @@ impl Overview {
                     database: head.get(0, 1).unwrap_or_default(),
                     time: head.get(0, 2).unwrap_or_default(),
                 };
-                let plan = session.prepare_read(&sql, &[INT8OID], false);
-                let rows = session.execute(&plan, &[most.into()], Mode::Read);
+                let suspects = Suspects::find(session, &survey);
+                let sql = sql(suspects.which());
+                let plan = session.prepare_read(&sql, &[UUIDARRAYOID, INT8OID], false);
+                let rows = session.execute(&plan, &[suspects.ids(), most.into()], Mode::Read);
                 let listed = (0..rows.len())
                     .map(|row| Listed {
                         status: rows.get(row, 1).unwrap_or_default(),

@@ -6,6 +6,7 @@
 
 mod answer;
 mod look;
+mod suspects;
 mod verdicts;
 mod words;
 
@@ -18,6 +19,7 @@ use onagui_decide::signup::LinkPolicy;
 use words::Why;
 
 pub use answer::{Listed, Overview, Question};
+pub use suspects::Suspects;
 
 /// Every status, in the order people read them.
 pub const STATUSES: [&str; 8] = Status::NAMES;
@@ -27,6 +29,8 @@ pub const STATUSES: [&str; 8] = Status::NAMES;
 pub enum Which {
     /// Everybody who is not SYNCED. No arguments.
     Apart,
+    /// The same, told that nobody is who has not one of the ids in `$1 uuid[]`.
+    Suspects,
     /// Everybody who has one of the e-mails in `$1 text[]` on either side, SYNCED ones too.
     Emails,
     /// Those put aside from [`Survey::all_sql`], offered as [`ASIDE`].
@@ -87,7 +91,8 @@ impl<'a> Survey<'a> {
     pub fn rows_of(&self, which: Which, wanted: &[&str]) -> String {
         let wants = |status: &str| wanted.contains(&status);
         let common = match which {
-            Which::Apart => self.apart(wanted),
+            Which::Apart => self.apart(wanted, ""),
+            Which::Suspects => self.apart(wanted, " AND u.id = ANY ($1)"),
             Which::Aside => self.aside(),
             Which::Emails => self.by_email(),
         };
@@ -167,6 +172,14 @@ impl<'a> Survey<'a> {
         )
     }
 
+    /// The id and the e-mail of each auth user and of each app row; None where an id may be missing.
+    pub fn members_sql(&self) -> Option<[String; 2]> {
+        let always = |columns: &[Column]| columns.iter().any(|c| c.name == "id" && c.not_null);
+        let members = |rows: String| format!("SELECT u.id, u.email FROM ({rows}) u");
+        (always(&self.auth.columns) && always(&self.app.columns))
+            .then(|| [members(self.auth_rows()), members(self.app_rows())])
+    }
+
     /// How many app rows there are.
     pub fn app_count_sql(&self) -> String {
         format!("SELECT count(*) FROM {}onagui.app_users", self.app.only)
@@ -209,8 +222,8 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// `pair`, `lone`, `at_auth`, `at_app` for everybody who is not SYNCED.
-    fn apart(&self, wanted: &[&str]) -> String {
+    /// `pair`, `lone`, `at_auth`, `at_app` for everybody who is not SYNCED, of those rows that `only` leaves.
+    fn apart(&self, wanted: &[&str], only: &str) -> String {
         let wants = |some: &[&str]| some.iter().any(|status| wanted.contains(status));
         // One side alone will do where the verdicts of the other are not asked for.
         let side = if wants(&["MISMATCHED", "DUPLICATE", "PENDING", "CONFLICT"])
@@ -232,7 +245,7 @@ impl<'a> Survey<'a> {
         format!(
             "apart AS MATERIALIZED (
                  SELECT {BOTH_SIDES}, {key}
-                   FROM ({auth}) a FULL JOIN ({app}) p ON p.id = a.id
+                   FROM ({auth}{only}) a FULL JOIN ({app}{only}) p ON p.id = a.id
                   WHERE a.id IS NULL OR p.id IS NULL{differs}),
              pair AS (SELECT * FROM apart WHERE auth_id IS NOT NULL AND app_id IS NOT NULL),
              {lone}",

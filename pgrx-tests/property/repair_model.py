@@ -31,9 +31,13 @@ def as_state(world, rows):
     return {t: Counter(tuple(row[c.name] for c in t.columns) for row in rows[t]) for t in world.tables}
 
 
-def refers(key, child, parent):
+def holds(key, child, parent):
     values = [child[c] for c in key.columns]
-    return key.applies(child) and None not in values and values == [parent[k] for k in key.keys]
+    return None not in values and values == [parent[k] for k in key.keys]
+
+
+def refers(key, child, parent):
+    return key.applies(child) and holds(key, child, parent)
 
 
 def orphans(world, rows):
@@ -93,12 +97,12 @@ class Cascade:
         row[0].fill(new)
         return new != had
 
-    def parents(self, row):
-        """(key, row it refers to) as things were."""
+    def parents(self, row, arriving=False):
+        """(key, row it refers to) as things were; also by keys of the partition where it comes to lie."""
         for key in self.world.keys:
-            if key.child is row[0]:
+            if key.child is row[0] and (key.applies(self.old(row)) or arriving and key.applies(self.new(row))):
                 for place, parent in enumerate(self.before[key.parent]):
-                    if refers(key, self.old(row), parent):
+                    if holds(key, self.old(row), parent):
                         yield key, (key.parent, place)
 
     def is_disturbed(self, key, parent):
@@ -106,9 +110,9 @@ class Cascade:
 
     def follow(self):
         """Brings along what refers to rows that have changed or given way."""
-        ties = [(row, key, parent) for row in self.all() for key, parent in self.parents(row)]
         for _ in range(ROUNDS):
             changed = False
+            ties = [(row, key, parent) for row in self.all() for key, parent in self.parents(row, arriving=True)]
             for row, key, parent in ties:
                 if self.is_disturbed(key, parent):
                     self.disturbed.add((key, parent))
@@ -130,10 +134,10 @@ class Cascade:
         """Whether a row that changes in the columns of a key refers to nobody by it afterwards: the server refuses that."""
         return any(
             key.child is row[0]
-            and key.applies(self.new(row))
+            and key.binds(self.new(row))
             and (
                 any(self.new(row)[c] != self.old(row)[c] for c in key.columns)
-                or not key.applies(self.old(row))
+                or not key.binds(self.old(row))
                 or "MATCH FULL" in key.options and None in [self.new(row)[c] for c in key.columns]
             )
             and self.dangles(key, self.new(row))
@@ -144,7 +148,7 @@ class Cascade:
     def disagrees(self):
         """Whether a row that follows one key would leave, by another, a row that stays where it is."""
         return any(
-            not self.is_disturbed(key, parent) and any(self.new(row)[c] != self.old(row)[c] for c in key.columns)
+            key.binds(self.old(row)) and not self.is_disturbed(key, parent) and any(self.new(row)[c] != self.old(row)[c] for c in key.columns)
             for row in self.moved()
             for key, parent in self.parents(row)
         )

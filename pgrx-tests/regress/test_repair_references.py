@@ -1,7 +1,9 @@
 """Scenarios that tools of this kind get wrong: what refers to a user, and what a foreign key does when it is touched."""
 
+import uuid
+
 import pytest
-from repairs import ADMIN, app_user, content, duplicate, fix, fix_one, mismatched, new_id, undo
+from repairs import ADMIN, app_user, auth_user, content, duplicate, fix, fix_one, mismatched, new_id, undo
 from support import expect_error
 
 
@@ -277,6 +279,101 @@ def test_partitioned_by_the_users_id(db):
     for row in rows:
         undo(db, row["audit_id"])
     assert content(db, "events") == before
+
+
+LOW, HIGH = uuid.UUID(int=1), uuid.UUID(int=2**128 - 1)
+
+
+def test_a_row_that_comes_under_the_key_of_another_partition(db):
+    """A foreign key that stands on one partition, and a row that comes to lie there because its user moves."""
+    db.sql(
+        f"""CREATE TABLE colours (name text PRIMARY KEY);
+           CREATE TABLE boxes (id int, user_id uuid REFERENCES onagui.app_users, colour text) PARTITION BY RANGE (user_id);
+           CREATE TABLE boxes_low PARTITION OF boxes FOR VALUES FROM (MINVALUE) TO ('{uuid.UUID(int=2**127)}');
+           CREATE TABLE boxes_high PARTITION OF boxes DEFAULT;
+           ALTER TABLE boxes_high ADD CONSTRAINT a_colour FOREIGN KEY (colour) REFERENCES colours;
+           INSERT INTO colours VALUES ('red')"""
+    )
+    app_user(db, "ann@example.com", LOW)
+    auth_user(db, "ann@example.com", HIGH)
+    db.sql(f"INSERT INTO boxes VALUES (1, '{LOW}', 'red'), (2, '{LOW}', NULL), (3, '{LOW}', 'mauve')")
+    for apply in False, True:
+        row = fix_one(db, "ann@example.com", apply=apply)
+        assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("refused", "23503"), row
+        assert "a_colour" in row["details"]["error"]["detail"], row
+    db.sql("UPDATE boxes SET colour = 'red' WHERE id = 3")
+    before = content(db, "boxes")
+    assert fix_one(db, "ann@example.com", apply=False)["rows_changed"] == 3
+    row = fix_one(db, "ann@example.com")
+    assert (row["outcome"], row["rows_changed"]) == ("done", 3), row
+    undo(db, row["audit_id"])
+    assert content(db, "boxes") == before
+
+
+def test_a_row_that_leaves_the_key_of_a_partition(db):
+    """There it need not refer to anybody; nor where it has never been under the key."""
+    db.sql(
+        f"""CREATE UNIQUE INDEX ON onagui.app_users (id, username);
+           CREATE TABLE boxes (id int, user_id uuid REFERENCES onagui.app_users, name text) PARTITION BY RANGE (user_id);
+           CREATE TABLE boxes_low PARTITION OF boxes FOR VALUES FROM (MINVALUE) TO ('{uuid.UUID(int=2**127)}');
+           CREATE TABLE boxes_high PARTITION OF boxes DEFAULT;
+           ALTER TABLE boxes_high ADD FOREIGN KEY (user_id, name) REFERENCES onagui.app_users (id, username)""",
+        role=ADMIN,
+    )
+    app_user(db, "ann@example.com", LOW, username="ann")
+    auth_user(db, "ann@example.com", uuid.UUID(int=2))
+    db.sql(f"INSERT INTO boxes VALUES (1, '{LOW}', 'nobody')", role=ADMIN)
+    assert fix_one(db, "ann@example.com", apply=False)["outcome"] == "planned"
+    row = fix_one(db, "ann@example.com")
+    assert (row["outcome"], row["rows_changed"]) == ("done", 1), row
+    app_user(db, "bob@example.com", HIGH, username="bob")
+    auth_user(db, "bob@example.com", uuid.UUID(int=3))
+    db.sql(f"INSERT INTO boxes VALUES (2, '{HIGH}', 'bob')", role=ADMIN)
+    assert fix_one(db, "bob@example.com", apply=False)["outcome"] == "planned"
+    row = fix_one(db, "bob@example.com")
+    assert (row["outcome"], row["rows_changed"]) == ("done", 1), row
+    undo(db, row["audit_id"])
+    assert db.sql("SELECT tableoid::regclass::text FROM boxes ORDER BY id", role=ADMIN) == [("boxes_low",), ("boxes_high",)]
+
+
+def test_a_row_that_refers_to_one_that_moves_in_one_partition_only(db):
+    """Its user moves in any case, that of the row it refers to does where a foreign key says so."""
+    db.sql(
+        """CREATE TABLE boxes (user_id uuid, n int, UNIQUE (user_id, n)) PARTITION BY LIST (n);
+           CREATE TABLE boxes_one PARTITION OF boxes FOR VALUES IN (1);
+           CREATE TABLE boxes_two PARTITION OF boxes FOR VALUES IN (2);
+           ALTER TABLE boxes_one ADD FOREIGN KEY (user_id) REFERENCES onagui.app_users;
+           CREATE TABLE labels (id int, user_id uuid REFERENCES onagui.app_users, n int, FOREIGN KEY (user_id, n) REFERENCES boxes (user_id, n))"""
+    )
+    app, _ = mismatched(db, "ann@example.com")
+    db.sql(f"INSERT INTO boxes VALUES ('{app}', 1), ('{app}', 2); INSERT INTO labels VALUES (1, '{app}', 1)")
+    assert fix_one(db, "ann@example.com", apply=False)["rows_changed"] == 2
+    db.sql(f"INSERT INTO labels VALUES (2, '{app}', 2)")
+    for apply in False, True:
+        row = fix_one(db, "ann@example.com", apply=apply)
+        assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("refused", "23503"), row
+    db.sql("DELETE FROM labels WHERE id = 2")
+    assert fix_one(db, "ann@example.com")["rows_changed"] == 2
+
+
+def test_a_row_that_comes_back_under_the_key_of_a_partition(db):
+    """What it referred to there has followed the user to and fro."""
+    db.sql(
+        f"""CREATE TABLE teams (user_id uuid PRIMARY KEY REFERENCES onagui.app_users);
+           CREATE TABLE boxes (user_id uuid REFERENCES onagui.app_users, team uuid) PARTITION BY RANGE (user_id);
+           CREATE TABLE boxes_low PARTITION OF boxes FOR VALUES FROM (MINVALUE) TO ('{uuid.UUID(int=2**127)}');
+           CREATE TABLE boxes_high PARTITION OF boxes DEFAULT;
+           ALTER TABLE boxes_high ADD FOREIGN KEY (team) REFERENCES teams"""
+    )
+    app_user(db, "ann@example.com", HIGH)
+    auth_user(db, "ann@example.com", LOW)
+    db.sql(f"INSERT INTO teams VALUES ('{HIGH}'); INSERT INTO boxes VALUES ('{HIGH}', '{HIGH}')")
+    before = content(db, "boxes", "teams")
+    row = fix_one(db, "ann@example.com")
+    assert (row["outcome"], row["rows_changed"]) == ("done", 2), row
+    assert db.sql("SELECT * FROM boxes_low") == [(LOW, LOW)]
+    undo(db, row["audit_id"])
+    assert content(db, "boxes", "teams") == before
 
 
 def test_other_owners_table_behind_a_foreign_key(db):

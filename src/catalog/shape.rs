@@ -86,7 +86,8 @@ const UNIQUE: &str = "
                     OR i.indrelid <> $1
                        AND EXISTS (SELECT FROM pg_partition_ancestors(i.indrelid::regclass) x
                                      JOIN pg_partitioned_table p ON p.partrelid = x.relid
-                                     JOIN pg_attribute k ON k.attrelid = x.relid AND k.attnum = ANY (p.partattrs)
+                                     JOIN pg_attribute k ON k.attrelid = x.relid
+                                          AND (k.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) -- 0: an expression
                                     WHERE k.attname = a.attname)
                     OR EXISTS (SELECT FROM pg_depend d
                                 WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid

@@ -1,6 +1,6 @@
 //! Whether a plan leaves every row with somebody to refer to.
 
-use super::plan::{Known, Plan};
+use super::plan::{Known, Plan, Row};
 use super::rekey::unquoted;
 use super::rows::{Text, address};
 use crate::catalog::references::ForeignKey;
@@ -64,31 +64,33 @@ impl Plan<'_> {
         for (number, key) in self.keys().iter().enumerate() {
             let mut wanted: Vec<Vec<Text>> = Vec::new();
             let mut had: Vec<Vec<Text>> = Vec::new();
-            let looked_at = self.rows.iter().filter(|(row, known)| {
-                row.0 == key.child
-                    && key.partitions.as_ref().is_none_or(|parts| parts.contains(&row.1.0))
-                    && !self.gone.contains_key(*row)
-                    && (!known.after.is_empty() || self.again.contains(*row))
+            let (comes, goes) = self.crossings(key);
+            let looked_at = self.changing(key.child).filter(|(row, _)| {
+                comes.contains(*row)
+                    || key.partitions.as_ref().is_none_or(|parts| parts.contains(&row.1.0))
             });
             for (row, known) in looked_at {
                 let changes = key.columns.iter().any(|c| known.after.contains_key(c));
                 // The server checks an unchanged key too, where a row is changed for the second time in a transaction.
-                let is_twice = self.again.contains(row);
+                let is_again = self.again.contains(row) || comes.contains(row);
                 // A row that mixes NULLs under MATCH FULL fails with any change.
-                let is_looked_at = changes || !key.validated && (is_twice || key.full);
+                let is_looked_at =
+                    changes || comes.contains(row) || !key.validated && (is_again || key.full);
                 if !is_looked_at || self.parents.contains_key(&(row.clone(), number)) {
                     continue;
                 }
                 let before: Vec<Text> = key.columns.iter().map(|c| self.before(row, c)).collect();
                 let after: Vec<Text> = key.columns.iter().map(|c| self.after(row, c)).collect();
                 let nulls = after.iter().filter(|value| value.is_none()).count();
-                if key.full && nulls > 0 && nulls < after.len() {
+                let is_checked = key.enforced && !goes.contains(row);
+                if is_checked && key.full && nulls > 0 && nulls < after.len() {
                     return Err(self.orphans(key, 1));
                 }
-                if changes && before.iter().all(Option::is_some) {
+                let was_bound = key.bounds.as_ref().is_none_or(|b| b.partitions.contains(&row.1.0));
+                if changes && was_bound && before.iter().all(Option::is_some) {
                     had.push(before);
                 }
-                if nulls == 0 && (changes || is_twice) {
+                if is_checked && nulls == 0 && (changes || is_again) {
                     wanted.push(after);
                 }
             }
@@ -109,6 +111,41 @@ impl Plan<'_> {
             }
         }
         Ok(loosened)
+    }
+
+    /// The rows of a table that are written and stay.
+    fn changing(&self, place: usize) -> impl Iterator<Item = (&Row, &Known)> {
+        self.rows.iter().filter(move |(row, known)| {
+            row.0 == place
+                && !self.gone.contains_key(*row)
+                && (!known.after.is_empty() || self.again.contains(*row))
+        })
+    }
+
+    /// Where a key stands on a partition: the rows that come to lie in there, and those that will do so no more.
+    pub fn crossings(&self, key: &ForeignKey) -> (BTreeSet<&Row>, BTreeSet<&Row>) {
+        let Some(bounds) = &key.bounds else {
+            return Default::default();
+        };
+        let rows: BTreeSet<&Row> = self.changing(key.child).map(|(row, _)| row).collect();
+        if rows.is_empty() {
+            return Default::default();
+        }
+        let (query, images) = self.image(key.child, rows.iter().copied());
+        let sql = format!(
+            "SELECT \"#table\"::oid, \"#row\"::text FROM ({query}) m WHERE {}",
+            bounds.condition
+        );
+        let owner = self.mover.references.tables[key.child].owner;
+        let inside: BTreeSet<Row> = pg::as_role(owner, || {
+            let found = self.session.run(&sql, &[JsonB(images).into()], self.mode);
+            (0..found.len()).filter_map(|row| Some((key.child, address(&found, row, 1)?))).collect()
+        });
+        let (stay, leave): (BTreeSet<&Row>, BTreeSet<&Row>) =
+            rows.into_iter().partition(|row| inside.contains(*row));
+        let was_there = |row: &&Row| bounds.partitions.contains(&row.1.0);
+        let comes = stay.into_iter().filter(|row| !was_there(row)).collect();
+        (comes, leave)
     }
 
     fn orphans(&self, key: &ForeignKey, rows: usize) -> Error {

@@ -1,6 +1,6 @@
 //! Finding the references in the catalog.
 
-use super::{ForeignKey, Form, Moving, References, Table};
+use super::{Bounds, ForeignKey, Form, Moving, References, Table};
 use crate::catalog::tables::{APP_USERS, App, UPDATE, before_trigger};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
@@ -22,6 +22,14 @@ struct RawKey {
     acts: bool,
     full: bool,
     to_generated: bool,
+    enforced: bool,
+    period: bool,
+    /// Quoted columns that decide whether a row lies in the partition where the key stands; none where it stands on a
+    /// whole table.
+    deciding: Vec<String>,
+    /// The condition, over the table's column names, that a row lies there, and the partitions that are meant.
+    bounds: Option<String>,
+    below: Vec<Oid>,
 }
 
 /// Every foreign key of the database that is not a partition's copy of its parent's. The root of a partition tree
@@ -29,13 +37,21 @@ struct RawKey {
 /// where it holds, or where it does not.
 const KEYS: &str = "
     SELECT coalesce(pg_partition_root(c.conrelid), c.conrelid)::oid,
-           CASE WHEN moves.any THEN pg_partition_root(c.conrelid)::oid ELSE c.conrelid END,
+           CASE WHEN of_partition.moves THEN pg_partition_root(c.conrelid)::oid ELSE c.conrelid END,
            coalesce(pg_partition_root(c.confrelid), c.confrelid)::oid,
            columns.names, keys.names, keys.operators,
-           c.convalidated AND NOT moves.any,
+           c.convalidated AND NOT of_partition.moves,
            columns.nullable, columns.generated, columns.text,
-           c.conname::text, c.confupdtype <> 'a' OR c.confdeltype <> 'a', keys.generated, c.confmatchtype = 'f'
+           c.conname::text, enforced AND (c.confupdtype <> 'a' OR c.confdeltype <> 'a'), keys.generated,
+           c.confmatchtype = 'f', enforced, period,
+           of_partition.deciding,
+           CASE WHEN of_partition.deciding <> '{}' THEN coalesce(pg_get_partition_constraintdef(c.conrelid), 'true') END,
+           ARRAY(SELECT t.relid::oid FROM pg_partition_tree(c.conrelid) t WHERE of_partition.deciding <> '{}')
       FROM pg_constraint c
+      -- From PostgreSQL 18 on.
+      CROSS JOIN LATERAL (
+            SELECT (to_jsonb(c) ->> 'conenforced')::boolean IS NOT FALSE AS enforced,
+                   (to_jsonb(c) ->> 'conperiod')::boolean IS TRUE AS period) newer
       CROSS JOIN LATERAL (
             SELECT array_agg(quote_ident(a.attname) ORDER BY k.place) AS names,
                    array_agg(NOT a.attnotnull ORDER BY k.place) AS nullable,
@@ -53,11 +69,13 @@ const KEYS: &str = "
               JOIN pg_operator p ON p.oid = k.operator
               JOIN pg_namespace o ON o.oid = p.oprnamespace) keys
       CROSS JOIN LATERAL (
-            SELECT coalesce(pg_partition_root(c.conrelid) <> c.conrelid, false)
-                   AND EXISTS (SELECT FROM pg_partition_ancestors(c.conrelid) x
-                                 JOIN pg_partitioned_table p ON p.partrelid = x.relid
-                                 JOIN pg_attribute a ON a.attrelid = x.relid AND a.attnum = ANY (p.partattrs)
-                                WHERE quote_ident(a.attname) = ANY (columns.names)) AS any) moves
+            SELECT decide.columns AS deciding, decide.columns && columns.names AS moves
+              FROM (SELECT coalesce(array_agg(quote_ident(a.attname)), '{}') AS columns
+                      FROM pg_partition_ancestors(c.conrelid) x
+                      JOIN pg_partitioned_table p ON p.partrelid = x.relid
+                      JOIN pg_attribute a ON a.attrelid = x.relid AND a.attnum > 0
+                           AND (a.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) -- 0: an expression
+                     WHERE pg_partition_root(c.conrelid) <> c.conrelid) decide) of_partition
      WHERE c.contype = 'f' AND c.conparentid = 0";
 
 const DEFERRABLE: &str = "
@@ -175,7 +193,7 @@ impl References {
                         continue;
                     };
                     let number = *taken.entry(number).or_insert_with(|| {
-                        found.keys.push(raw.to_key(session, child, parent, mode));
+                        found.keys.push(raw.to_key(child, parent));
                         found.keys.len() - 1
                     });
                     let form = if raw.text[place] { Form::Text } else { Form::Uuid };
@@ -215,7 +233,7 @@ impl References {
                     && !taken.contains_key(&number)
                     && let Some(child) = self.place(session, places, raw.child, mode)
                 {
-                    self.keys.push(raw.to_key(session, child, parent, mode));
+                    self.keys.push(raw.to_key(child, parent));
                     taken.insert(number, self.keys.len() - 1);
                 }
             }
@@ -243,8 +261,17 @@ impl References {
                 moving.any(|m| m.column == *column)
             };
             let parent = places.get(&raw.parent).copied();
+            // Where the key's column moves in some rows only, the child's does by the same key, or might do alone.
+            let goes_along = |parent: usize, column: &String, key: &String| {
+                let mut moving = self.tables[parent].moving.iter();
+                moving.any(|m| {
+                    m.column == *key
+                        && (m.always || self.moves_by(child, column, taken.get(&number)))
+                })
+            };
             let ties = raw.columns.iter().zip(&raw.keys).any(|(column, key)| {
-                moves(child, column) && !parent.is_some_and(|parent| moves(parent, key))
+                moves(child, column)
+                    && !parent.is_some_and(|parent| goes_along(parent, column, key))
             });
             // Rows that refer to nobody by it may do so no more once they change. The user's own row is there.
             let to_the_user = raw.columns.len() == 1 && parent == Some(0);
@@ -252,7 +279,11 @@ impl References {
                 && !to_the_user
                 && (raw.columns.len() > 1 && raw.full
                     || raw.columns.iter().any(|c| moves(child, c)));
-            let ties = ties || is_loose;
+            // Rows may come to lie where it stands.
+            let is_arrival = raw.enforced
+                && !(to_the_user && raw.deciding == raw.columns)
+                && raw.deciding.iter().any(|c| moves(child, c));
+            let ties = ties || is_loose || is_arrival;
             if !ties {
                 continue;
             }
@@ -260,11 +291,17 @@ impl References {
             if !taken.contains_key(&number)
                 && let Some(parent) = self.place(session, places, raw.parent, mode)
             {
-                self.keys.push(raw.to_key(session, child, parent, mode));
+                self.keys.push(raw.to_key(child, parent));
                 taken.insert(number, self.keys.len() - 1);
             }
         }
         is_tied
+    }
+
+    /// Whether a column moves by this key and no other way.
+    fn moves_by(&self, table: usize, column: &str, key: Option<&usize>) -> bool {
+        let mut moving = self.tables[table].moving.iter();
+        moving.any(|m| m.column == column && !m.soft && m.through.iter().all(|k| Some(k) == key))
     }
 
     /// The place of a table, added where it is new.
@@ -315,20 +352,8 @@ impl References {
 }
 
 impl RawKey {
-    fn to_key(&self, session: &Session, child: usize, parent: usize, mode: Mode) -> ForeignKey {
-        let on_partition = self.child_at != self.child;
-        let partitions = on_partition.then(|| {
-            session
-                .run(
-                    "SELECT relid::oid FROM pg_partition_tree($1::oid::regclass)",
-                    &[self.child_at.into()],
-                    mode,
-                )
-                .column::<Oid>()
-                .into_iter()
-                .map(|oid| oid.to_u32())
-                .collect()
-        });
+    fn to_key(&self, child: usize, parent: usize) -> ForeignKey {
+        let below: Vec<u32> = self.below.iter().map(|oid| oid.to_u32()).collect();
         ForeignKey {
             child,
             parent,
@@ -342,7 +367,10 @@ impl RawKey {
             acts: self.acts,
             full: self.full,
             to_generated: self.to_generated,
-            partitions,
+            enforced: self.enforced,
+            period: self.period,
+            partitions: (self.child_at != self.child).then(|| below.clone()),
+            bounds: self.bounds.clone().map(|condition| Bounds { condition, partitions: below }),
         }
     }
 }
@@ -366,6 +394,11 @@ fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
                 acts: rows.get(row, 12)?,
                 to_generated: rows.get(row, 13)?,
                 full: rows.get(row, 14)?,
+                enforced: rows.get(row, 15)?,
+                period: rows.get(row, 16)?,
+                deciding: rows.get(row, 17)?,
+                bounds: rows.get(row, 18),
+                below: rows.get(row, 19)?,
             })
         })
         .collect()

@@ -19,8 +19,12 @@ pub struct ForeignKey {
     pub keys: Vec<String>,
     /// `OPERATOR(…)`, key on the left, column on the right.
     pub operators: Vec<String>,
-    /// The constraint has been checked for all rows, and is enforced.
+    /// The constraint has been checked for all rows.
     pub validated: bool,
+    /// The server sees to it: from PostgreSQL 18 on it may have been told not to.
+    pub enforced: bool,
+    /// The last column is a period, which has to be covered by those of the rows it refers to (PostgreSQL 18).
+    pub period: bool,
     /// By column: whether it may be NULL, whether it is generated.
     nullable: Vec<bool>,
     pub generated: Vec<bool>,
@@ -33,6 +37,16 @@ pub struct ForeignKey {
     to_generated: bool,
     /// Where the key stands on a partition: only rows in these partitions refer.
     pub partitions: Option<Vec<u32>>,
+    /// The same, where rows may come to lie in these partitions, or in others.
+    pub bounds: Option<Bounds>,
+}
+
+/// A partition and all below it.
+#[derive(Debug)]
+pub struct Bounds {
+    pub partitions: Vec<u32>,
+    /// The condition, over the table's column names, that a row lies there.
+    pub condition: String,
 }
 
 impl ForeignKey {

@@ -168,10 +168,10 @@ impl<'a> Plan<'a> {
     /// Brings along what refers to rows that were changed or gave way, until nothing is left to do.
     pub fn follow(&mut self) -> Result<(), Error> {
         for _ in 0..ROUNDS {
-            let mut open = std::mem::take(&mut self.open);
-            if open.is_empty() {
+            if self.open.is_empty() && !self.adopt()? {
                 return Ok(());
             }
+            let mut open = std::mem::take(&mut self.open);
             self.compute_generated(&open);
             for (row, (columns, side)) in std::mem::take(&mut self.open) {
                 let open = open.entry(row).or_insert_with(|| (BTreeSet::new(), side));
@@ -195,6 +195,35 @@ impl<'a> Plan<'a> {
             table: self.mover.references.tables[0].label.clone(),
             columns: Vec::new(),
         })
+    }
+
+    /// Rows that come to lie under the key of a partition refer by it to a row that changes as if they had lain there
+    /// before; otherwise they would refer to nobody. Answers whether any row has to follow.
+    fn adopt(&mut self) -> Result<bool, Error> {
+        for (number, key) in self.keys().iter().enumerate().filter(|(_, key)| key.bounds.is_some())
+        {
+            let comes: Vec<Row> = self.crossings(key).0.into_iter().cloned().collect();
+            for child in comes {
+                let held: Vec<Text> = key.columns.iter().map(|c| self.before(&child, c)).collect();
+                let parent = self.rows.iter().find(|(row, known)| {
+                    row.0 == key.parent
+                        && (self.gone.contains_key(*row) || !known.after.is_empty())
+                        && held.iter().all(Option::is_some)
+                        && key.keys.iter().zip(&held).all(|(k, held)| self.before(row, k) == *held)
+                });
+                let Some(parent) = parent.map(|(row, _)| row.clone()) else {
+                    continue;
+                };
+                if self.parents.insert((child.clone(), number), parent.clone()).is_some() {
+                    continue;
+                }
+                self.children.entry((parent, number)).or_default().push(child.clone());
+                let side = self.rows.get(&child).and_then(|known| known.side).unwrap_or(Side::App);
+                let wanted = self.wanted(number, &child)?;
+                self.set(&child, side, wanted);
+            }
+        }
+        Ok(!self.open.is_empty())
     }
 
     fn bring_children(&mut self, number: usize, parents: &[(&Row, Side)]) -> Result<(), Error> {
@@ -245,7 +274,10 @@ impl<'a> Plan<'a> {
         let table = || self.mover.references.tables[child.0].label.clone();
         let mut wanted = Vec::with_capacity(key.columns.len());
         let mut is_same = true;
-        for ((column, k), is_generated) in key.columns.iter().zip(&key.keys).zip(&key.generated) {
+        // A period is the child's own: whether it is covered, the server says.
+        let ids = key.columns.len() - usize::from(key.period);
+        let columns = key.columns.iter().zip(&key.keys).zip(&key.generated);
+        for ((column, k), is_generated) in columns.take(ids) {
             let (was, is) = (self.before(parent, k), self.after(heir, k));
             if is.is_none() {
                 return Err(Error::NoKeyToReferTo {

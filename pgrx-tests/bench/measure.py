@@ -119,7 +119,8 @@ def added(values, base):
 
 def compare(what, against, unit, ours, peer, target, note="", **more):
     """A figure from the two series of one interleaved run: the ratio of their medians, the spread of the rounds' ratios."""
-    ratios = [o / p for o, p in zip(ours, peer)]
+    # A round in which the peer added nothing at all has no ratio.
+    ratios = [o / p for o, p in zip(ours, peer) if p]
     low, _, high = quartiles(ratios)
     ours, peer = statistics.median(ours), statistics.median(peer)
     return Figure(what, against, unit, ours, peer, ours / peer, low, high, target, note, **more)

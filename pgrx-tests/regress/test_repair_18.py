@@ -113,6 +113,9 @@ def test_a_merge_leaves_periods_as_they_are(shifts):
     # This one does not.
     db.sql(f"INSERT INTO sheets VALUES (2, '{app}', '[2020-02-01, 2020-06-01)')")
     before = content(db, *TABLES)
-    row = fix_one(db, "ann@example.com", policy="keep_auth")
-    assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("failed", "23503"), row
+    for apply in False, True:
+        row = fix_one(db, "ann@example.com", apply=apply, policy="keep_auth")
+        assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("refused", "23503"), row
+        assert "1 row " in row["details"]["error"]["detail"], row
     assert content(db, *TABLES) == before
+    assert fix_one(db, "ann@example.com", policy="keep_app")["outcome"] == "done"

@@ -160,7 +160,7 @@ impl From<Error> for Failure {
             Error::Orphans { table, constraint, rows } => (
                 "23503",
                 "the user cannot be moved: rows would refer to nobody".into(),
-                format!("{rows} rows of {table} would violate the foreign key {constraint}, or do so already (NOT VALID)."),
+                format!("{} of {table} would violate the foreign key {constraint}, or do so already (NOT VALID).", rows_in_words(rows)),
                 "Let those rows refer to what is there, or to NULL, then try again.".into(),
             ),
             Error::Adopted { table } => (
@@ -258,7 +258,7 @@ impl From<Error> for Failure {
             Error::CannotUndo { audit_id, why } => (
                 "55000",
                 "this cannot be undone any more: what it changed has changed since".into(),
-                format!("audit_id {audit_id}: {}.", why.join("; ")),
+                format!("audit_id {audit_id}: {}.", why.join("; ").trim_end_matches('.')),
                 "Nothing was changed. Put those rows in order by hand, then try again.".into(),
             ),
             Error::NotAReference { table, column, why } => (
@@ -368,4 +368,8 @@ fn bad_body(wrong: &Wrong) -> (String, String) {
             format!("It has more than {longest} characters, which is what the column takes."),
         ),
     }
+}
+
+fn rows_in_words(rows: usize) -> String {
+    format!("{rows} row{}", if rows == 1 { "" } else { "s" })
 }

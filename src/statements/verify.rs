@@ -7,17 +7,21 @@ use crate::catalog::references::ForeignKey;
 use crate::error::Error;
 use crate::pg;
 use pgrx::JsonB;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 impl Plan<'_> {
     /// Fails where a column has to follow two keys that do not agree, where a row that must stay as it is would have to
     /// follow, and where a row would refer to nobody.
     pub fn verify(&self) -> Result<(), Error> {
-        match self.loosened()?.first() {
-            Some(number) => Err(self.disagree(&self.keys()[*number])),
-            None => Ok(()),
+        if let Some(number) = self.loosened()?.first() {
+            return Err(self.disagree(&self.keys()[*number]));
         }
+        let temporal = |key: &&ForeignKey| key.period && key.validated;
+        self.keys().iter().filter(temporal).try_for_each(|key| match self.uncovered(key) {
+            0 => Ok(()),
+            rows => Err(self.orphans(key, rows)),
+        })
     }
 
     /// The same, but answers the foreign keys through which rows come to refer to another row though theirs stays.
@@ -154,6 +158,50 @@ impl Plan<'_> {
             constraint: key.name.clone(),
             rows,
         }
+    }
+
+    /// How many rows have a period that those of the rows they refer to would not cover.
+    fn uncovered(&self, key: &ForeignKey) -> usize {
+        let stays = |row: &&Row| row.0 == key.child && !self.gone.contains_key(*row);
+        let values =
+            |row: &Row| -> Vec<Text> { key.columns.iter().map(|c| self.after(row, c)).collect() };
+        let held: Vec<Vec<Text>> = self.rows.keys().filter(stays).map(values).collect();
+        let held: Vec<_> = held.into_iter().filter(|v| v.iter().all(Option::is_some)).collect();
+        let (Some((period, ids)), false) = (key.keys.split_last(), held.is_empty()) else {
+            return 0;
+        };
+        let parents = self.rows.iter().filter(|(row, _)| row.0 == key.parent);
+        let (changed, left): (Vec<_>, Vec<_>) =
+            parents.partition(|(row, _)| !self.gone.contains_key(*row));
+        let (query, images) = self.image(key.parent, changed.iter().map(|(row, _)| *row));
+        let known = changed.iter().chain(&left);
+        let known: Value = known.map(|((_, (at, row)), _)| json!([at.to_string(), row])).collect();
+        let shape = self.mover.shape(self.session, key.parent, self.mode);
+        let kind = |k: &String| shape.column(k).map_or("text", |c| c.kind.as_str());
+        let on: Vec<String> = ids
+            .iter()
+            .zip(&key.operators)
+            .enumerate()
+            .map(|(i, (k, operator))| format!("p.{k} {operator} (x.r ->> {i})::{}", kind(k)))
+            .collect();
+        let list = key.keys.join(", ");
+        let sql = format!(
+            "WITH p AS (SELECT {list} FROM ({query}) m
+                        UNION ALL
+                        SELECT {list} FROM {} t
+                         WHERE NOT EXISTS (SELECT FROM jsonb_array_elements($2) AS y(r)
+                                            WHERE t.tableoid = (y.r ->> 0)::oid AND t.ctid = (y.r ->> 1)::tid))
+             SELECT count(*) FROM jsonb_array_elements($3) AS x(r)
+              WHERE ((x.r ->> {})::{} <@ (SELECT range_agg(p.{period}) FROM p WHERE {})) IS NOT TRUE",
+            self.mover.references.tables[key.parent].target(),
+            ids.len(),
+            kind(period),
+            on.join(" AND ")
+        );
+        let args = [JsonB(images).into(), JsonB(known).into(), JsonB(json!(held)).into()];
+        let owner = self.mover.references.tables[key.parent].owner;
+        let rows = pg::as_role(owner, || self.session.run(&sql, &args, self.mode).one::<i64>());
+        rows.unwrap_or_default() as usize
     }
 
     /// How many of these keys belong to rows that neither change nor give way.

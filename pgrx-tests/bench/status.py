@@ -57,10 +57,11 @@ def memory(backend):
 
 
 def memory_of_ours(database):
-    """Of a backend that has answered each question of ours, and no peer's: what the server compiles for those stays with it."""
+    """Of a backend that has answered each question of ours, and no peer's: what the server compiles for those stays with it.
+    Three times each, since what was freed and can be used again by the next call is not given back at once."""
     backend = Backend(database, "supabase_admin")
     before = memory(backend)
-    for ours, _, _ in QUESTIONS.values():
+    for ours, _, _ in list(QUESTIONS.values()) * 3:
         backend.connection.execute(f"COPY ({ours}) TO '/dev/null'")
     after = memory(backend)
     say(f"  memory of a backend: {before:.1f} MB before, {after:.1f} MB after")
@@ -96,5 +97,5 @@ def figures(bench):
         database.drop()
         yield compare(f"one e-mail among {users:,} users, wall time", "limit 1 ms", "ms", walls, [1] * len(walls), 1)
     small, large = sizes
-    growth, note = held[large] / held[small], "of a backend after one of each of these calls, shared memory apart; goal: flat, that is within a tenth"
+    growth, note = held[large] / held[small], "of a backend after three of each of these calls, shared memory apart; goal: flat, that is within a tenth"
     yield Figure(f"memory of the backend, {large:,} users", f"{small:,} users", "MB", held[large], held[small], growth, target=1.1, note=note)

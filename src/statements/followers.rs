@@ -44,7 +44,7 @@ pub fn follow<'a>(
         for key in &mover.references.keys {
             let inserted = changes.iter().filter(|c| place(c.of.table.oid) == Some(key.parent));
             let inserted: Vec<&Value> = inserted.flat_map(|c| &c.inserted).collect();
-            let mut orphans = 0;
+            let (mut orphans, mut in_vain) = (0, 0);
             for child in children(session, mover, key, &open, &fates, &inserted) {
                 let row = (key.child, child.address);
                 if changing.contains(&row) {
@@ -54,6 +54,7 @@ pub fn follow<'a>(
                     orphans += 1;
                     continue;
                 };
+                in_vain += usize::from(!key.validated);
                 for (i, column) in
                     key.columns.iter().enumerate().filter(|(i, _)| !key.generated[*i])
                 {
@@ -69,6 +70,9 @@ pub fn follow<'a>(
             }
             if orphans > 0 {
                 why.push(left_behind(mover, orphans, key.child, key.parent));
+            }
+            if in_vain > 0 {
+                why.push(may_have_been_there(mover, in_vain, key));
             }
         }
         open = next;
@@ -87,6 +91,16 @@ pub fn follow<'a>(
         changes[known].updated.entry(names).or_default().push(Update::new(address, before, after));
     }
     followers
+}
+
+/// Of rows that refer by a key NOT VALID nobody can tell whether they came since, or were there and referred to nobody.
+fn may_have_been_there(mover: &Mover, rows: usize, key: &ForeignKey) -> String {
+    let refer = if rows == 1 { "row refers" } else { "rows refer" };
+    let table = &mover.references.tables[key.child].label;
+    format!(
+        "{rows} {refer} from {table} by {}, which is NOT VALID, and may have referred to nobody before",
+        key.name
+    )
 }
 
 fn left_behind(mover: &Mover, rows: usize, child: usize, parent: usize) -> String {

@@ -48,6 +48,16 @@ pub fn follow<'a>(
             for child in children(session, mover, key, &open, &fates, &inserted) {
                 let row = (key.child, child.address);
                 if changing.contains(&row) {
+                    // What is put back goes its own way; where its key stays, a foreign key that acts would draw it along.
+                    let own = fates.get(&row).and_then(Option::as_ref);
+                    let stays = |(column, now): (&String, &Text)| {
+                        own.is_some_and(|own| own.get(column).is_none_or(|after| after == now))
+                    };
+                    let is_drawn = !key.validated
+                        && !key.generated.contains(&true)
+                        && key.columns.iter().zip(&child.holds).all(stays)
+                        && child.becomes.as_ref() != Some(&child.holds);
+                    in_vain += usize::from(is_drawn);
                     continue;
                 }
                 let Some(becomes) = child.becomes else {

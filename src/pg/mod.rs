@@ -15,6 +15,7 @@ mod owner;
 mod planning;
 mod procedure;
 mod reading;
+mod receiver;
 mod rowset;
 mod server;
 mod spi;

@@ -274,7 +274,7 @@ impl<'a> Plan<'a> {
         let table = || self.mover.references.tables[child.0].label.clone();
         let mut wanted = Vec::with_capacity(key.columns.len());
         let mut is_same = true;
-        // A period is the child's own: whether it is covered, the server says.
+        // A period is the child's own; whether it stays covered is looked up in the end.
         let ids = key.columns.len() - usize::from(key.period);
         let columns = key.columns.iter().zip(&key.keys).zip(&key.generated);
         for ((column, k), is_generated) in columns.take(ids) {

@@ -235,7 +235,7 @@ impl Registration {
             old_app_user_id: before,
             new_app_user_id: Some(self.id),
             rows_changed: rows,
-            details,
+            details: details.to_string(),
             ..self.entry(arrival, action, "done")
         };
         audit::record(self.house, &[entry]);
@@ -244,7 +244,7 @@ impl Registration {
     fn record_pending(&self, arrival: &Arrival, app_user: Uuid) {
         let entry = Entry {
             old_app_user_id: Some(app_user),
-            details: json!({ "reason": PENDING }),
+            details: json!({ "reason": PENDING }).to_string(),
             ..self.entry(arrival, "pending", "planned")
         };
         audit::record(self.house, &[entry]);

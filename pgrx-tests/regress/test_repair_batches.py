@@ -96,11 +96,11 @@ def test_stopped_and_called_again(db):
 def test_statement_timeout_counts_for_each_batch(db):
     many(db, 12)
     db.sql(
-        """CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END$$;
+        """CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.25); RETURN NEW; END$$;
            CREATE TRIGGER slow BEFORE UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION slow()"""
     )
     session = db.connect()
-    session.execute("SET statement_timeout = '900ms'")
+    session.execute("SET statement_timeout = '2500ms'")
     session.execute("CALL onagui.fix_all_user_ids(3)")
     assert statuses(db) == {"SYNCED": 12}
 

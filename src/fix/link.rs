@@ -50,8 +50,7 @@ impl Linker {
                 before.and_then(|row| rows::difference(session, table, shape, auth, &row));
             let mut undo = vec![done.step];
             undo.extend(refreshed.map(|done| json!({ "changes": [done] })));
-            let mut details =
-                json!({ "references": Referring::to_json(&done.moved), "undo": undo });
+            let mut details = json!({ "references": done.moved, "undo": undo });
             if let Some(failure) = unfilled {
                 details["error"] = failure.to_json();
             }

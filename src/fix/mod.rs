@@ -17,12 +17,12 @@ pub use undo::undo_fix;
 
 use crate::catalog::House;
 use crate::error::{Error, plain};
-use crate::pg::{self, Arg, Call, Reply, RowWriter};
+use crate::pg::{self, Arg, Call, Json, Reply, RowWriter};
 use crate::statements::candidates::{Candidate, Which};
 use crate::statements::merge::OnConflict;
 use onagui_decide::repair::{Action, Status};
 use outcome::Outcome;
-use pgrx::{JsonB, Uuid};
+use pgrx::Uuid;
 use repair::Repair;
 use serde_json::json;
 
@@ -60,6 +60,7 @@ fn actor() -> String {
 }
 
 fn put(writer: &RowWriter, outcome: Outcome) {
+    let details = Json(outcome.told(false));
     writer.put(&[
         Arg::of(outcome.email),
         outcome.action.name().into(),
@@ -68,7 +69,7 @@ fn put(writer: &RowWriter, outcome: Outcome) {
         Arg::of(outcome.old_app_user_id),
         Arg::of(outcome.new_app_user_id),
         Arg::of(Some(i64::try_from(outcome.rows_changed).unwrap_or(i64::MAX))),
-        JsonB(outcome.details).into(),
+        details.into(),
         Arg::of(outcome.audit_id),
     ]);
 }

@@ -2,8 +2,10 @@
 
 use crate::error::{Error, Failure};
 use crate::statements::candidates::Candidate;
+use crate::statements::rekey::Referring;
 use onagui_decide::repair::Action;
 use pgrx::Uuid;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// A row of `fix_user_ids`.
@@ -15,6 +17,8 @@ pub struct Outcome {
     pub old_app_user_id: Option<Uuid>,
     pub new_app_user_id: Option<Uuid>,
     pub rows_changed: u64,
+    /// What refers to the user and was moved, or would be.
+    pub references: Option<Vec<Referring>>,
     pub details: Value,
     pub audit_id: Option<i64>,
     /// Why it was refused or failed.
@@ -33,6 +37,7 @@ impl Outcome {
             old_app_user_id: None,
             new_app_user_id: None,
             rows_changed: 0,
+            references: None,
             details: json!({}),
             audit_id: None,
             failure: None,
@@ -56,6 +61,32 @@ impl Outcome {
         self.details["error"] = failure.to_json();
         self.failure = Some(failure);
         self
+    }
+
+    /// The same with what refers to the user.
+    pub fn moves(mut self, references: Vec<Referring>) -> Self {
+        self.rows_changed = Referring::total(&references);
+        self.references = Some(references);
+        self
+    }
+
+    /// The column `details`, of the audit log where `with_undo`: as JSON.
+    pub fn told(&self, with_undo: bool) -> String {
+        #[derive(Serialize)]
+        struct Told<'a> {
+            #[serde(flatten)]
+            details: &'a Value,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            references: Option<&'a [Referring]>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            undo: Option<&'a Value>,
+        }
+        let told = Told {
+            details: &self.details,
+            references: self.references.as_deref(),
+            undo: with_undo.then_some(&self.undo),
+        };
+        serde_json::to_string(&told).expect("an object with texts as keys")
     }
 
     /// When the user's turn came, there was nothing left to do.

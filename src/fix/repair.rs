@@ -8,13 +8,13 @@ use crate::pg::{self, Mode, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Finder, Which};
 use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
-use crate::statements::rekey::{Collision, Mover, Referring};
+use crate::statements::rekey::{Collision, Mover};
 use crate::statements::rows;
 use crate::statements::signup::Target;
 use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on};
 use onagui_decide::repair::{Action, Status};
 use pgrx::Uuid;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::rc::Rc;
 
 /// A call that repairs: what it found of the tables, and how it was asked to go about it.
@@ -142,11 +142,9 @@ impl Repair {
     }
 
     fn rekeyed(candidate: &Candidate, to: Uuid, done: Rekeyed) -> Outcome {
-        let mut row = Outcome::of(candidate, Action::Rekey, "done");
+        let mut row = Outcome::of(candidate, Action::Rekey, "done").moves(done.moved);
         row.new_app_user_id = Some(to);
-        row.rows_changed = Referring::total(&done.moved);
-        row.details = json!({ "references": Referring::to_json(&done.moved) });
-        row.undo = json!([done.step]);
+        row.undo = Value::Array(vec![done.step]);
         row
     }
 
@@ -302,8 +300,7 @@ impl Repair {
             }
             _ => return Ok(row),
         };
-        row.rows_changed = Referring::total(&referring);
-        row.details = json!({ "references": Referring::to_json(&referring) });
+        row = row.moves(referring);
         if !collisions.is_empty() {
             row.details["conflicts"] = Collision::to_json(&collisions);
         }
@@ -335,11 +332,8 @@ impl Repair {
         if merge.unsettled {
             return Err(collides(&merge.collisions, true));
         }
-        let mut row = Outcome::of(candidate, Action::Merge, "done");
+        let mut row = Outcome::of(candidate, Action::Merge, "done").moves(merge.referring());
         row.new_app_user_id = Some(to);
-        let referring = merge.referring();
-        row.rows_changed = Referring::total(&referring);
-        row.details = json!({ "references": Referring::to_json(&referring) });
         if !merge.collisions.is_empty() {
             row.details["conflicts"] = Collision::to_json(&merge.collisions);
         }
@@ -367,17 +361,14 @@ impl Repair {
         }
         let mut places = Vec::new();
         let mut entries = Vec::new();
-        for (place, row) in outcomes.iter_mut().enumerate() {
+        for (place, row) in outcomes.iter().enumerate() {
             let action = match row.outcome {
                 "done" => row.action.name(),
                 "failed" => "failure",
                 "refused" => "conflict",
                 _ => continue,
             };
-            let mut details = row.details.clone();
-            if row.outcome == "done" {
-                details["undo"] = row.undo.take();
-            }
+            let details = row.told(row.outcome == "done");
             places.push(place);
             entries.push(Entry {
                 auth_user_id: row.auth_user_id,

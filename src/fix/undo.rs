@@ -60,7 +60,7 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
         new_app_user_id: logged.old_app_user_id,
         email: logged.email.clone(),
         rows_changed: rows,
-        details: json!({ "undoes": audit_id, "undo": undone.into_json() }),
+        details: json!({ "undoes": audit_id, "undo": undone.into_json() }).to_string(),
         ..Entry::new("undo", "done", &repair.actor)
     };
     let by = audit::record(house, &[entry]).first().copied().unwrap_or_default();

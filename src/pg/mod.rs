@@ -38,3 +38,4 @@ pub use server::*;
 pub use spi::{Arg, Mode, Plan, Rows, Session, connect};
 pub use subxact::subtransaction;
 pub use trigger::{TriggerCall, TriggerEvent};
+pub use values::Json;

@@ -95,6 +95,21 @@ impl Session {
         self.prepare_with(sql, kinds, pg_sys::CURSOR_OPT_GENERIC_PLAN)
     }
 
+    /// The same, planned now, for few rows by index. Bitmaps are left out, which cost more to set up than to read the two or
+    /// three rows there mostly are, and save nothing where there are more: an index has the rows of one value in their order.
+    pub fn prepare_by_index(&self, sql: &str, kinds: &[pg_sys::Oid]) -> Plan {
+        let plan = self.prepare_generic(sql, kinds);
+        let _without = WithoutBitmaps::start();
+        // SAFETY: makes the plan that the statement will go on using, and gives the hold on it back.
+        unsafe {
+            let made = pg_sys::SPI_plan_get_cached_plan(plan.plan);
+            if !made.is_null() {
+                pg_sys::ReleaseCachedPlan(made, pg_sys::CurrentResourceOwner);
+            }
+        }
+        plan
+    }
+
     /// Prepares a query that only reads: it may run in parallel, and with `generic` it is planned once, whatever the
     /// arguments.
     pub fn prepare_read(&self, sql: &str, kinds: &[pg_sys::Oid], generic: bool) -> Plan {
@@ -279,6 +294,29 @@ impl Session {
             check(pg_sys::SPI_execute_plan_extended(plan.plan, &options), "a prepared statement");
             pg_sys::SPI_processed
         }
+    }
+}
+
+/// Until dropped, plans are made without bitmaps.
+struct WithoutBitmaps {
+    before: bool,
+}
+
+impl WithoutBitmaps {
+    fn start() -> Self {
+        // SAFETY: a backend-local setting, put back when this is dropped, also by an error.
+        unsafe {
+            let before = pg_sys::enable_bitmapscan;
+            pg_sys::enable_bitmapscan = false;
+            WithoutBitmaps { before }
+        }
+    }
+}
+
+impl Drop for WithoutBitmaps {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { pg_sys::enable_bitmapscan = self.before };
     }
 }
 

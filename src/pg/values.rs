@@ -211,6 +211,19 @@ impl ToSql for JsonB {
     }
 }
 
+/// The text of a jsonb.
+pub struct Json(pub String);
+
+impl ToSql for Json {
+    fn kind() -> Oid {
+        pg_sys::JSONBOID
+    }
+
+    fn datum(self) -> Option<Datum> {
+        Some(jsonb(&self.0))
+    }
+}
+
 /// A jsonb from its text.
 pub(super) fn jsonb(text: &str) -> Datum {
     let text = to_server_c(text);

@@ -154,7 +154,7 @@ impl Visit<'_> {
     fn pending(&self, place: usize, app_user: Uuid) -> Entry {
         Entry {
             old_app_user_id: Some(app_user),
-            details: json!({ "reason": PENDING }),
+            details: json!({ "reason": PENDING }).to_string(),
             ..self.entry(place, "pending", "planned")
         }
     }
@@ -163,7 +163,7 @@ impl Visit<'_> {
         let others = self.arrivals[place].facts.namesakes.iter();
         let others: Vec<String> = others.map(|other| other.id.to_string()).collect();
         Entry {
-            details: json!({ "reason": reason, "app_users": others }),
+            details: json!({ "reason": reason, "app_users": others }).to_string(),
             ..self.entry(place, "conflict", "refused")
         }
     }
@@ -190,7 +190,7 @@ impl Visit<'_> {
             let entries: Vec<Entry> = failed
                 .iter()
                 .map(|(place, failure)| Entry {
-                    details: json!({ "error": failure.to_json() }),
+                    details: json!({ "error": failure.to_json() }).to_string(),
                     ..self.entry(*place, "failure", "failed")
                 })
                 .collect();
@@ -212,7 +212,7 @@ impl Visit<'_> {
         let entry = |place: &usize| {
             let mut entry = self.own(*place, "update_email");
             if let Some(failure) = &refreshed.unfilled {
-                entry.details["error"] = failure.to_json();
+                entry.details = json!({ "error": failure.to_json() }).to_string();
             }
             entry
         };
@@ -244,7 +244,7 @@ impl Visit<'_> {
                     old_app_user_id: Some(from),
                     new_app_user_id: Some(to),
                     rows_changed: moved.rows,
-                    details: moved.details,
+                    details: moved.details.to_string(),
                     ..self.entry(*place, "link", "done")
                 });
             }

@@ -81,7 +81,7 @@ impl Visit<'_> {
         }
         Some(Entry {
             new_app_user_id: Some(arrival.id),
-            details,
+            details: details.to_string(),
             ..self.entry(place, "signup", "done")
         })
     }

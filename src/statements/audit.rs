@@ -4,7 +4,7 @@ use crate::catalog::House;
 use crate::error::Failure;
 use crate::pg::{self, Arg, Mode, connect};
 use pgrx::Uuid;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// An entry of the audit log. What is None is NULL there.
 #[derive(Clone)]
@@ -16,7 +16,8 @@ pub struct Entry {
     pub new_app_user_id: Option<Uuid>,
     pub email: Option<String>,
     pub rows_changed: u64,
-    pub details: Value,
+    /// A JSON object.
+    pub details: String,
     pub actor: String,
 }
 
@@ -30,14 +31,14 @@ impl Entry {
             new_app_user_id: None,
             email: None,
             rows_changed: 0,
-            details: json!({}),
+            details: "{}".into(),
             actor: actor.to_owned(),
         }
     }
 
     pub fn failure(failure: &Failure, actor: &str) -> Self {
         Entry {
-            details: json!({ "error": failure.to_json() }),
+            details: json!({ "error": failure.to_json() }).to_string(),
             ..Entry::new("failure", "failed", actor)
         }
     }
@@ -95,7 +96,7 @@ fn write(house: House, entries: &[Entry], failures_once: bool) -> Vec<i64> {
                 each(entries, |entry| entry.new_app_user_id),
                 each(entries, |entry| entry.email.clone()),
                 each(entries, rows),
-                each(entries, |entry| entry.details.to_string()),
+                each(entries, |entry| entry.details.clone()),
                 each(entries, |entry| entry.actor.clone()),
                 failures_once.into(),
             ];

@@ -1,8 +1,7 @@
 //! Who is to be repaired: rows of the survey, and whether they still hold once the user is locked.
 
-use super::email_key;
 use super::signup::Target;
-use super::status::{Overview, Survey, Which as Whose};
+use super::status::{Overview, Survey, Which as Whose, quick_key};
 use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{self, Kept, Mode, Plan, Role, Rows, Session, connect};
@@ -124,10 +123,10 @@ const BY_ID: &str = "ORDER BY s.auth_user_id, s.app_user_id";
 fn candidates_sql(rows: &str, order: &str) -> String {
     format!(
         "SELECT s.sync_status, s.email, s.auth_user_id, s.app_user_id, s.detail, s.auth_email, s.app_email,
-                nullif({}, ''), nullif({}, '')
+                {}, {}
            FROM ({rows}) s {order}",
-        email_key("s.auth_email"),
-        email_key("s.app_email"),
+        quick_key("s.auth_email"),
+        quick_key("s.app_email"),
     )
 }
 
@@ -299,11 +298,11 @@ fn app_sql(target: &Target) -> String {
     format!(
         "SELECT w.place, p.id IS NOT NULL,
                 EXISTS (SELECT FROM {only}onagui.app_users o WHERE o.id = w.auth),
-                p.email, nullif({key}, '')
+                p.email, {key}
            FROM {USERS}
            LEFT JOIN LATERAL (SELECT u.id, {email} AS email
                                 FROM {only}onagui.app_users u WHERE u.id = w.app OFFSET 0) p ON true",
-        key = email_key("p.email"),
+        key = quick_key("p.email"),
         email = target.app.email("u"),
         only = target.app.only,
     )
@@ -311,13 +310,13 @@ fn app_sql(target: &Target) -> String {
 
 fn auth_sql(target: &Target) -> String {
     format!(
-        "SELECT w.place, a.confirmed, a.email, nullif({key}, ''),
+        "SELECT w.place, a.confirmed, a.email, {key},
                 EXISTS (SELECT FROM ONLY auth.users k WHERE k.id = w.app)
                 OR EXISTS (SELECT FROM onagui.sync_known_id k WHERE k.auth_user_id = w.app)
            FROM {USERS}
            LEFT JOIN LATERAL (SELECT {email} AS email, {confirmed} AS confirmed
                                 FROM ONLY auth.users u WHERE u.id = w.auth AND NOT ({deleted}) OFFSET 0) a ON true",
-        key = email_key("a.email"),
+        key = quick_key("a.email"),
         email = target.auth.email("u"),
         confirmed = target.confirmed_now("u"),
         deleted = target.deleted("u"),

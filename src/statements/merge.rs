@@ -132,7 +132,7 @@ impl<'a> Merge<'a> {
         }
         all.into_iter()
             .map(|(place, (columns, rows))| Referring {
-                table: self.plan.mover.references.tables[place].label.clone(),
+                table: self.plan.mover.references.tables[place].label.as_str().into(),
                 columns: columns.into_iter().collect(),
                 rows,
             })

@@ -17,9 +17,9 @@ use crate::error::{Error, Failure};
 use crate::pg::{self, Kept, Mode, Plan, Session, connect};
 use pgrx::Uuid;
 use pgrx::pg_sys::{Oid, UUIDARRAYOID, UUIDOID};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use text::{any_condition, count_sql, new_value, remain_sql, update_many_sql, update_sql};
 
@@ -44,10 +44,13 @@ const KEPT_TABLES: usize = 100;
 
 /// The statements for one table; `$1` is the id it is now, `$2` the id it becomes.
 struct Statements {
+    table: Rc<str>,
+    /// The columns that refer to a user.
+    columns: Rc<[String]>,
     count: String,
     update: Option<String>,
-    /// The same for many users at once, `$1` and `$2` being arrays; answers the old id for each row. There is none where
-    /// one row may refer to several users.
+    /// The same for many users at once, `$1` and `$2` being arrays; answers for each row which user's it is, counted from 1.
+    /// There is none where one row may refer to several users.
     update_many: Option<String>,
     counter: OnceCell<Plan>,
     updater: OnceCell<Plan>,
@@ -56,21 +59,15 @@ struct Statements {
     shape: OnceCell<Shape>,
 }
 
-/// How many rows of a table refer to a user.
+/// How many rows of a table refer to a user: one at least.
+#[derive(Serialize)]
 pub struct Referring {
-    pub table: String,
-    pub columns: Vec<String>,
+    pub table: Rc<str>,
+    pub columns: Rc<[String]>,
     pub rows: u64,
 }
 
 impl Referring {
-    pub fn to_json(all: &[Referring]) -> Value {
-        all.iter()
-            .filter(|r| r.rows > 0)
-            .map(|r| json!({ "table": r.table, "columns": r.columns, "rows": r.rows }))
-            .collect()
-    }
-
     pub fn total(all: &[Referring]) -> u64 {
         all.iter().map(|r| r.rows).sum()
     }
@@ -126,6 +123,8 @@ impl Mover {
         let references = References::read(session, app, &soft, Mode::Fresh)?;
         let statements = (0..references.tables.len())
             .map(|place| Statements {
+                table: references.tables[place].label.as_str().into(),
+                columns: referring_columns(&references, place),
                 count: count_sql(&references, place),
                 update: update_sql(&references, place),
                 update_many: update_many_sql(&references, place),
@@ -163,21 +162,16 @@ impl Mover {
         (0..self.references.tables.len()).filter(|t| !self.references.tables[*t].moving.is_empty())
     }
 
-    fn referring(&self, place: usize, rows: u64) -> Referring {
-        let table = &self.references.tables[place];
-        let columns = table.moving.iter().filter(|m| !(place == 0 && m.column == "id"));
-        Referring {
-            table: table.label.clone(),
-            columns: columns.map(|m| unquoted(&m.column)).collect(),
-            rows,
-        }
+    fn referring(&self, place: usize, rows: u64) -> Option<Referring> {
+        let Statements { table, columns, .. } = &self.statements[place];
+        (rows > 0).then(|| Referring { table: table.clone(), columns: columns.clone(), rows })
     }
 
     /// How many rows of each table refer to the user `id`, the user's own not counted.
     pub fn count(&self, session: &Session, id: Uuid, mode: Mode) -> Vec<Referring> {
         self.moving()
             .filter(|place| *place > 0 || self.references.tables[0].moving.len() > 1)
-            .map(|place| {
+            .filter_map(|place| {
                 let statements = &self.statements[place];
                 let rows = pg::as_role(self.references.tables[place].owner, || {
                     let prepare = || session.prepare(&statements.count, &[UUIDOID]);
@@ -265,7 +259,10 @@ impl Mover {
             moved.push((place, rows));
         });
         self.written(session, &moved, &[(from, to)])?;
-        Ok(moved.into_iter().map(|(place, rows)| self.referring_to_one(place, rows)).collect())
+        Ok(moved
+            .into_iter()
+            .filter_map(|(place, rows)| self.referring_to_one(place, rows))
+            .collect())
     }
 
     /// The same for each of `users`, pairs of the id that is and the id that becomes.
@@ -275,7 +272,6 @@ impl Mover {
         users: &[(Uuid, Uuid)],
     ) -> Result<Vec<Vec<Referring>>, Error> {
         let (from, to): (Vec<Uuid>, Vec<Uuid>) = users.iter().copied().unzip();
-        let places: HashMap<Uuid, usize> = from.iter().copied().zip(0..).collect();
         let mut moved = Vec::new();
         let mut by_user: Vec<Vec<Referring>> = users.iter().map(|_| Vec::new()).collect();
         self.update_each(session, |place| {
@@ -285,11 +281,11 @@ impl Mover {
                 Some(sql) => {
                     // By index, where there is one: for short arrays the planner takes it, while for many ids it would
                     // read the whole table for each batch.
-                    let prepare = || session.prepare_generic(sql, &[UUIDARRAYOID; 2]);
+                    let prepare = || session.prepare_by_index(sql, &[UUIDARRAYOID; 2]);
                     let plan = statements.updater_many.get_or_init(prepare);
                     let args = [from.clone().into(), to.clone().into()];
-                    for id in session.execute(plan, &args, Mode::Queued).column::<Uuid>() {
-                        rows[places[&id]] += 1;
+                    for user in session.execute(plan, &args, Mode::Queued).column::<i64>() {
+                        rows[user as usize - 1] += 1;
                     }
                 }
                 None => {
@@ -299,8 +295,8 @@ impl Mover {
                 }
             }
             moved.push((place, rows.iter().sum()));
-            for (of_user, rows) in by_user.iter_mut().zip(rows).filter(|(_, rows)| *rows > 0) {
-                of_user.push(self.referring_to_one(place, rows));
+            for (of_user, rows) in by_user.iter_mut().zip(rows) {
+                of_user.extend(self.referring_to_one(place, rows));
             }
         });
         self.written(session, &moved, users)?;
@@ -333,7 +329,7 @@ impl Mover {
     }
 
     /// What was moved with one user, of the rows that changed in a table: the user's own is not counted.
-    fn referring_to_one(&self, place: usize, rows: u64) -> Referring {
+    fn referring_to_one(&self, place: usize, rows: u64) -> Option<Referring> {
         self.referring(place, rows.saturating_sub(u64::from(place == 0)))
     }
 
@@ -371,6 +367,12 @@ impl Mover {
     fn owners(&self) -> Vec<Oid> {
         distinct(self.moving().map(|place| self.references.tables[place].owner))
     }
+}
+
+/// The columns of a table that refer to a user, the user's own id not counted.
+fn referring_columns(references: &References, place: usize) -> Rc<[String]> {
+    let moving = references.tables[place].moving.iter();
+    moving.filter(|m| !(place == 0 && m.column == "id")).map(|m| unquoted(&m.column)).collect()
 }
 
 /// `"Name"` as the catalog has it.

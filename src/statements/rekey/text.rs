@@ -81,7 +81,7 @@ pub(super) fn update_many_sql(references: &References, place: usize) -> Option<S
     }
     let head = update_head(references, place, ("m.old", "m.new"))?;
     Some(format!(
-        "{head} FROM unnest($1::uuid[], $2::uuid[]) AS m(old, new) WHERE {} RETURNING m.old",
+        "{head} FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS m(old, new, place) WHERE {} RETURNING m.place",
         any_condition(references, place, "m.old")
     ))
 }

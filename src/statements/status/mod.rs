@@ -19,6 +19,7 @@ use onagui_decide::signup::LinkPolicy;
 use words::Why;
 
 pub use answer::{Listed, Overview, Question};
+pub use look::key as quick_key;
 pub use suspects::Suspects;
 
 /// Every status, in the order people read them.
@@ -60,6 +61,9 @@ fn lone_key() -> String {
         look::key("a.email"),
     )
 }
+
+/// How many rows have a key, and the one where there is one. (There is no max(uuid) before PostgreSQL 18.)
+const TOTALS: &str = "count(*) AS n, (array_agg(u.id))[1] AS id, max(u.email) AS email, max(u.created_at) AS created_at";
 
 #[derive(Clone, Copy)]
 enum Side {
@@ -264,9 +268,11 @@ impl<'a> Survey<'a> {
     fn lone_from(&self, source: &str, side: &str) -> String {
         format!(
             "lone AS (SELECT *, auth_id IS NOT NULL AS is_auth FROM {source} WHERE {side}),
-             wanted AS MATERIALIZED (SELECT DISTINCT key FROM lone WHERE key IS NOT NULL),
+             lone_of_key AS MATERIALIZED ({lone_of_key}),
+             wanted AS (SELECT key FROM lone_of_key),
              at_auth AS ({at_auth}),
              at_app AS ({at_app})",
+            lone_of_key = verdicts::lone_of_key(),
             at_auth = self.totals(Side::Auth),
             at_app = self.totals(Side::App),
         )
@@ -301,17 +307,14 @@ impl<'a> Survey<'a> {
         )
     }
 
-    /// For each key in `wanted`: how many rows of a table have it, and one of them.
+    /// For each key in `wanted`: how many rows of a table have it, and the one where there is one.
     fn totals(&self, side: Side) -> String {
         let (rows, columns, way) = self.side(side);
         let confirmed = match side {
             Side::Auth => "bool_and(u.confirmed)",
             Side::App => "NULL::boolean",
         };
-        let totals = format!(
-            "count(*) AS n, (array_agg(u.id))[1] AS id, (array_agg(u.email))[1] AS email,
-             (array_agg(u.created_at))[1] AS created_at, {confirmed} AS confirmed"
-        );
+        let totals = format!("{TOTALS}, {confirmed} AS confirmed");
         look::either_way(
             way,
             &Self::few(side),
@@ -353,8 +356,6 @@ impl<'a> Survey<'a> {
     }
 
     fn among_found(&self) -> String {
-        let totals = "count(*) AS n, (array_agg(u.id))[1] AS id, (array_agg(u.email))[1] AS email,
-                      (array_agg(u.created_at))[1] AS created_at";
         format!(
             "pair AS (
                  SELECT {BOTH_SIDES} FROM found_auth a JOIN LATERAL ({app} AND u.id = a.id OFFSET 0) p ON true
@@ -369,9 +370,11 @@ impl<'a> Survey<'a> {
                  SELECT NULL, NULL, NULL, NULL, p.id, p.email, p.created_at, p.key, false
                    FROM found_app p
                   WHERE NOT EXISTS ({auth} AND u.id = p.id OFFSET 0)),
-             at_auth AS (SELECT u.key, {totals}, bool_and(u.confirmed) AS confirmed
+             lone_of_key AS ({lone_of_key}),
+             at_auth AS (SELECT u.key, {TOTALS}, bool_and(u.confirmed) AS confirmed
                            FROM found_auth u WHERE u.key IS NOT NULL GROUP BY u.key),
-             at_app AS (SELECT u.key, {totals} FROM found_app u WHERE u.key IS NOT NULL GROUP BY u.key)",
+             at_app AS (SELECT u.key, {TOTALS} FROM found_app u WHERE u.key IS NOT NULL GROUP BY u.key)",
+            lone_of_key = verdicts::lone_of_key(),
             app = self.app_rows(),
             auth = self.auth_rows(),
         )

@@ -14,9 +14,13 @@ pub fn facts() -> &'static str {
        FROM lone l
        FULL JOIN at_auth ta ON ta.key = l.key
        FULL JOIN at_app tp ON tp.key = l.key
-       FULL JOIN (SELECT key, count(*) FILTER (WHERE is_auth) AS lone_auth,
-                         count(*) FILTER (WHERE NOT is_auth) AS lone_app
-                    FROM lone WHERE key IS NOT NULL GROUP BY key) c ON c.key = l.key"
+       FULL JOIN lone_of_key c ON c.key = l.key"
+}
+
+/// How many lone users have an e-mail, on either side.
+pub fn lone_of_key() -> &'static str {
+    "SELECT key, count(*) FILTER (WHERE is_auth) AS lone_auth, count(*) FILTER (WHERE NOT is_auth) AS lone_app
+       FROM lone WHERE key IS NOT NULL GROUP BY key"
 }
 
 /// The rules for auth users without a row of their own and app rows without an auth user, in order of precedence.

@@ -66,6 +66,22 @@ def test_parents_and_children_give_way_together(db, policy, lists, entries):
     assert db.sql("SELECT id, user_id, kind, place FROM marks ORDER BY id") == [(1, auth, 7, 1), (2, auth, 7, 2), (3, auth, 7, 1), (4, auth, 7, 3)]
 
 
+def test_what_refers_to_a_row_that_comes_over_comes_over(db):
+    """Trip 1 is the leaving user's, so its stop is too, though the stop changes only with the slot that gives way."""
+    db.sql(
+        """CREATE TABLE slots (user_id uuid REFERENCES onagui.app_users, n int, tag text UNIQUE, PRIMARY KEY (user_id, n));
+           CREATE TABLE trips (id int, user_id uuid REFERENCES onagui.app_users, tag text REFERENCES slots (tag), UNIQUE (tag, id));
+           CREATE TABLE stops (name text, user_id uuid REFERENCES onagui.app_users, tag text, trip int,
+                               UNIQUE (user_id, tag), FOREIGN KEY (tag, trip) REFERENCES trips (tag, id))"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO slots VALUES ('{app}', 1, 'a'), ('{auth}', 1, 'b')")
+    db.sql(f"INSERT INTO trips VALUES (1, '{app}', 'b')")
+    db.sql(f"INSERT INTO stops VALUES ('first', '{auth}', 'b', 1), ('second', '{app}', 'a', NULL)")
+    merge(db, "keep_app", "slots", "trips", "stops")
+    assert db.sql("SELECT * FROM stops") == [("first", auth, "a", 1)]
+
+
 def test_a_child_of_the_row_that_gives_way_stays_and_takes_a_key_over(db):
     """Entry 1 came with the list that gives way, but stays itself: it is the first of two that come over."""
     db.sql(LISTS)

@@ -103,12 +103,13 @@ pub fn follow<'a>(
     followers
 }
 
-/// Of rows that refer by a key NOT VALID nobody can tell whether they came since, or were there and referred to nobody.
+/// Of rows that refer by a key NOT VALID or NOT ENFORCED nobody can tell whether they came since, or were there and referred to nobody.
 fn may_have_been_there(mover: &Mover, rows: usize, key: &ForeignKey) -> String {
     let refer = if rows == 1 { "row refers" } else { "rows refer" };
     let table = &mover.references.tables[key.child].label;
+    let state = if key.enforced { "NOT VALID" } else { "NOT ENFORCED" };
     format!(
-        "{rows} {refer} from {table} by {}, which is NOT VALID, and may have referred to nobody before",
+        "{rows} {refer} from {table} by {}, which is {state}, and may have referred to nobody before",
         key.name
     )
 }

@@ -112,7 +112,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Notes what a row's columns become. [`Self::follow`] brings along what refers to it by them.
-    pub fn set(&mut self, row: &Row, side: Side, values: Vec<(String, Text)>) {
+    pub fn set(&mut self, row: &Row, mut side: Side, values: Vec<(String, Text)>) {
         let mut changed = Vec::new();
         for (column, after) in values {
             if self.after(row, &column) == after {
@@ -134,7 +134,7 @@ impl<'a> Plan<'a> {
                 changed.extend(known.after.keys().cloned());
                 known.side = None;
             }
-            known.side.get_or_insert(side);
+            side = *known.side.get_or_insert(side);
         }
         if !changed.is_empty() {
             self.touched.insert(row.0);

@@ -226,7 +226,7 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// `pair`, `lone`, `at_auth`, `at_app` for everybody who is not SYNCED, of those rows that `only` leaves.
+    /// `pair`, `lone`, `lone_of_key`, `at_auth`, `at_app` for everybody who is not SYNCED, of those rows that `only` leaves.
     fn apart(&self, wanted: &[&str], only: &str) -> String {
         let wants = |some: &[&str]| some.iter().any(|status| wanted.contains(status));
         // One side alone will do where the verdicts of the other are not asked for.
@@ -340,7 +340,7 @@ impl<'a> Survey<'a> {
         )
     }
 
-    /// `pair`, `lone`, `at_auth`, `at_app` for the e-mails in `$1`.
+    /// `pair`, `lone`, `lone_of_key`, `at_auth`, `at_app` for the e-mails in `$1`.
     fn by_email(&self) -> String {
         format!(
             "wanted AS MATERIALIZED (

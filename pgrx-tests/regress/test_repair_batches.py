@@ -93,6 +93,59 @@ def test_stopped_and_called_again(db):
     assert statuses(db) == {"SYNCED": 60} and len(log(db, action="rekey")) == 60
 
 
+def leftovers(db):
+    """Cursors that are open in any session, and temporary files."""
+    return db.sql("SELECT (SELECT count(*) FROM pg_cursors), (SELECT count(*) FROM pg_ls_tmpdir())", role=ADMIN)
+
+
+def test_the_list_is_kept_on_disk_and_all_are_counted(db):
+    """However many users there are, they are listed once, take no more than work_mem, and are all told of as left."""
+    many(db, 3000, orders=1)
+    session = db.connect(ADMIN)
+    session.execute("SET work_mem = '64kB'")
+    session.execute("CALL onagui.fix_all_user_ids(1000)")
+    said = [notice.message.split(", ")[1] for notice in session.notices if "users done" in notice.message]
+    assert said == ["2000 left", "1000 left", "0 left", "0 left"]
+    assert statuses(db) == {"SYNCED": 3000}
+    assert session.execute("SELECT count(*) FROM pg_cursors").fetchone() == (0,)
+    assert leftovers(db) == [(0, 0)]
+
+
+def test_nothing_is_left_of_the_list_where_it_is_stopped(db):
+    many(db, 3000, orders=1)
+    db.sql(
+        """CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS
+               $$BEGIN RAISE EXCEPTION 'stop' USING ERRCODE = '57014'; END$$;
+           CREATE TRIGGER no BEFORE UPDATE ON onagui.app_users FOR EACH ROW WHEN (NEW.email = 'u1450@example.com') EXECUTE FUNCTION no()"""
+    )
+    session = db.connect(ADMIN)
+    session.execute("SET work_mem = '64kB'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        session.execute("CALL onagui.fix_all_user_ids(100)")
+    assert session.execute("SELECT count(*) FROM pg_cursors").fetchone() == (0,)
+    assert leftovers(db) == [(0, 0)]
+    assert statuses(db) == {"SYNCED": 1400, "MISMATCHED": 1600}
+    db.sql("DROP TRIGGER no ON onagui.app_users")
+    session.execute("CALL onagui.fix_all_user_ids()")
+    assert statuses(db) == {"SYNCED": 3000}
+
+
+def test_whose_email_is_free_again_is_helped_in_the_same_call(db):
+    """One takes auth's e-mail over; now another, who has had that of theirs, can get a row."""
+    session = db.session(ADMIN)
+    with session.transaction():
+        session.execute("SET LOCAL onagui_sync.enabled = off")
+        session.execute(
+            """INSERT INTO auth.users (id, email, email_confirmed_at) VALUES
+                   ('00000000-0000-4000-8000-000000000001', 'new@example.com', now()),
+                   ('00000000-0000-4000-8000-000000000002', 'old@example.com', now());
+               INSERT INTO onagui.app_users (id, email) VALUES ('00000000-0000-4000-8000-000000000001', 'old@example.com')"""
+        )
+    assert statuses(db) == {"EMAIL_MISMATCH": 1, "CONFLICT": 1}
+    db.sql("CALL onagui.fix_all_user_ids()")
+    assert statuses(db) == {"SYNCED": 2}
+
+
 def test_statement_timeout_counts_for_each_batch(db):
     many(db, 12)
     db.sql(

@@ -4,13 +4,10 @@ use super::repair::Repair;
 use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{self, Call, Reply, connect_nonatomic};
-use crate::statements::candidates::{Candidate, Which};
+use crate::statements::candidates::Order;
 use pgrx::Uuid;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
-
-/// How many users are looked up at once: bounds memory, whatever the number of users.
-const LIST: usize = 50_000;
 
 #[derive(Default)]
 struct Progress {
@@ -39,30 +36,32 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
         return Err(Error::InTransaction);
     }
     let actor = super::actor();
+    let start = || Repair::start(House::find()?, true, policy, actor.clone());
     let started = Instant::now();
     let mut progress = Progress::default();
     let mut tried: HashSet<(Option<Uuid>, Option<Uuid>)> = HashSet::new();
     connect_nonatomic(|connection| {
+        // What is done may let others be helped: whose e-mail was free again, for instance. So look until there is nobody.
         loop {
-            let list = {
-                let repair = Repair::start(House::find()?, true, policy, actor.clone())?;
-                repair.candidates(&Which::FixableByPlace(LIST + tried.len()))
-            };
-            let todo: Vec<Candidate> =
-                list.into_iter().filter(|c| !tried.contains(&c.pair())).collect();
-            if todo.is_empty() {
-                report("finished", &progress, 0, started);
-                return Ok(());
-            }
-            let mut left = todo.len();
-            let mut todo = todo.into_iter().peekable();
-            while todo.peek().is_some() {
+            let list = start()?.list(Order::Place, None);
+            list.keep();
+            let mut again = tried.len();
+            let mut helped = false;
+            loop {
                 pg::restart_statement_timeout();
-                let batch: Vec<Candidate> = todo.by_ref().take(size).collect();
-                left -= batch.len();
+                let mut batch = list.next(size);
+                if batch.is_empty() {
+                    break;
+                }
+                let listed = batch.len();
+                batch.retain(|candidate| !tried.contains(&candidate.pair()));
+                again = again.saturating_sub(listed - batch.len());
+                if batch.is_empty() {
+                    continue;
+                }
+                helped = true;
                 // What refers to the users is looked up anew: there may be new tables since the last commit.
-                let repair = Repair::start(House::find()?, true, policy, actor.clone())?;
-                for outcome in repair.run(batch)? {
+                for outcome in start()?.run(batch)? {
                     if outcome.outcome == "done" {
                         progress.done += 1;
                         progress.rows += outcome.rows_changed;
@@ -71,10 +70,14 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
                         tried.insert((outcome.auth_user_id, outcome.old_app_user_id));
                     }
                 }
-                drop(repair);
                 connection.commit();
+                let left = list.left().unwrap_or_default().saturating_sub(again);
                 report("batch committed", &progress, left, started);
                 pg::check_interrupts();
+            }
+            if !helped {
+                report("finished", &progress, 0, started);
+                return Ok(());
             }
         }
     })?;

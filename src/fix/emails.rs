@@ -131,10 +131,8 @@ fn together(repair: &Repair, users: &[&Candidate]) -> Result<Vec<Outcome>, Error
 }
 
 fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Vec<Outcome>, Error> {
-    let ids: Vec<Uuid> = users.iter().filter_map(|c| c.app_user_id).collect();
-    repair.mover.lock(session, &ids);
-    for candidate in users {
-        if !repair.finder.still_is(session, candidate) {
+    for still in repair.finder.lock(session, users) {
+        if !still {
             if let [alone] = users {
                 return Ok(vec![Outcome::overtaken(alone)]);
             }

@@ -18,7 +18,7 @@ pub use undo::undo_fix;
 use crate::catalog::House;
 use crate::error::{Error, plain};
 use crate::pg::{self, Arg, Call, Json, Reply, RowWriter};
-use crate::statements::candidates::{Candidate, Which};
+use crate::statements::candidates::{Candidate, Order};
 use crate::statements::merge::OnConflict;
 use onagui_decide::repair::{Action, Status};
 use outcome::Outcome;
@@ -79,7 +79,7 @@ pub fn fix_user_ids(call: &Call) -> Result<Reply, Error> {
     let emails: Option<Vec<Option<String>>> = call.arg(0);
     let apply = call.arg::<bool>(1).ok_or(Error::NullArgument { name: "p_apply" })?;
     let policy = policy(call, 2)?;
-    let limit = limit(call, 3)?.unwrap_or(usize::MAX);
+    let limit = limit(call, 3)?;
     let house = House::find()?;
     let writer = call.rows();
     let repair = Repair::start(house, apply, policy, actor())?;
@@ -88,13 +88,13 @@ pub fn fix_user_ids(call: &Call) -> Result<Reply, Error> {
             let emails: Vec<String> = emails.into_iter().flatten().collect();
             let mut todo = Vec::new();
             for email in &emails {
-                let found = repair.candidates(&Which::Email(email.clone()));
+                let found = repair.candidates(email);
                 if found.is_empty() {
                     todo.push(Err(email.clone()));
                 }
                 todo.extend(found.into_iter().map(Ok));
             }
-            todo.truncate(limit);
+            todo.truncate(limit.unwrap_or(usize::MAX));
             let unknown: Vec<&String> = todo.iter().filter_map(|t| t.as_ref().err()).collect();
             for email in unknown {
                 put(&writer, Outcome::unknown(email));
@@ -107,14 +107,16 @@ pub fn fix_user_ids(call: &Call) -> Result<Reply, Error> {
             }
         }
         None => {
-            let mut todo = repair.candidates(&Which::Fixable(limit));
-            while !todo.is_empty() {
-                let rest = todo.split_off(todo.len().min(CHUNK));
+            let list = repair.list(Order::Ids, limit);
+            loop {
+                let todo = list.next(CHUNK);
+                if todo.is_empty() {
+                    break;
+                }
                 for outcome in repair.run(todo)? {
                     put(&writer, outcome);
                 }
                 pg::check_interrupts();
-                todo = rest;
             }
         }
     }
@@ -141,7 +143,7 @@ pub fn fix_user_id_mismatch(call: &Call) -> Result<Reply, Error> {
     let email: String = call.arg(0).ok_or(Error::NullArgument { name: "p_email" })?;
     let apply = call.arg::<bool>(1).ok_or(Error::NullArgument { name: "p_use_auth_id" })?;
     let repair = Repair::start(House::find()?, apply, OnConflict::Error, actor())?;
-    let found = repair.candidates(&Which::Email(email.clone()));
+    let found = repair.candidates(&email);
     if found.is_empty() {
         return Err(Error::UnknownEmail { email });
     }

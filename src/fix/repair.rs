@@ -6,7 +6,7 @@ use crate::catalog::House;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Mode, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
-use crate::statements::candidates::{Candidate, Finder, Which};
+use crate::statements::candidates::{Candidate, Finder, List, Order};
 use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
 use crate::statements::rekey::{Collision, Mover};
 use crate::statements::rows;
@@ -49,8 +49,14 @@ impl Repair {
         if self.apply { Mode::Fresh } else { Mode::Read }
     }
 
-    pub fn candidates(&self, which: &Which) -> Vec<Candidate> {
-        self.finder.find(which, self.mode())
+    /// Everybody with this e-mail on either side.
+    pub fn candidates(&self, email: &str) -> Vec<Candidate> {
+        self.finder.find(email, self.mode())
+    }
+
+    /// Those whom a fix can help.
+    pub fn list(&self, order: Order, most: Option<usize>) -> List {
+        self.finder.list(order, most, self.mode())
     }
 
     /// Repairs each of `todo`, and records what was done in one statement.
@@ -123,9 +129,8 @@ impl Repair {
     ) -> Result<Option<Vec<Outcome>>, Error> {
         let pairs: Vec<(Uuid, Uuid)> =
             todo.iter().map(|c| Ok((c.app()?, c.auth()?))).collect::<Result<_, Error>>()?;
-        let (app, auth): (Vec<Uuid>, Vec<Uuid>) = pairs.iter().copied().unzip();
-        self.mover.lock(session, &[app, auth.clone()].concat());
-        let still = self.finder.still_are(session, todo);
+        let auth: Vec<Uuid> = pairs.iter().map(|(_, auth)| *auth).collect();
+        let still = self.finder.lock(session, todo);
         if self.mover.holds_any(session, &auth) {
             return Ok(None);
         }
@@ -194,12 +199,8 @@ impl Repair {
         let attempt = || {
             subtransaction(|| {
                 pg::connect(|session| {
-                    let users: Vec<Uuid> = [candidate.app_user_id, candidate.auth_user_id]
-                        .into_iter()
-                        .flatten()
-                        .collect();
-                    self.mover.lock(session, &users);
-                    if checked && !self.finder.still_is(session, candidate) {
+                    let still = self.finder.lock(session, &[candidate]) == [true];
+                    if checked && !still {
                         return Ok(None);
                     }
                     match action {

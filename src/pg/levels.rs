@@ -4,6 +4,7 @@
 //! This is how several tables change "in one statement" while each is written as its own owner: every table's
 //! statement gets a level, no level is closed before all statements have run, and each is closed as the table's owner.
 
+use super::planning::ForeignKeyChecks;
 use pgrx::pg_sys;
 
 pub struct QueryLevel {
@@ -19,6 +20,7 @@ impl QueryLevel {
 
     /// Fires what the level has queued, as the current role. Levels are closed in reverse order of opening.
     pub fn close(self) {
+        let _checks = ForeignKeyChecks::begin();
         // SAFETY: the trigger manager needs an executor state only to look up the tables of the events.
         unsafe {
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());

@@ -6,6 +6,7 @@
 mod aside;
 mod call;
 mod capture;
+mod cursor;
 mod doors;
 mod encoding;
 mod kept;
@@ -24,6 +25,7 @@ mod trigger;
 mod values;
 
 pub use call::{Call, Reply, RowWriter};
+pub use cursor::Cursor;
 pub use doors::enter;
 pub use kept::Kept;
 pub use levels::QueryLevel;

@@ -3,6 +3,7 @@
 use super::aside::Aside;
 use super::encoding::to_server_c;
 use super::loader::Loader;
+use super::planning::InMemory;
 use super::rowset::RowSet;
 use super::values::{FromSql, ToSql};
 use pgrx::pg_sys;
@@ -95,11 +96,10 @@ impl Session {
         self.prepare_with(sql, kinds, pg_sys::CURSOR_OPT_GENERIC_PLAN)
     }
 
-    /// The same, planned now, for few rows by index. Bitmaps are left out, which cost more to set up than to read the two or
-    /// three rows there mostly are, and save nothing where there are more: an index has the rows of one value in their order.
+    /// The same, planned now, for few rows by index ([`InMemory`]).
     pub fn prepare_by_index(&self, sql: &str, kinds: &[pg_sys::Oid]) -> Plan {
         let plan = self.prepare_generic(sql, kinds);
-        let _without = WithoutBitmaps::start();
+        let _in_memory = InMemory::assume();
         // SAFETY: makes the plan that the statement will go on using, and gives the hold on it back.
         unsafe {
             let made = pg_sys::SPI_plan_get_cached_plan(plan.plan);
@@ -117,7 +117,7 @@ impl Session {
         self.prepare_with(sql, kinds, pg_sys::CURSOR_OPT_PARALLEL_OK | generic)
     }
 
-    fn prepare_with(&self, sql: &str, kinds: &[pg_sys::Oid], options: u32) -> Plan {
+    pub(super) fn prepare_with(&self, sql: &str, kinds: &[pg_sys::Oid], options: u32) -> Plan {
         let text = to_server_c(sql);
         let mut kinds = kinds.to_vec();
         // SAFETY: all pointers hold for the call; SPI_keepplan moves the plan to long-lived memory.
@@ -297,30 +297,7 @@ impl Session {
     }
 }
 
-/// Until dropped, plans are made without bitmaps.
-struct WithoutBitmaps {
-    before: bool,
-}
-
-impl WithoutBitmaps {
-    fn start() -> Self {
-        // SAFETY: a backend-local setting, put back when this is dropped, also by an error.
-        unsafe {
-            let before = pg_sys::enable_bitmapscan;
-            pg_sys::enable_bitmapscan = false;
-            WithoutBitmaps { before }
-        }
-    }
-}
-
-impl Drop for WithoutBitmaps {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { pg_sys::enable_bitmapscan = self.before };
-    }
-}
-
-fn datums(args: &[Arg]) -> (Vec<pg_sys::Datum>, Vec<c_char>) {
+pub(super) fn datums(args: &[Arg]) -> (Vec<pg_sys::Datum>, Vec<c_char>) {
     args.iter()
         .map(|arg| match arg.value {
             Some(datum) => (datum, b' ' as c_char),
@@ -336,7 +313,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    fn taken() -> Self {
+    pub(super) fn taken() -> Self {
         // SAFETY: SPI_tuptable belongs to whoever takes it.
         unsafe {
             let table = pg_sys::SPI_tuptable;

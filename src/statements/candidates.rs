@@ -1,14 +1,16 @@
 //! Who is to be repaired: rows of the survey, and whether they still hold once the user is locked.
 
 use super::signup::Target;
-use super::status::{Overview, Survey, Which as Whose, quick_key};
+use super::status::{Overview, Survey, Tag, Which as Whose, quick_key};
 use crate::catalog::House;
 use crate::error::Error;
-use crate::pg::{self, Kept, Mode, Plan, Role, Rows, Session, connect};
+use crate::pg::{self, Cursor, Kept, Mode, Plan, Rows, Session, connect};
 use onagui_decide::repair::Status;
 use pgrx::Uuid;
 use pgrx::pg_sys::{TEXTARRAYOID, UUIDARRAYOID};
+use std::borrow::Borrow;
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 /// A user as the survey sees them.
@@ -18,9 +20,11 @@ pub struct Candidate {
     pub email: Option<String>,
     pub auth_user_id: Option<Uuid>,
     pub app_user_id: Option<Uuid>,
+    /// Why nothing is done for them, where that is so.
     pub detail: Option<String>,
     pub auth_email: Option<String>,
     pub app_email: Option<String>,
+    /// What makes e-mails the same, where they differ under one id.
     pub auth_key: Option<String>,
     pub app_key: Option<String>,
 }
@@ -32,14 +36,13 @@ impl Candidate {
     }
 }
 
-/// Whom to look up.
-pub enum Which {
-    /// Everybody with this e-mail on either side.
-    Email(String),
-    /// At most so many of those whom a fix can help.
-    Fixable(usize),
-    /// The same, neighbours together: a batch then works on few pages.
-    FixableByPlace(usize),
+/// In which order those whom a fix can help are listed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// By their ids, so that two calls lock them in the same order.
+    Ids,
+    /// Neighbours in the table together: a batch then works on few pages.
+    Place,
 }
 
 /// The statements that find users and look at them again, kept for a definition of the tables.
@@ -49,6 +52,7 @@ pub struct Finder {
     by_email: OnceCell<Plan>,
     auth_side: OnceCell<Plan>,
     app_side: OnceCell<Plan>,
+    locker: OnceCell<Plan>,
 }
 
 thread_local! {
@@ -69,68 +73,110 @@ impl Finder {
                 by_email: OnceCell::new(),
                 auth_side: OnceCell::new(),
                 app_side: OnceCell::new(),
+                locker: OnceCell::new(),
             })
         };
         FINDER.with(|kept| kept.get(version, fits, |_| true, learn))
     }
 
-    /// Everybody asked for, ordered by their ids unless told otherwise, so that two calls lock them in the same order.
-    pub fn find(&self, which: &Which, mode: Mode) -> Vec<Candidate> {
+    /// Everybody with this e-mail on either side, ordered by their ids.
+    pub fn find(&self, email: &str, mode: Mode) -> Vec<Candidate> {
         pg::as_role(self.target.house.owner, || {
             connect(|session| {
-                let rows = match which {
-                    Which::Email(email) => {
-                        let rows = || self.survey().rows_sql(Whose::Emails);
-                        let prepare = || {
-                            let sql = candidates_sql(&rows(), BY_ID);
-                            session.prepare_read(&sql, &[TEXTARRAYOID], true)
-                        };
-                        let args = [vec![email.clone()].into()];
-                        session.execute(self.by_email.get_or_init(prepare), &args, mode)
-                    }
-                    Which::Fixable(most) => self.fixable(session, BY_ID, *most, mode),
-                    Which::FixableByPlace(most) => {
-                        let by_place = format!(
-                            "LEFT JOIN {}onagui.app_users u ON u.id = s.app_user_id ORDER BY u.tableoid, u.ctid",
-                            self.target.app.only
-                        );
-                        self.fixable(session, &by_place, *most, mode)
-                    }
+                let prepare = || {
+                    let rows = self.survey(Tag::Nothing).rows_sql(Whose::Emails);
+                    session.prepare_read(&by_email_sql(&rows), &[TEXTARRAYOID], true)
                 };
-                (0..rows.len()).filter_map(|row| Candidate::of(&rows, row)).collect()
+                let args = [vec![email.to_owned()].into()];
+                let rows = session.execute(self.by_email.get_or_init(prepare), &args, mode);
+                Candidate::all(&rows)
             })
         })
     }
 
-    fn fixable(&self, session: &Session, order: &str, most: usize, mode: Mode) -> Rows {
+    /// Those whom a fix can help, at most `most` of them.
+    pub fn list(&self, order: Order, most: Option<usize>, mode: Mode) -> List {
         let fixable: Vec<&str> = Status::ALL
             .into_iter()
             .filter(|status| status.is_fixable())
             .map(Status::name)
             .collect();
-        let rows = self.survey().rows_of(Whose::Apart, &fixable);
-        let sql = format!("{} LIMIT $1", candidates_sql(&rows, order));
-        session.run(&sql, &[i64::try_from(most).unwrap_or(i64::MAX).into()], mode)
+        let (tag, order) = match order {
+            Order::Ids => (Tag::Nothing, BY_ID),
+            Order::Place => (Tag::Place, "s.app_tag"),
+        };
+        let rows = self.survey(tag).rows_of(Whose::Apart, &fixable);
+        let sql = list_sql(&rows, order, most);
+        let house = self.target.house;
+        let cursor = pg::as_role(house.owner, || {
+            connect(|session| session.open(&session.prepare_cursor(&sql), &[], mode == Mode::Read))
+        });
+        List { house, cursor }
     }
 
-    fn survey(&self) -> Survey<'_> {
-        Survey { dates: false, ..self.overview.survey() }
+    fn survey(&self, tag: Tag) -> Survey<'_> {
+        Survey { tag, ..self.overview.survey() }
     }
 }
 
-const BY_ID: &str = "ORDER BY s.auth_user_id, s.app_user_id";
+const BY_ID: &str = "s.auth_user_id, s.app_user_id";
 
-fn candidates_sql(rows: &str, order: &str) -> String {
+fn by_email_sql(rows: &str) -> String {
     format!(
         "SELECT s.sync_status, s.email, s.auth_user_id, s.app_user_id, s.detail, s.auth_email, s.app_email,
                 {}, {}
-           FROM ({rows}) s {order}",
+           FROM ({rows}) s ORDER BY {BY_ID}",
         quick_key("s.auth_email"),
         quick_key("s.app_email"),
     )
 }
 
+/// Nothing is made up that those who can be helped do not need.
+fn list_sql(rows: &str, order: &str, most: Option<usize>) -> String {
+    let key = |email| {
+        let mismatch = Status::EmailMismatch.name();
+        format!("CASE WHEN s.sync_status = '{mismatch}' THEN {} END", quick_key(email))
+    };
+    format!(
+        "SELECT s.sync_status, s.email, s.auth_user_id, s.app_user_id, NULL::text, s.auth_email, s.app_email,
+                {}, {}
+           FROM ({rows}) s ORDER BY {order}{limit}",
+        key("s.auth_email"),
+        key("s.app_email"),
+        limit = most.map_or(String::new(), |most| format!(" LIMIT {most}")),
+    )
+}
+
+/// Users to be repaired, a few at a time: however many they are, they take no more than work_mem.
+pub struct List {
+    house: House,
+    cursor: Cursor,
+}
+
+impl List {
+    /// The next users, at most so many; none where there are no more.
+    pub fn next(&self, most: usize) -> Vec<Candidate> {
+        pg::as_role(self.house.owner, || {
+            connect(|session| Candidate::all(&self.cursor.fetch(session, most)))
+        })
+    }
+
+    /// Lets the list outlive commits.
+    pub fn keep(&self) {
+        self.cursor.keep();
+    }
+
+    /// How many users are left, which is known after a commit.
+    pub fn left(&self) -> Option<usize> {
+        self.cursor.left()
+    }
+}
+
 impl Candidate {
+    fn all(rows: &Rows) -> Vec<Self> {
+        (0..rows.len()).filter_map(|row| Candidate::of(rows, row)).collect()
+    }
+
     fn of(rows: &Rows, row: usize) -> Option<Self> {
         Some(Candidate {
             status: Status::parse(&rows.get::<String>(row, 1)?)?,
@@ -167,38 +213,58 @@ impl Pair {
     }
 }
 
+/// An app user's e-mail, to the letter and as what makes it the same as another.
+type AppEmail = (Option<String>, Option<String>);
+
 impl Finder {
+    /// The app users with these ids; with `lock`, locked in the order of their ids.
+    fn app_users(
+        &self,
+        session: &Session,
+        ids: Vec<Uuid>,
+        lock: bool,
+        mode: Mode,
+    ) -> HashMap<Uuid, AppEmail> {
+        // As the owner of app_users, whose indexes may hold code of theirs.
+        pg::as_role(self.target.app.owner, || {
+            let plan = if lock { &self.locker } else { &self.app_side };
+            let prepare = || session.prepare_generic(&app_sql(&self.target, lock), &[UUIDARRAYOID]);
+            let rows = session.execute(plan.get_or_init(prepare), &[ids.into()], mode);
+            let each = (0..rows.len()).filter_map(|row| {
+                Some((rows.get::<Uuid>(row, 1)?, (rows.get(row, 2), rows.get(row, 3))))
+            });
+            each.collect()
+        })
+    }
+
     /// What is so of each of `users`, ids as [`Candidate::pair`] has them.
     fn pairs(
         &self,
         session: &Session,
         users: &[(Option<Uuid>, Option<Uuid>)],
+        lock: bool,
         mode: Mode,
     ) -> Vec<Pair> {
-        let target = &self.target;
         let (auth, app): (Vec<Option<Uuid>>, Vec<Option<Uuid>>) = users.iter().copied().unzip();
-        let look = |role: Role, plan: &OnceCell<Plan>, sql: fn(&Target) -> String| {
-            pg::as_role(role, || {
-                let prepare = || session.prepare_read(&sql(target), &[UUIDARRAYOID; 2], true);
-                let args = [app.clone().into(), auth.clone().into()];
-                session.execute(plan.get_or_init(prepare), &args, mode)
-            })
-        };
-        // As the owner of app_users, whose indexes may hold code of theirs.
-        let here = look(target.app.owner.into(), &self.app_side, app_sql);
-        let there = look(target.house.owner.into(), &self.auth_side, auth_sql);
-        let mut pairs: Vec<Pair> = users.iter().map(|_| Pair::default()).collect();
-        let place =
-            |rows: &Rows, row| rows.get::<i64>(row, 1).map_or(0, |place| place as usize - 1);
-        for row in 0..here.len() {
-            let pair = &mut pairs[place(&here, row)];
-            pair.app_is_there = here.get(row, 2).unwrap_or_default();
-            pair.own = here.get(row, 3).unwrap_or_default();
-            pair.app_email = here.get(row, 4);
-            pair.app_key = here.get(row, 5);
+        let ids = app.iter().chain(&auth).copied().flatten().collect();
+        let here = self.app_users(session, ids, lock, mode);
+        let there = pg::as_role(self.target.house.owner, || {
+            let prepare =
+                || session.prepare_read(&auth_sql(&self.target), &[UUIDARRAYOID; 2], true);
+            let args = [app.into(), auth.into()];
+            session.execute(self.auth_side.get_or_init(prepare), &args, mode)
+        });
+        let mut pairs: Vec<Pair> = Vec::with_capacity(users.len());
+        for (auth, app) in users {
+            let own = auth.is_some_and(|id| here.contains_key(&id));
+            let found = app.and_then(|id| here.get(&id).cloned());
+            let app_is_there = found.is_some();
+            let (app_email, app_key) = found.unwrap_or_default();
+            pairs.push(Pair { own, app_is_there, app_email, app_key, ..Pair::default() });
         }
         for row in 0..there.len() {
-            let pair = &mut pairs[place(&there, row)];
+            let place = there.get::<i64>(row, 1).map_or(0, |place| place as usize - 1);
+            let pair = &mut pairs[place];
             pair.confirmed = there.get(row, 2);
             pair.auth_email = there.get(row, 3);
             pair.auth_key = there.get(row, 4);
@@ -207,20 +273,12 @@ impl Finder {
         pairs
     }
 
-    fn pair(&self, session: &Session, app: Uuid, auth: Uuid, mode: Mode) -> Pair {
-        self.pairs(session, &[(Some(auth), Some(app))], mode).pop().unwrap_or_default()
-    }
-
-    /// Whether the candidate, now locked, still is what the survey saw.
-    pub fn still_is(&self, session: &Session, candidate: &Candidate) -> bool {
-        self.still_are(session, std::slice::from_ref(candidate)) == [true]
-    }
-
-    /// The same for each of `candidates`.
-    pub fn still_are(&self, session: &Session, candidates: &[Candidate]) -> Vec<bool> {
-        let users: Vec<_> = candidates.iter().map(Candidate::pair).collect();
-        let now = self.pairs(session, &users, Mode::Fresh);
-        candidates.iter().zip(now).map(|(candidate, now)| candidate.is_still(&now)).collect()
+    /// Locks the app users of `candidates`, in the order of their ids, and answers of each candidate whether it still is
+    /// what the survey saw.
+    pub fn lock<C: Borrow<Candidate>>(&self, session: &Session, candidates: &[C]) -> Vec<bool> {
+        let users: Vec<_> = candidates.iter().map(|c| c.borrow().pair()).collect();
+        let now = self.pairs(session, &users, true, Mode::Fresh);
+        candidates.iter().zip(now).map(|(c, now)| c.borrow().is_still(&now)).collect()
     }
 
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or
@@ -232,7 +290,8 @@ impl Finder {
         auth: Uuid,
         mode: Mode,
     ) -> Result<Candidate, Error> {
-        let now = self.pair(session, app, auth, mode);
+        let users = [(Some(auth), Some(app))];
+        let now = self.pairs(session, &users, false, mode).pop().unwrap_or_default();
         let Some(confirmed) = now.confirmed else {
             return Err(Error::AuthUserGone { id: auth.to_string() });
         };
@@ -291,29 +350,24 @@ impl Candidate {
     }
 }
 
-/// Ids of app users are `$1`, of auth users `$2`.
-const USERS: &str = "unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w(app, auth, place)";
-
-fn app_sql(target: &Target) -> String {
+/// The app users whose ids are in `$1`.
+fn app_sql(target: &Target, lock: bool) -> String {
+    let email = target.app.email("t");
     format!(
-        "SELECT w.place, p.id IS NOT NULL,
-                EXISTS (SELECT FROM {only}onagui.app_users o WHERE o.id = w.auth),
-                p.email, {key}
-           FROM {USERS}
-           LEFT JOIN LATERAL (SELECT u.id, {email} AS email
-                                FROM {only}onagui.app_users u WHERE u.id = w.app OFFSET 0) p ON true",
-        key = quick_key("p.email"),
-        email = target.app.email("u"),
+        "SELECT t.id, {email}, {key} FROM {only}onagui.app_users t WHERE t.id = ANY ($1) ORDER BY t.id{lock}",
+        key = quick_key(&email),
         only = target.app.only,
+        lock = if lock { " FOR UPDATE" } else { "" },
     )
 }
 
+/// Auth's side of each pair; ids of app users are `$1`, of auth users `$2`.
 fn auth_sql(target: &Target) -> String {
     format!(
         "SELECT w.place, a.confirmed, a.email, {key},
                 EXISTS (SELECT FROM ONLY auth.users k WHERE k.id = w.app)
                 OR EXISTS (SELECT FROM onagui.sync_known_id k WHERE k.auth_user_id = w.app)
-           FROM {USERS}
+           FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w(app, auth, place)
            LEFT JOIN LATERAL (SELECT {email} AS email, {confirmed} AS confirmed
                                 FROM ONLY auth.users u WHERE u.id = w.auth AND NOT ({deleted}) OFFSET 0) a ON true",
         key = quick_key("a.email"),

@@ -1,6 +1,6 @@
 //! Running the survey: for the view and its function, and for the summary.
 
-use super::{STATUSES, Survey, Suspects, Which, words};
+use super::{STATUSES, Survey, Suspects, Tag, Which, words};
 use crate::catalog::{App, Auth, House, Ways};
 use crate::error::Error;
 use crate::pg::{self, Arg, Kept, Mode, Plan, RowWriter, Session, connect};
@@ -66,7 +66,7 @@ impl Overview {
     }
 
     pub fn survey(&self) -> Survey<'_> {
-        Survey { auth: &self.auth, app: &self.app, ways: self.ways, dates: true }
+        Survey { auth: &self.auth, app: &self.app, ways: self.ways, tag: Tag::Dates }
     }
 
     /// Writes the rows asked for. SYNCED users come first: they are found by a join that can stop early.
@@ -133,7 +133,7 @@ impl Overview {
 
     /// How many users have each of [`STATUSES`].
     pub fn summary(&self) -> Vec<(&'static str, i64)> {
-        let survey = Survey { dates: false, ..self.survey() };
+        let survey = Survey { tag: Tag::Nothing, ..self.survey() };
         look(self.house, || {
             connect(|session| {
                 let suspects = Suspects::find(session, &survey);

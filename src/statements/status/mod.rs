@@ -32,7 +32,7 @@ pub enum Which {
     Apart,
     /// The same, told that nobody is who has not one of the ids in `$1 uuid[]`.
     Suspects,
-    /// Everybody who has one of the e-mails in `$1 text[]` on either side, SYNCED ones too.
+    /// Everybody who has one of the few e-mails in `$1 text[]` on either side, SYNCED ones too.
     Emails,
     /// Those put aside from [`Survey::all_sql`], offered as [`ASIDE`].
     Aside,
@@ -43,15 +43,24 @@ pub struct Survey<'a> {
     pub auth: &'a Auth,
     pub app: &'a App,
     pub ways: Ways,
-    /// Whether the rows tell when somebody was created; the join is cheaper without.
-    pub dates: bool,
+    pub tag: Tag,
+}
+
+/// What each row carries along through the joins; they are cheaper without.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tag {
+    Nothing,
+    /// When somebody was created.
+    Dates,
+    /// Where the app row lies in its table.
+    Place,
 }
 
 /// The rows put aside, as statements name them.
 pub const ASIDE: &str = "apart_rows";
 
-const BOTH_SIDES: &str = "a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed, \
-                          p.id AS app_id, p.email AS app_email, p.created_at AS app_created_at";
+const BOTH_SIDES: &str = "a.id AS auth_id, a.email AS auth_email, a.tag AS auth_tag, a.confirmed, \
+                          p.id AS app_id, p.email AS app_email, p.tag AS app_tag";
 
 /// The key of one who has no counterpart.
 fn lone_key() -> String {
@@ -63,7 +72,8 @@ fn lone_key() -> String {
 }
 
 /// How many rows have a key, and the one where there is one. (There is no max(uuid) before PostgreSQL 18.)
-const TOTALS: &str = "count(*) AS n, (array_agg(u.id))[1] AS id, max(u.email) AS email, max(u.created_at) AS created_at";
+const TOTALS: &str =
+    "count(*) AS n, (array_agg(u.id))[1] AS id, max(u.email) AS email, max(u.tag) AS tag";
 
 #[derive(Clone, Copy)]
 enum Side {
@@ -78,7 +88,7 @@ const ONE_IN: &str = "500";
 
 impl<'a> Survey<'a> {
     pub fn new(session: &Session, auth: &'a Auth, app: &'a App) -> Self {
-        Survey { auth, app, ways: Ways::read(session, auth, app), dates: true }
+        Survey { auth, app, ways: Ways::read(session, auth, app), tag: Tag::Dates }
     }
 
     /// A SELECT, one row for each user as the contract counts them, in no order. To be run as the
@@ -112,8 +122,8 @@ impl<'a> Survey<'a> {
             "WITH {common},
              facts AS MATERIALIZED ({facts}),
              verdict AS (
-                 SELECT pair.auth_id, pair.auth_email, pair.auth_created_at, pair.confirmed,
-                        pair.app_id, pair.app_email, pair.app_created_at,
+                 SELECT pair.auth_id, pair.auth_email, pair.auth_tag, pair.confirmed,
+                        pair.app_id, pair.app_email, pair.app_tag,
                         CASE WHEN {differs} THEN '{email_mismatch}' ELSE '{synced}' END AS why,
                         NULL::bigint AS auth_n, NULL::bigint AS app_n
                    FROM pair
@@ -122,8 +132,8 @@ impl<'a> Survey<'a> {
              r AS (SELECT v.*, {status} AS status FROM verdict v)
              SELECT coalesce(nullif(r.auth_email, ''), r.app_email) AS email,
                     r.auth_id AS auth_user_id, r.app_id AS app_user_id, r.status AS sync_status,
-                    r.auth_created_at, r.app_created_at, {detail} AS detail,
-                    r.auth_email, r.app_email, r.confirmed, r.why
+                    r.auth_tag AS auth_created_at, r.app_tag AS app_created_at, {detail} AS detail,
+                    r.auth_email, r.app_email, r.confirmed, r.why, r.app_tag
                FROM r WHERE r.why IS NOT NULL{filter}",
             differs = look::differs("pair.auth_email", "pair.app_email"),
             synced = Why::Synced.word(),
@@ -142,7 +152,7 @@ impl<'a> Survey<'a> {
         }
         format!(
             "SELECT coalesce(nullif(a.email, ''), p.email) AS email, a.id AS auth_user_id, p.id AS app_user_id,
-                    'SYNCED'::text AS sync_status, a.created_at AS auth_created_at, p.created_at AS app_created_at,
+                    'SYNCED'::text AS sync_status, a.tag AS auth_created_at, p.tag AS app_created_at,
                     NULL::text AS detail
                FROM ({}) a CROSS JOIN LATERAL ({} AND u.id = a.id OFFSET 0) p
               WHERE NOT {}",
@@ -159,7 +169,8 @@ impl<'a> Survey<'a> {
         let why = |why: Why| format!("'{}'::text", why.word());
         format!(
             "SELECT coalesce(nullif(s.auth_email, ''), s.app_email) AS email, s.auth_id AS auth_user_id,
-                    s.app_id AS app_user_id, {status} AS sync_status, s.auth_created_at, s.app_created_at,
+                    s.app_id AS app_user_id, {status} AS sync_status,
+                    s.auth_tag AS auth_created_at, s.app_tag AS app_created_at,
                     CASE WHEN s.why = {mismatch} THEN {detail} END AS detail,
                     s.auth_id, s.app_id, s.auth_email, s.app_email, s.confirmed, s.key
                FROM (SELECT {BOTH_SIDES}, {key},
@@ -189,7 +200,7 @@ impl<'a> Survey<'a> {
         format!("SELECT count(*) FROM {}onagui.app_users", self.app.only)
     }
 
-    /// Auth users: id, email, created_at, confirmed.
+    /// Auth users: id, email, tag, confirmed.
     fn auth_rows(&self) -> String {
         let mut conditions = vec!["true".to_owned()];
         if self.auth.has("deleted_at") {
@@ -199,20 +210,20 @@ impl<'a> Survey<'a> {
             conditions.push("u.id IS NOT NULL".into());
         }
         format!(
-            "SELECT u.id, {} AS email, {} AS created_at, {} AS confirmed FROM ONLY auth.users u WHERE {}",
+            "SELECT u.id, {} AS email, {} AS tag, {} AS confirmed FROM ONLY auth.users u WHERE {}",
             self.auth.email("u"),
-            self.created_at(&self.auth.columns),
+            self.created(&self.auth.columns),
             self.confirmed("u"),
             conditions.join(" AND "),
         )
     }
 
-    /// App users: id, email, created_at.
+    /// App users: id, email, tag.
     fn app_rows(&self) -> String {
         format!(
-            "SELECT u.id, {} AS email, {} AS created_at FROM {}onagui.app_users u WHERE true",
+            "SELECT u.id, {} AS email, {} AS tag FROM {}onagui.app_users u WHERE true",
             self.app.email("u"),
-            self.created_at(&self.app.columns),
+            if self.tag == Tag::Place { "u.ctid" } else { self.created(&self.app.columns) },
             self.app.only,
         )
     }
@@ -262,7 +273,10 @@ impl<'a> Survey<'a> {
 
     /// The same where everybody has been read by [`Survey::all_sql`] and the lone ones were put aside.
     fn aside(&self) -> String {
-        format!("pair AS (SELECT * FROM {ASIDE} WHERE false), {}", self.lone_from(ASIDE, "true"))
+        let source = format!(
+            "(SELECT *, auth_created_at AS auth_tag, app_created_at AS app_tag FROM {ASIDE}) aside"
+        );
+        format!("pair AS (SELECT * FROM {source} WHERE false), {}", self.lone_from(&source, "true"))
     }
 
     fn lone_from(&self, source: &str, side: &str) -> String {
@@ -281,8 +295,8 @@ impl<'a> Survey<'a> {
     /// One table: its rows, their columns, the way to them by e-mail.
     fn side(&self, side: Side) -> (String, &'static str, Way) {
         match side {
-            Side::Auth => (self.auth_rows(), "id, email, created_at, confirmed", self.ways.auth),
-            Side::App => (self.app_rows(), "id, email, created_at", self.ways.app),
+            Side::Auth => (self.auth_rows(), "id, email, tag, confirmed", self.ways.auth),
+            Side::App => (self.app_rows(), "id, email, tag", self.ways.app),
         }
     }
 
@@ -329,15 +343,13 @@ impl<'a> Survey<'a> {
         )
     }
 
-    /// The rows of a table that have a key in `wanted`.
+    /// The rows of a table that have a key in `wanted`, of which there are few.
     fn matches(&self, side: Side) -> String {
         let (rows, columns, way) = self.side(side);
-        look::either_way(
-            way,
-            FEW,
-            &format!("SELECT u.*, k.key FROM wanted k CROSS JOIN LATERAL ({}) u", self.probe(side)),
-            &look::sweep(&rows, columns),
-        )
+        if way == Way::Scan {
+            return look::sweep(&rows, columns);
+        }
+        format!("SELECT u.*, k.key FROM wanted k CROSS JOIN LATERAL ({}) u", self.probe(side))
     }
 
     /// `pair`, `lone`, `lone_of_key`, `at_auth`, `at_app` for the e-mails in `$1`.
@@ -362,12 +374,12 @@ impl<'a> Survey<'a> {
                  UNION
                  SELECT {BOTH_SIDES} FROM found_app p JOIN LATERAL ({auth} AND u.id = p.id OFFSET 0) a ON true),
              lone AS MATERIALIZED (
-                 SELECT a.id AS auth_id, a.email AS auth_email, a.created_at AS auth_created_at, a.confirmed,
-                        NULL::uuid AS app_id, NULL::text AS app_email, NULL::timestamptz AS app_created_at, a.key, true AS is_auth
+                 SELECT a.id AS auth_id, a.email AS auth_email, a.tag AS auth_tag, a.confirmed,
+                        NULL::uuid AS app_id, NULL::text AS app_email, NULL::timestamptz AS app_tag, a.key, true AS is_auth
                    FROM found_auth a
                   WHERE NOT EXISTS ({app} AND u.id = a.id OFFSET 0)
                  UNION ALL
-                 SELECT NULL, NULL, NULL, NULL, p.id, p.email, p.created_at, p.key, false
+                 SELECT NULL, NULL, NULL, NULL, p.id, p.email, p.tag, p.key, false
                    FROM found_app p
                   WHERE NOT EXISTS ({auth} AND u.id = p.id OFFSET 0)),
              lone_of_key AS ({lone_of_key}),
@@ -380,9 +392,11 @@ impl<'a> Survey<'a> {
         )
     }
 
-    fn created_at(&self, columns: &[Column]) -> &'static str {
+    fn created(&self, columns: &[Column]) -> &'static str {
         match columns.iter().find(|c| c.name == "created_at").map(|c| c.base.as_str()) {
-            Some("timestamptz" | "timestamp" | "date") if self.dates => "u.created_at::timestamptz",
+            Some("timestamptz" | "timestamp" | "date") if self.tag == Tag::Dates => {
+                "u.created_at::timestamptz"
+            }
             _ => "NULL::timestamptz",
         }
     }

@@ -8,8 +8,8 @@ use super::words::{self, Why};
 /// the id in [`Survey::all_sql`](super::Survey::all_sql) and in `apart`.)
 pub fn facts() -> &'static str {
     "SELECT l.*, coalesce(ta.n, 0) AS auth_n, ta.id AS a_id, ta.email AS a_email,
-            ta.created_at AS a_created_at, ta.confirmed AS a_confirmed,
-            coalesce(tp.n, 0) AS app_n, tp.id AS p_id, tp.email AS p_email, tp.created_at AS p_created_at,
+            ta.tag AS a_tag, ta.confirmed AS a_confirmed,
+            coalesce(tp.n, 0) AS app_n, tp.id AS p_id, tp.email AS p_email, tp.tag AS p_tag,
             coalesce(c.lone_auth, 0) AS lone_auth, coalesce(c.lone_app, 0) AS lone_app
        FROM lone l
        FULL JOIN at_auth ta ON ta.key = l.key
@@ -33,8 +33,8 @@ pub fn lone_verdicts() -> String {
         )
     };
     format!(
-        "SELECT l.auth_id, l.auth_email, l.auth_created_at, l.confirmed,
-                f.app_id, f.app_email, f.app_created_at, f.why, f.auth_n, f.app_n
+        "SELECT l.auth_id, l.auth_email, l.auth_tag, l.confirmed,
+                f.app_id, f.app_email, f.app_tag, f.why, f.auth_n, f.app_n
            FROM (SELECT * FROM facts WHERE is_auth) l
           CROSS JOIN LATERAL (
                 SELECT CASE WHEN l.auth_n > 1 THEN '{several_auth}'
@@ -50,10 +50,10 @@ pub fn lone_verdicts() -> String {
                 SELECT v.why, l.auth_n, l.app_n,
                        CASE WHEN {one_row} THEN l.p_id END AS app_id,
                        CASE WHEN {one_row} THEN l.p_email END AS app_email,
-                       CASE WHEN {one_row} THEN l.p_created_at END AS app_created_at) f
+                       CASE WHEN {one_row} THEN l.p_tag END AS app_tag) f
          UNION ALL
-         SELECT f.auth_id, f.auth_email, f.auth_created_at, f.confirmed,
-                l.app_id, l.app_email, l.app_created_at, f.why, f.auth_n, f.app_n
+         SELECT f.auth_id, f.auth_email, f.auth_tag, f.confirmed,
+                l.app_id, l.app_email, l.app_tag, f.why, f.auth_n, f.app_n
            FROM (SELECT * FROM facts WHERE NOT is_auth) l
           CROSS JOIN LATERAL (
                 SELECT CASE WHEN l.auth_n = 0 AND ({known_l}) THEN '{deleted}'
@@ -69,7 +69,7 @@ pub fn lone_verdicts() -> String {
                 SELECT v.why, l.auth_n, l.app_n,
                        CASE WHEN {beside} THEN l.a_id END AS auth_id,
                        CASE WHEN {beside} THEN l.a_email END AS auth_email,
-                       CASE WHEN {beside} THEN l.a_created_at END AS auth_created_at,
+                       CASE WHEN {beside} THEN l.a_tag END AS auth_tag,
                        CASE WHEN {beside} THEN l.a_confirmed END AS confirmed) f
           WHERE f.why IS NOT NULL",
         one_row = words::any_of("v.why", &[Why::NoId, Why::KnownId, Why::Mismatched, Why::Pending]),

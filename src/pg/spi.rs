@@ -175,8 +175,8 @@ impl Session {
         self.execute(&self.prepare(sql, &kinds), args, mode)
     }
 
-    /// The same, for a statement of the program's own text: prepared once per backend. `args` are of the same types each
-    /// time.
+    /// The same, for a statement of the program's own text: prepared and planned once per backend. `args` are of the same
+    /// types each time.
     pub fn run_kept(&self, sql: &'static str, args: &[Arg], mode: Mode) -> Rows {
         thread_local! {
             static PLANS: RefCell<HashMap<&'static str, Rc<Plan>>> = RefCell::default();
@@ -184,7 +184,7 @@ impl Session {
         let plan = PLANS.with_borrow(|plans| plans.get(sql).cloned());
         let plan = plan.unwrap_or_else(|| {
             let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
-            let plan = Rc::new(self.prepare(sql, &kinds));
+            let plan = Rc::new(self.prepare_generic(sql, &kinds));
             PLANS.with_borrow_mut(|plans| plans.insert(sql, plan.clone()));
             plan
         });

@@ -14,6 +14,8 @@ struct Progress {
     done: u64,
     failed: u64,
     rows: u64,
+    /// Time the batches took; to find out whom to fix is not counted, so that the first ones do not look slow.
+    taken: Duration,
 }
 
 /// Goes on where it stopped when called again: what is done is not out of step any more.
@@ -37,7 +39,6 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
     }
     let actor = super::actor();
     let start = || Repair::start(House::find()?, true, policy, actor.clone());
-    let started = Instant::now();
     let mut progress = Progress::default();
     let mut tried: HashSet<(Option<Uuid>, Option<Uuid>)> = HashSet::new();
     connect_nonatomic(|connection| {
@@ -60,6 +61,7 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
                     continue;
                 }
                 helped = true;
+                let started = Instant::now();
                 // What refers to the users is looked up anew: there may be new tables since the last commit.
                 for outcome in start()?.run(batch)? {
                     if outcome.outcome == "done" {
@@ -71,12 +73,13 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
                     }
                 }
                 connection.commit();
+                progress.taken += started.elapsed();
                 let left = list.left().unwrap_or_default().saturating_sub(again);
-                report("batch committed", &progress, left, started);
+                progress.report("batch committed", left);
                 pg::check_interrupts();
             }
             if !helped {
-                report("finished", &progress, 0, started);
+                progress.report("finished", 0);
                 return Ok(());
             }
         }
@@ -84,19 +87,16 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
     Ok(Reply::Null)
 }
 
-fn report(what: &str, progress: &Progress, left: usize, started: Instant) {
-    let taken = started.elapsed();
-    let all = progress.done + progress.failed;
-    let rate = all as f64 / taken.as_secs_f64().max(0.001);
-    let rest = Duration::from_secs_f64(left as f64 / rate.max(0.001));
-    pg::notice(
-        format!(
-            "{what}: {} users done, {left} left, {} failed, {} referring rows moved, {rate:.0} users/s, {} s to go",
-            progress.done,
-            progress.failed,
-            progress.rows,
-            rest.as_secs()
-        ),
-        None,
-    );
+impl Progress {
+    fn report(&self, what: &str, left: usize) {
+        let Progress { done, failed, rows, taken } = self;
+        let rate = (done + failed) as f64 / taken.as_secs_f64().max(0.001);
+        let rest = Duration::from_secs_f64(left as f64 / rate.max(0.001)).as_secs();
+        pg::notice(
+            format!(
+                "{what}: {done} users done, {left} left, {failed} failed, {rows} referring rows moved, {rate:.0} users/s, {rest} s to go"
+            ),
+            None,
+        );
+    }
 }

@@ -90,7 +90,7 @@ pg_debian() {
     put_in_place "$scratch" 15 lib/postgresql/15/bin
 }
 
-# Debian trixie's source package, checked by apt against Debian's keys, built here.
+# The source that Debian trixie has or had, built here.
 pg_source() {
     local major=$1 options=() prefix=$cache/pg-$1-r$recipe work
     if [[ ! -e $prefix/.recipe ]]; then
@@ -121,24 +121,41 @@ debian_mirror() {
     apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1
 }
 
-# With a state of its own: the machine's apt sources stay as they are.
+# This very one, with the checksum that its signed .dsc states. Debian keeps a version for a while after the next.
+source_17=postgresql-17_17.11.orig.tar.bz2
+source_17_sha256=dd27f2b3c59e73ed14aa3324901242bf69a032a6347805f274e6260322d42979
+
 fetch_source() {
-    local work=$1 mirror keys=() apt
+    local work=$1 mirror
     mirror=$(debian_mirror)
     if [[ -z $mirror ]]; then
         echo "this machine's apt knows no Debian mirror"
         return 1
     fi
+    mkdir -p "$work/src" && cd "$work/src" && { fetch_that_source "$mirror" || fetch_newest_source "$work" "$mirror"; } &&
+        tar --extract --auto-compress --strip-components=1 --file "$(compgen -G 'postgresql-17_*.orig.tar.*z*' | grep -v '\.asc$')"
+}
+
+fetch_that_source() {
+    /usr/lib/apt/apt-helper -o APT::Sandbox::User=root download-file "${1%/}/pool/main/p/postgresql-17/$source_17" "$source_17" \
+        "SHA256:$source_17_sha256" || {
+        rm -f "$source_17"*
+        return 1
+    }
+}
+
+# What trixie has now, checked by apt against Debian's keys. With a state of its own: the machine's apt sources stay as they are.
+fetch_newest_source() {
+    local work=$1 mirror=$2 keys=() apt
     mapfile -t keys < <(compgen -G '/usr/share/keyrings/debian-archive-trixie-*.gpg' || echo /usr/share/keyrings/debian-archive-keyring.gpg)
-    mkdir -p "$work/state/lists/partial" "$work/cache/archives/partial" "$work/parts" "$work/src" &&
+    mkdir -p "$work/state/lists/partial" "$work/cache/archives/partial" "$work/parts" &&
         printf 'Types: deb-src\nURIs: %s\nSuites: trixie\nComponents: main\nSigned-By:\n' "$mirror" >"$work/parts/trixie.sources" || return 1
     cat "${keys[@]}" >"$work/keys.gpg" && sed -i "s|^Signed-By:|Signed-By: $work/keys.gpg|" "$work/parts/trixie.sources" || return 1
     apt=(apt-get -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/parts" -o "Dir::State=$work/state"
         -o "Dir::State::status=/var/lib/dpkg/status" -o "Dir::Cache=$work/cache")
     # apt's unprivileged downloader cannot enter our folder.
     if ((EUID == 0)); then apt+=(-o APT::Sandbox::User=root); fi
-    cd "$work/src" && "${apt[@]}" update && "${apt[@]}" source --download-only postgresql-17 &&
-        tar --extract --auto-compress --strip-components=1 --file "$(compgen -G 'postgresql-17_*.orig.tar.*z*' | grep -v '\.asc$')"
+    "${apt[@]}" update && "${apt[@]}" source --download-only postgresql-17
 }
 
 build_source() {

@@ -75,6 +75,25 @@ def test_two_fixes_of_one_user(db, make):
     assert len(log(db)) == 1 and orphans(db) == 0 and statuses(db) == {"SYNCED": 1}
 
 
+@pytest.mark.parametrize("call", ["fix_user_ids(NULL, true)", "fix_user_ids(ARRAY['ann@example.com'], true)"])
+def test_the_own_row_comes_while_the_fix_waits(db, call):
+    """Then the user is not the one any more whom the fix has seen, which is no conflict."""
+    app, auth = mismatched(db, "ann@example.com")
+    others = [mismatched(db, f"user{i}@example.com") for i in range(5)]
+    holder = db.connect()
+    holder.execute("BEGIN")
+    holder.execute("UPDATE onagui.app_users SET full_name = 'Ann' WHERE id = %s", [app])
+    running = db.in_background(f"SELECT action, outcome, old_app_user_id FROM onagui.{call}")
+    running.wait_blocked(by=holder)
+    holder.execute("INSERT INTO onagui.app_users (id, email) VALUES (%s, 'ann@another.example.com')", [auth])
+    holder.execute("COMMIT")
+    rows = running.result()
+    assert [row[:2] for row in rows if row[2] == app] == [("none", "unchanged")]
+    done = sorted(str(row[2]) for row in rows if row[1] == "done")
+    assert done == (sorted(str(pair[0]) for pair in others) if "NULL" in call else [])
+    assert log(db, action="conflict") == log(db, action="failure") == []
+
+
 def test_confirmation_during_the_fix(db):
     """Whoever comes second finds the link made."""
     app, auth = mismatched(db, "ann@example.com", confirmed=False)

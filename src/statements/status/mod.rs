@@ -71,10 +71,6 @@ fn lone_key() -> String {
     )
 }
 
-/// How many rows have a key, and the one where there is one. (There is no max(uuid) before PostgreSQL 18.)
-const TOTALS: &str =
-    "count(*) AS n, (array_agg(u.id))[1] AS id, max(u.email) AS email, max(u.tag) AS tag";
-
 #[derive(Clone, Copy)]
 enum Side {
     Auth,
@@ -237,7 +233,7 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// `pair`, `lone`, `lone_of_key`, `at_auth`, `at_app` for everybody who is not SYNCED, of those rows that `only` leaves.
+    /// `pair`, `lone`, `found_auth`, `found_app` for everybody who is not SYNCED, of those rows that `only` leaves.
     fn apart(&self, wanted: &[&str], only: &str) -> String {
         let wants = |some: &[&str]| some.iter().any(|status| wanted.contains(status));
         // One side alone will do where the verdicts of the other are not asked for.
@@ -282,13 +278,11 @@ impl<'a> Survey<'a> {
     fn lone_from(&self, source: &str, side: &str) -> String {
         format!(
             "lone AS (SELECT *, auth_id IS NOT NULL AS is_auth FROM {source} WHERE {side}),
-             lone_of_key AS MATERIALIZED ({lone_of_key}),
-             wanted AS (SELECT key FROM lone_of_key),
-             at_auth AS ({at_auth}),
-             at_app AS ({at_app})",
-            lone_of_key = verdicts::lone_of_key(),
-            at_auth = self.totals(Side::Auth),
-            at_app = self.totals(Side::App),
+             wanted AS MATERIALIZED (SELECT DISTINCT key FROM lone WHERE key IS NOT NULL),
+             found_auth AS ({found_auth}),
+             found_app AS ({found_app})",
+            found_auth = self.found_either_way(Side::Auth),
+            found_app = self.found_either_way(Side::App),
         )
     }
 
@@ -321,38 +315,26 @@ impl<'a> Survey<'a> {
         )
     }
 
-    /// For each key in `wanted`: how many rows of a table have it, and the one where there is one.
-    fn totals(&self, side: Side) -> String {
+    /// The rows of one table that have a key in `wanted`, however many these are.
+    fn found_either_way(&self, side: Side) -> String {
         let (rows, columns, way) = self.side(side);
-        let confirmed = match side {
-            Side::Auth => "bool_and(u.confirmed)",
-            Side::App => "NULL::boolean",
-        };
-        let totals = format!("{TOTALS}, {confirmed} AS confirmed");
-        look::either_way(
-            way,
-            &Self::few(side),
-            &format!(
-                "SELECT k.key, u.* FROM wanted k CROSS JOIN LATERAL (SELECT {totals} FROM ({}) u) u WHERE u.n > 0",
-                self.probe(side)
-            ),
-            &format!(
-                "SELECT u.key, {totals} FROM ({}) u GROUP BY u.key",
-                look::sweep(&rows, columns)
-            ),
-        )
+        let (few, sweep) = (self.found_by_index(side), look::sweep(&rows, columns));
+        look::either_way(way, &Self::few(side), &few, &sweep)
     }
 
-    /// The rows of a table that have a key in `wanted`, of which there are few.
-    fn matches(&self, side: Side) -> String {
-        let (rows, columns, way) = self.side(side);
-        if way == Way::Scan {
-            return look::sweep(&rows, columns);
+    /// The same where these are few.
+    fn found(&self, side: Side) -> String {
+        match self.side(side) {
+            (rows, columns, Way::Scan) => look::sweep(&rows, columns),
+            _ => self.found_by_index(side),
         }
+    }
+
+    fn found_by_index(&self, side: Side) -> String {
         format!("SELECT u.*, k.key FROM wanted k CROSS JOIN LATERAL ({}) u", self.probe(side))
     }
 
-    /// `pair`, `lone`, `lone_of_key`, `at_auth`, `at_app` for the e-mails in `$1`.
+    /// `pair`, `lone`, `found_auth`, `found_app` for the e-mails in `$1`.
     fn by_email(&self) -> String {
         format!(
             "wanted AS MATERIALIZED (
@@ -360,8 +342,8 @@ impl<'a> Survey<'a> {
              found_auth AS MATERIALIZED ({}),
              found_app AS MATERIALIZED ({}),
              {}",
-            self.matches(Side::Auth),
-            self.matches(Side::App),
+            self.found(Side::Auth),
+            self.found(Side::App),
             self.among_found(),
             key = look::key("given.email"),
         )
@@ -381,12 +363,7 @@ impl<'a> Survey<'a> {
                  UNION ALL
                  SELECT NULL, NULL, NULL, NULL, p.id, p.email, p.tag, p.key, false
                    FROM found_app p
-                  WHERE NOT EXISTS ({auth} AND u.id = p.id OFFSET 0)),
-             lone_of_key AS ({lone_of_key}),
-             at_auth AS (SELECT u.key, {TOTALS}, bool_and(u.confirmed) AS confirmed
-                           FROM found_auth u WHERE u.key IS NOT NULL GROUP BY u.key),
-             at_app AS (SELECT u.key, {TOTALS} FROM found_app u WHERE u.key IS NOT NULL GROUP BY u.key)",
-            lone_of_key = verdicts::lone_of_key(),
+                  WHERE NOT EXISTS ({auth} AND u.id = p.id OFFSET 0))",
             app = self.app_rows(),
             auth = self.auth_rows(),
         )

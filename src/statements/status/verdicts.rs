@@ -6,25 +6,38 @@ use super::words::{self, Why};
 /// Nobody knows beforehand how many lone users there are. FULL JOIN, which is never done by comparing each with each,
 /// keeps a planner that guessed a few, for want of statistics, from taking hours over many. (So it is with the join on
 /// the id in [`Survey::all_sql`](super::Survey::all_sql) and in `apart`.)
-pub fn facts() -> &'static str {
-    "SELECT l.*, coalesce(ta.n, 0) AS auth_n, ta.id AS a_id, ta.email AS a_email,
-            ta.tag AS a_tag, ta.confirmed AS a_confirmed,
-            coalesce(tp.n, 0) AS app_n, tp.id AS p_id, tp.email AS p_email, tp.tag AS p_tag,
-            coalesce(c.lone_auth, 0) AS lone_auth, coalesce(c.lone_app, 0) AS lone_app
-       FROM lone l
-       FULL JOIN at_auth ta ON ta.key = l.key
-       FULL JOIN at_app tp ON tp.key = l.key
-       FULL JOIN lone_of_key c ON c.key = l.key"
-}
-
-/// How many lone users have an e-mail, on either side.
-pub fn lone_of_key() -> &'static str {
-    "SELECT key, count(*) FILTER (WHERE is_auth) AS lone_auth, count(*) FILTER (WHERE NOT is_auth) AS lone_app
-       FROM lone WHERE key IS NOT NULL GROUP BY key"
+///
+/// Of several who have an e-mail it does not matter who is named. (There is no max(uuid) before PostgreSQL 18.)
+pub fn facts() -> String {
+    let of = |kind: &str| format!("FILTER (WHERE k.kind = {kind})");
+    format!(
+        "SELECT l.*, coalesce(e.auth_n, 0) AS auth_n, e.a_id, e.a_email, e.a_tag, e.a_confirmed,
+                coalesce(e.app_n, 0) AS app_n, e.p_id, e.p_email, e.p_tag,
+                coalesce(e.lone_auth, 0) AS lone_auth, coalesce(e.lone_app, 0) AS lone_app
+           FROM lone l
+           FULL JOIN (
+                SELECT k.key,
+                       count(*) {auth} AS auth_n, (array_agg(k.id) {auth})[1] AS a_id, max(k.email) {auth} AS a_email,
+                       max(k.auth_tag) AS a_tag, bool_and(k.confirmed) AS a_confirmed,
+                       count(*) {app} AS app_n, (array_agg(k.id) {app})[1] AS p_id, max(k.email) {app} AS p_email,
+                       max(k.app_tag) AS p_tag,
+                       count(*) {lone_auth} AS lone_auth, count(*) {lone_app} AS lone_app
+                  FROM (SELECT key, 1 AS kind, id, email, tag AS auth_tag, confirmed, NULL AS app_tag FROM found_auth
+                        UNION ALL
+                        SELECT key, 2, id, email, NULL, NULL, tag FROM found_app
+                        UNION ALL
+                        SELECT key, CASE WHEN is_auth THEN 3 ELSE 4 END, NULL, NULL, NULL, NULL, NULL FROM lone) k
+                 WHERE k.key IS NOT NULL
+                 GROUP BY k.key) e ON e.key = l.key",
+        auth = of("1"),
+        app = of("2"),
+        lone_auth = of("3"),
+        lone_app = of("4"),
+    )
 }
 
 /// The rules for auth users without a row of their own and app rows without an auth user, in order of precedence.
-/// `at_auth` and `at_app` count everybody with the e-mail; `lone_auth` and `lone_app` those without counterpart.
+/// `auth_n` and `app_n` count everybody with the e-mail; `lone_auth` and `lone_app` those without counterpart.
 pub fn lone_verdicts() -> String {
     let known = |id: &str| {
         format!(

@@ -8,7 +8,7 @@ use std::cell::Cell;
 pub struct Cursor {
     portal: pg_sys::Portal,
     pinned: Cell<bool>,
-    /// Rows fetched since a commit.
+    /// How many of the rows that the server has kept were fetched.
     fetched: Cell<usize>,
 }
 

@@ -40,11 +40,11 @@ def refers(key, child, parent):
     return key.applies(child) and holds(key, child, parent)
 
 
-def orphans(world, rows):
-    """Rows per key that refer to nobody."""
+def orphans(world, rows, bound_only=False):
+    """Rows per key that refer to nobody; with `bound_only`, of those that lie where the key stands: no other is checked."""
     return {
         key.name: sum(
-            key.applies(row) and None not in [row[c] for c in key.columns] and not any(refers(key, row, p) for p in rows[key.parent]) for row in rows[key.child]
+            (key.binds(row) if bound_only else key.applies(row)) and None not in [row[c] for c in key.columns] and not any(refers(key, row, p) for p in rows[key.parent]) for row in rows[key.child]
         )
         for key in world.keys
     }

@@ -148,8 +148,10 @@ class Lab:
             self.seen[kind, refused] += 1
             return
         assert not refused, (refused, wanted.met, told)
-        has = orphans(world, rows_of(world, self.admin))
-        assert all(has[key] <= had[key] for key in had), ("orphans", had, has, told)
+        rows_after = rows_of(world, self.admin)
+        has = orphans(world, rows_after)
+        was_bound, is_bound = orphans(world, rows, bound_only=True), orphans(world, rows_after, bound_only=True)
+        assert all(is_bound[key] <= was_bound[key] for key in had), ("orphans", was_bound, is_bound, told)
         assert differences(world, wanted.state(), after) == [], told
         removed = self.removed(done["audit_id"])
         removed = as_state(world, {t: removed.get(t.name, []) for t in world.tables})

@@ -1,6 +1,6 @@
 //! Cursors: the rows of a query a few at a time, also across commits.
 
-use super::spi::{Arg, Plan, Rows, Session, datums};
+use super::spi::{Plan, Rows, Session};
 use pgrx::pg_sys;
 use std::cell::Cell;
 
@@ -20,17 +20,11 @@ impl Session {
 
     /// Opens a cursor on a query that only reads; `as_caller`: as the statement sees the database that called us, else as
     /// it is now. It may be fetched from in other connections than this one.
-    pub fn open(&self, plan: &Plan, args: &[Arg], as_caller: bool) -> Cursor {
-        let (mut values, nulls) = datums(args);
-        // SAFETY: arrays are as long as the plan's arguments; a NULL name has the server choose one.
+    pub fn open(&self, plan: &Plan, as_caller: bool) -> Cursor {
+        // SAFETY: the plan takes no arguments; a NULL name has the server choose one.
         let portal = unsafe {
-            pg_sys::SPI_cursor_open(
-                std::ptr::null(),
-                plan.raw(),
-                values.as_mut_ptr(),
-                nulls.as_ptr(),
-                as_caller,
-            )
+            let (name, values, nulls) = (std::ptr::null(), std::ptr::null_mut(), std::ptr::null());
+            pg_sys::SPI_cursor_open(name, plan.raw(), values, nulls, as_caller)
         };
         Cursor { portal, pinned: Cell::new(false), fetched: Cell::new(0) }
     }

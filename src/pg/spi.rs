@@ -297,7 +297,7 @@ impl Session {
     }
 }
 
-pub(super) fn datums(args: &[Arg]) -> (Vec<pg_sys::Datum>, Vec<c_char>) {
+fn datums(args: &[Arg]) -> (Vec<pg_sys::Datum>, Vec<c_char>) {
     args.iter()
         .map(|arg| match arg.value {
             Some(datum) => (datum, b' ' as c_char),

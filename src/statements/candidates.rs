@@ -109,7 +109,7 @@ impl Finder {
         let sql = list_sql(&rows, order, most);
         let house = self.target.house;
         let cursor = pg::as_role(house.owner, || {
-            connect(|session| session.open(&session.prepare_cursor(&sql), &[], mode == Mode::Read))
+            connect(|session| session.open(&session.prepare_cursor(&sql), mode == Mode::Read))
         });
         List { house, cursor }
     }

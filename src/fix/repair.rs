@@ -218,20 +218,19 @@ impl Repair {
             Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
                 Err(failure.into())
             }
-            // Where there was no row to lock, or the lock was waited for, somebody may have made one.
-            Err(_) if checked && self.is_overtaken(candidate)? => Ok(Outcome::overtaken(candidate)),
+            // There was no row to lock: somebody may have made one.
+            Err(_) if action == Action::Create && self.is_overtaken(candidate)? => {
+                Ok(Outcome::overtaken(candidate))
+            }
             Err(failure) => self.explain(candidate, action, failure),
         }
     }
 
     fn is_overtaken(&self, candidate: &Candidate) -> Result<bool, Error> {
-        let look = || match (candidate.status, candidate.auth_user_id) {
-            (Status::MissingInAppUsers, Some(id)) => Ok(self.target().is_missing(id)),
-            _ => pg::connect(|session| Ok(self.finder.still_is(session, candidate))),
-        };
-        match subtransaction(look) {
+        let id = candidate.auth()?;
+        match subtransaction(|| Ok(self.target().is_missing(id))) {
             Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
-            looked => Ok(looked.is_ok_and(|still_is| !still_is)),
+            looked => Ok(looked.is_ok_and(|is_missing| !is_missing)),
         }
     }
 

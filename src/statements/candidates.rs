@@ -281,12 +281,6 @@ impl Finder {
         candidates.iter().zip(now).map(|(c, now)| c.borrow().is_still(&now)).collect()
     }
 
-    /// Whether the candidate still is what the survey saw.
-    pub fn still_is(&self, session: &Session, candidate: &Candidate) -> bool {
-        let now = self.pairs(session, &[candidate.pair()], false, Mode::Fresh);
-        now.iter().all(|now| candidate.is_still(now))
-    }
-
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or
     /// where the e-mail that links them is still to be confirmed.
     pub fn decided(

@@ -22,9 +22,9 @@ pub struct Candidate {
     pub app_user_id: Option<Uuid>,
     /// Why nothing is done for them, where that is so.
     pub detail: Option<String>,
+    /// The two sides' e-mails and what makes e-mails the same, where they differ under one id.
     pub auth_email: Option<String>,
     pub app_email: Option<String>,
-    /// What makes e-mails the same, where they differ under one id.
     pub auth_key: Option<String>,
     pub app_key: Option<String>,
 }
@@ -131,18 +131,18 @@ fn by_email_sql(rows: &str) -> String {
     )
 }
 
-/// Nothing is made up that those who can be helped do not need.
+/// Nothing is made up or carried along that those who can be helped do not need.
 fn list_sql(rows: &str, order: &str, most: Option<usize>) -> String {
-    let key = |email| {
-        let mismatch = Status::EmailMismatch.name();
-        format!("CASE WHEN s.sync_status = '{mismatch}' THEN {} END", quick_key(email))
-    };
+    let mismatch = Status::EmailMismatch.name();
+    let of_mismatch =
+        |what: &str| format!("CASE WHEN s.sync_status = '{mismatch}' THEN {what} END");
     format!(
-        "SELECT s.sync_status, s.email, s.auth_user_id, s.app_user_id, NULL::text, s.auth_email, s.app_email,
-                {}, {}
+        "SELECT s.sync_status, s.email, s.auth_user_id, s.app_user_id, NULL::text, {}, {}, {}, {}
            FROM ({rows}) s ORDER BY {order}{limit}",
-        key("s.auth_email"),
-        key("s.app_email"),
+        of_mismatch("s.auth_email"),
+        of_mismatch("s.app_email"),
+        of_mismatch(&quick_key("s.auth_email")),
+        of_mismatch(&quick_key("s.app_email")),
         limit = most.map_or(String::new(), |most| format!(" LIMIT {most}")),
     )
 }

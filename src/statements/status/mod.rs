@@ -116,7 +116,7 @@ impl<'a> Survey<'a> {
         };
         format!(
             "WITH {common},
-             facts AS MATERIALIZED ({facts}),
+             facts AS ({facts}),
              verdict AS (
                  SELECT pair.auth_id, pair.auth_email, pair.auth_tag, pair.confirmed,
                         pair.app_id, pair.app_email, pair.app_tag,

@@ -45,12 +45,24 @@ pub fn lone_verdicts() -> String {
              OR EXISTS (SELECT FROM onagui.sync_known_id k WHERE k.auth_user_id = {id})"
         )
     };
+    let beside = words::any_of("v.why", &words::NAMES_ANOTHERS_AUTH_USER);
+    let one_row = words::any_of("v.why", &[Why::NoId, Why::KnownId, Why::Mismatched, Why::Pending]);
+    // A lone user's own side, and of the other side the one who has the e-mail, where the verdict is about them.
+    let auth = |own: &str, of_email: &str| {
+        format!("CASE WHEN l.is_auth THEN l.{own} WHEN {beside} THEN l.{of_email} END AS {own}")
+    };
+    let app = |own: &str, of_email: &str| {
+        format!(
+            "CASE WHEN NOT l.is_auth THEN l.{own} WHEN {one_row} THEN l.{of_email} END AS {own}"
+        )
+    };
     format!(
-        "SELECT l.auth_id, l.auth_email, l.auth_tag, l.confirmed,
-                f.app_id, f.app_email, f.app_tag, f.why, f.auth_n, f.app_n
-           FROM (SELECT * FROM facts WHERE is_auth) l
+        "SELECT {auth_id}, {auth_email}, {auth_tag}, {confirmed}, {app_id}, {app_email}, {app_tag},
+                v.why, l.auth_n, l.app_n
+           FROM facts l
           CROSS JOIN LATERAL (
-                SELECT CASE WHEN l.auth_n > 1 THEN '{several_auth}'
+                SELECT CASE WHEN l.is_auth THEN
+                       CASE WHEN l.auth_n > 1 THEN '{several_auth}'
                             WHEN l.app_n = 0 AND l.key IS NULL THEN '{missing_app_no_email}'
                             WHEN l.app_n = 0 THEN '{missing_app}'
                             WHEN l.app_n > 1 THEN '{several_app}'
@@ -58,18 +70,9 @@ pub fn lone_verdicts() -> String {
                             WHEN l.p_id IS NULL THEN '{no_id}'
                             WHEN {known_p} THEN '{known_id}'
                             WHEN l.confirmed THEN '{mismatched}'
-                            ELSE '{pending}' END AS why OFFSET 0) v
-          CROSS JOIN LATERAL (
-                SELECT v.why, l.auth_n, l.app_n,
-                       CASE WHEN {one_row} THEN l.p_id END AS app_id,
-                       CASE WHEN {one_row} THEN l.p_email END AS app_email,
-                       CASE WHEN {one_row} THEN l.p_tag END AS app_tag) f
-         UNION ALL
-         SELECT f.auth_id, f.auth_email, f.auth_tag, f.confirmed,
-                l.app_id, l.app_email, l.app_tag, f.why, f.auth_n, f.app_n
-           FROM (SELECT * FROM facts WHERE NOT is_auth) l
-          CROSS JOIN LATERAL (
-                SELECT CASE WHEN l.auth_n = 0 AND ({known_l}) THEN '{deleted}'
+                            ELSE '{pending}' END
+                       WHEN NOT l.is_auth THEN
+                       CASE WHEN l.auth_n = 0 AND ({known_l}) THEN '{deleted}'
                             WHEN l.auth_n = 0 THEN '{missing_auth}'
                             WHEN l.auth_n > 1 THEN '{app_of_several_auth}'
                             WHEN l.lone_auth > 0 AND l.app_n > 1 THEN '{one_of_several_app}'
@@ -77,16 +80,14 @@ pub fn lone_verdicts() -> String {
                             WHEN l.app_id IS NULL THEN '{no_id_beside_own}'
                             WHEN {known_l} THEN '{known_id_beside_own}'
                             WHEN l.a_confirmed THEN '{duplicate}'
-                            ELSE '{pending_duplicate}' END AS why OFFSET 0) v
-          CROSS JOIN LATERAL (
-                SELECT v.why, l.auth_n, l.app_n,
-                       CASE WHEN {beside} THEN l.a_id END AS auth_id,
-                       CASE WHEN {beside} THEN l.a_email END AS auth_email,
-                       CASE WHEN {beside} THEN l.a_tag END AS auth_tag,
-                       CASE WHEN {beside} THEN l.a_confirmed END AS confirmed) f
-          WHERE f.why IS NOT NULL",
-        one_row = words::any_of("v.why", &[Why::NoId, Why::KnownId, Why::Mismatched, Why::Pending]),
-        beside = words::any_of("v.why", &words::NAMES_ANOTHERS_AUTH_USER),
+                            ELSE '{pending_duplicate}' END END AS why OFFSET 0) v",
+        auth_id = auth("auth_id", "a_id"),
+        auth_email = auth("auth_email", "a_email"),
+        auth_tag = auth("auth_tag", "a_tag"),
+        confirmed = auth("confirmed", "a_confirmed"),
+        app_id = app("app_id", "p_id"),
+        app_email = app("app_email", "p_email"),
+        app_tag = app("app_tag", "p_tag"),
         known_p = known("l.p_id"),
         known_l = known("l.app_id"),
         several_auth = Why::SeveralAuth.word(),

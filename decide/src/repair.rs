@@ -102,6 +102,7 @@ pub fn order_of_exchange(wants: &[Option<usize>]) -> (Vec<usize>, Vec<Vec<usize>
     let mut order = Vec::new();
     let mut rings = Vec::new();
     let mut done = vec![false; wants.len()];
+    let mut place = vec![None; wants.len()];
     for start in 0..wants.len() {
         let mut path = Vec::new();
         let mut next = Some(start);
@@ -109,12 +110,13 @@ pub fn order_of_exchange(wants: &[Option<usize>]) -> (Vec<usize>, Vec<Vec<usize>
             if done[user] {
                 break;
             }
-            if let Some(entry) = path.iter().position(|seen| *seen == user) {
+            if let Some(entry) = place[user] {
                 let ring = path.split_off(entry);
-                ring.iter().for_each(|member| done[*member] = true);
+                ring.iter().for_each(|member: &usize| done[*member] = true);
                 rings.push(ring);
                 break;
             }
+            place[user] = Some(path.len());
             path.push(user);
             next = wants[user];
         }

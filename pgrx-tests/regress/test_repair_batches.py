@@ -4,7 +4,7 @@ import time
 
 import psycopg
 import pytest
-from repairs import ADMIN, log, mismatched, statuses
+from repairs import ADMIN, app_user, auth_user, content, fix, log, mismatched, new_id, statuses
 from support import expect_error, wait_until
 
 
@@ -188,3 +188,65 @@ def test_backend_memory_stays_flat(db):
     used = [bytes for (bytes,) in db.sql("SELECT bytes FROM memory", role=ADMIN)]
     assert len(used) == 40
     assert max(used[5:]) - min(used[2:5]) < 1024 * 1024, used
+
+
+def exchanging(db, wants):
+    """Users of whom each has the e-mail that another is to get: wants[i] names who holds what user i is to get, or nobody."""
+    ids = [auth_user(db, f"u{i}@example.com") for i in range(len(wants))]
+    holds = {holder: i for i, holder in enumerate(wants) if holder is not None}
+    for i, id in enumerate(ids):
+        app_user(db, f"u{holds[i]}@example.com" if i in holds else f"old{i}@example.com", id)
+    return ids
+
+
+@pytest.mark.parametrize("wants", [[1, 2, 0, None, 3], [None, 0, 1, 2], [1, 2, 3, 4, None]], ids=["ring and chain", "up", "down"])
+def test_an_exchange_reaches_beyond_its_batch(db, wants):
+    exchanging(db, wants)
+    db.sql("CALL onagui.fix_all_user_ids(1)")
+    assert statuses(db) == {"SYNCED": len(wants)}
+    said = [notice.message for notice in db.notices if "users done" in notice.message]
+    assert said[-1].startswith(f"finished: {len(wants)} users done, 0 left, 0 failed"), said
+    assert len(log(db, action="update_email")) == len(wants)
+
+
+def test_an_exchange_reaches_beyond_a_thousand_users(db):
+    """Two whose e-mails are swapped, listed in different thousands; each is told of once, in the rehearsal too."""
+    ids = sorted(new_id() for _ in range(1202))
+    session = db.session(ADMIN)
+    with session.transaction():
+        session.execute("SET LOCAL onagui_sync.enabled = off")
+        session.execute("INSERT INTO auth.users (id, email, email_confirmed_at) SELECT id, 'u' || i || '@example.com', now() FROM unnest(%s) WITH ORDINALITY AS u(id, i)", [ids])
+        session.execute(
+            "INSERT INTO onagui.app_users (id, email) SELECT id, CASE i WHEN 1 THEN 'u1202' WHEN 1202 THEN 'u1' WHEN 2 THEN 'u1201' ELSE 'old' || i END || '@example.com'"
+            "  FROM unnest(%s) WITH ORDINALITY AS u(id, i)", [ids],
+        )  # fmt: skip
+    plan = fix(db, None, apply=False)
+    assert {(row["action"], row["outcome"]) for row in plan} == {("update_email", "planned")} and len(plan) == len(ids)
+    rows = fix(db, None)
+    assert {(row["action"], row["outcome"]) for row in rows} == {("update_email", "done")} and len(rows) == len(ids)
+    assert statuses(db) == {"SYNCED": len(ids)}
+
+
+def test_who_fails_is_not_brought_forward_again(db):
+    db.sql("ALTER TABLE onagui.app_users ADD CHECK (email <> 'u0@example.com')", role=ADMIN)
+    exchanging(db, [None, 0, 1])
+    for apply in False, True:
+        rows = fix(db, None, apply=apply)
+        assert len(rows) == 3, rows
+    assert sorted(row["outcome"] for row in rows) == ["failed", "refused", "refused"]
+    db.sql("CALL onagui.fix_all_user_ids(1)")
+    said = [notice.message for notice in db.notices if "users done" in notice.message]
+    assert said[-1].startswith("finished: 0 users done, 0 left, 3 failed"), said
+
+
+def test_of_users_who_are_named_no_others_are_brought_forward(db):
+    """Who waits for somebody who is refused is refused too, and so the rehearsal says."""
+    exchanging(db, [1, 2, None])
+    before = content(db, "onagui.app_users")
+    for apply in False, True:
+        rows = fix(db, ["u0@example.com"], apply=apply)
+        assert {(row["email"], row["outcome"]) for row in rows} == {("u0@example.com", "refused"), ("u1@example.com", "refused")}
+        for row in rows:
+            assert row["details"]["conflicts"] == [{"table": "onagui.app_users", "constraint": "app_users_email_key", "rows": 1}], row
+            assert row["details"]["error"]["sqlstate"] == "23505"
+    assert content(db, "onagui.app_users") == before

@@ -4,8 +4,7 @@ use super::repair::Repair;
 use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{self, Call, Reply, connect_nonatomic};
-use crate::statements::candidates::Order;
-use pgrx::Uuid;
+use crate::statements::candidates::{Order, Pair};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -38,15 +37,18 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
         return Err(Error::InTransaction);
     }
     let actor = super::actor();
-    let start = || Repair::start(House::find()?, true, policy, actor.clone());
+    let start = || {
+        let repair = Repair::start(House::find()?, true, policy, actor.clone())?;
+        Ok::<_, Error>(Repair { everybody: true, ..repair })
+    };
     let mut progress = Progress::default();
-    let mut tried: HashSet<(Option<Uuid>, Option<Uuid>)> = HashSet::new();
+    let mut seen: HashSet<Pair> = HashSet::new();
     connect_nonatomic(|connection| {
         // What is done may let others be helped: whose e-mail was free again, for instance. So look until there is nobody.
         loop {
             let list = start()?.list(Order::Place, None);
             list.keep();
-            let mut again = tried.len();
+            let mut again = seen.len();
             let mut helped = false;
             loop {
                 pg::restart_statement_timeout();
@@ -55,23 +57,29 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
                     break;
                 }
                 let listed = batch.len();
-                batch.retain(|candidate| !tried.contains(&candidate.pair()));
+                batch.retain(|candidate| !seen.contains(&candidate.pair()));
                 again = again.saturating_sub(listed - batch.len());
+                let listed_here = batch.len();
                 if batch.is_empty() {
                     continue;
                 }
                 helped = true;
                 let started = Instant::now();
                 // What refers to the users is looked up anew: there may be new tables since the last commit.
-                for outcome in start()?.run(batch)? {
+                let repair = start()?;
+                repair.seen.replace(std::mem::take(&mut seen));
+                let outcomes = repair.run(batch)?;
+                // Others than were listed here were brought forward, and are listed still.
+                again += outcomes.len() - listed_here;
+                for outcome in outcomes {
                     if outcome.outcome == "done" {
                         progress.done += 1;
                         progress.rows += outcome.rows_changed;
                     } else {
                         progress.failed += u64::from(outcome.failure.is_some());
-                        tried.insert((outcome.auth_user_id, outcome.old_app_user_id));
                     }
                 }
+                seen = repair.seen.take();
                 connection.commit();
                 progress.taken += started.elapsed();
                 let left = list.left().unwrap_or_default().saturating_sub(again);

@@ -10,50 +10,117 @@ use crate::statements::collisions;
 use crate::statements::rekey::Collision;
 use crate::statements::rows;
 use onagui_decide::failure::must_pass_on;
-use onagui_decide::repair::{Action, order_of_exchange};
+use onagui_decide::repair::{Action, Status, order_of_exchange};
 use pgrx::Uuid;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-/// Gives each of `todo` auth's e-mail. `leaving` are app users who will be gone by then.
+/// Gives each of `todo` auth's e-mail; adds to `outcomes` what became of them.
 pub fn exchange(
     repair: &Repair,
     todo: Vec<Candidate>,
-    leaving: &[Uuid],
-) -> Result<Vec<Outcome>, Error> {
-    let (todo, without): (Vec<_>, Vec<_>) = todo.into_iter().partition(|c| c.auth_key.is_some());
-    let mut outcomes: Vec<Outcome> = without
-        .iter()
-        .map(|candidate| {
-            let mut row = Outcome::of(candidate, Action::None, "unchanged");
-            row.details =
-                json!({ "reason": "auth has no e-mail; the app user keeps the one it has" });
-            row
-        })
-        .collect();
+    outcomes: &mut Vec<Outcome>,
+) -> Result<(), Error> {
+    let (mut todo, without): (Vec<_>, Vec<_>) =
+        todo.into_iter().partition(|c| c.auth_key.is_some());
+    outcomes.extend(without.iter().map(|candidate| {
+        let mut row = Outcome::of(candidate, Action::None, "unchanged");
+        row.details = json!({ "reason": "auth has no e-mail; the app user keeps the one it has" });
+        row
+    }));
+    // Whose address will be free: of those who get another, and of those who go.
+    let merged = |o: &Outcome| o.action == Action::Merge && o.outcome == "planned";
+    let leaving = |outcomes: &[Outcome]| -> Vec<Uuid> {
+        outcomes.iter().filter(|o| merged(o)).filter_map(|o| o.old_app_user_id).collect()
+    };
+    let free = |ids: Vec<Uuid>| repair.free.borrow_mut().extend(ids);
+    free(leaving(outcomes));
+    loop {
+        let tried = if repair.apply {
+            change_all(repair, &todo)?
+        } else {
+            free(todo.iter().filter_map(|c| c.app_user_id).collect());
+            rehearse_all(repair, &todo, &mut repair.free.borrow_mut())?
+        };
+        let waits = |o: &Outcome| o.failure.as_ref().is_some_and(|f| f.sqlstate == "23505");
+        let (blocked, rest): (Vec<_>, Vec<_>) =
+            todo.into_iter().zip(tried).partition(|(_, outcome)| waits(outcome));
+        outcomes.extend(rest.into_iter().map(|(_, outcome)| outcome));
+        let (waiting, refused): (Vec<_>, Vec<_>) = blocked.into_iter().unzip();
+        let brought = repair.bring_forward(&waiting);
+        if brought.is_empty() {
+            outcomes.extend(refused);
+            return Ok(());
+        }
+        let (emails, others): (Vec<_>, Vec<_>) =
+            brought.into_iter().partition(|c| c.status == Status::EmailMismatch);
+        repair.settle_each(&others, outcomes)?;
+        free(leaving(outcomes));
+        todo = waiting;
+        todo.extend(emails);
+    }
+}
+
+/// Of each of `todo` the one who holds what they want, by their places.
+fn wants(todo: &[Candidate]) -> Vec<Option<usize>> {
     let holders: HashMap<&str, usize> =
         todo.iter().enumerate().filter_map(|(i, c)| Some((c.app_key.as_deref()?, i))).collect();
-    let wants: Vec<Option<usize>> = todo
-        .iter()
+    let holder = |key: &str| holders.get(key).copied();
+    todo.iter()
         .enumerate()
-        .map(|(i, c)| holders.get(c.auth_key.as_deref()?).copied().filter(|holder| *holder != i))
-        .collect();
-    let (order, rings) = order_of_exchange(&wants);
-    if !repair.apply {
-        let ids = todo.iter().filter_map(|c| c.app_user_id);
-        let ids: Vec<Uuid> = ids.chain(leaving.iter().copied()).collect();
-        for candidate in &todo {
-            outcomes.push(pg::connect(|session| rehearse(repair, session, candidate, &ids))?);
-        }
-        return Ok(outcomes);
-    }
+        .map(|(i, c)| holder(c.auth_key.as_deref()?).filter(|holder| *holder != i))
+        .collect()
+}
+
+/// What became of each of `todo`, in their order.
+fn change_all(repair: &Repair, todo: &[Candidate]) -> Result<Vec<Outcome>, Error> {
+    let (order, rings) = order_of_exchange(&wants(todo));
     // Whoever waits for a ring goes after it.
-    for ring in rings {
-        let ring: Vec<&Candidate> = ring.into_iter().map(|i| &todo[i]).collect();
-        outcomes.extend(together(repair, &ring)?);
+    let groups = rings.into_iter().chain(order.into_iter().map(|place| vec![place]));
+    let mut outcomes: Vec<Option<Outcome>> = todo.iter().map(|_| None).collect();
+    for group in groups {
+        pg::check_interrupts();
+        let users: Vec<&Candidate> = group.iter().map(|place| &todo[*place]).collect();
+        for (place, outcome) in group.iter().zip(together(repair, &users)?) {
+            outcomes[*place] = Some(outcome);
+        }
     }
-    for place in order {
-        outcomes.extend(together(repair, &[&todo[place]])?);
+    Ok(outcomes.into_iter().flatten().collect())
+}
+
+/// What would become of each of `todo`, if the app users in `free` gave up their e-mails; those who do not are taken out.
+fn rehearse_all(
+    repair: &Repair,
+    todo: &[Candidate],
+    free: &mut HashSet<Uuid>,
+) -> Result<Vec<Outcome>, Error> {
+    let look = |candidate: &Candidate, free: &HashSet<Uuid>| {
+        pg::check_interrupts();
+        pg::connect(|session| rehearse(repair, session, candidate, free))
+    };
+    let mut outcomes =
+        todo.iter().map(|c| look(c, free)).collect::<Result<Vec<Outcome>, Error>>()?;
+    // Whoever is refused keeps the e-mail that somebody else may be waiting for.
+    let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); todo.len()];
+    for (place, holder) in wants(todo).into_iter().enumerate() {
+        if let Some(holder) = holder {
+            waiting[holder].push(place);
+        }
+    }
+    let mut refused: Vec<usize> =
+        (0..todo.len()).filter(|place| outcomes[*place].failure.is_some()).collect();
+    while let Some(place) = refused.pop() {
+        if let Some(id) = todo[place].app_user_id {
+            free.remove(&id);
+        }
+        for next in std::mem::take(&mut waiting[place]) {
+            if outcomes[next].failure.is_none() {
+                outcomes[next] = look(&todo[next], free)?;
+                if outcomes[next].failure.is_some() {
+                    refused.push(next);
+                }
+            }
+        }
     }
     Ok(outcomes)
 }
@@ -62,7 +129,7 @@ fn rehearse(
     repair: &Repair,
     session: &Session,
     candidate: &Candidate,
-    exchanging: &[Uuid],
+    free: &HashSet<Uuid>,
 ) -> Result<Outcome, Error> {
     let mut row = Outcome::of(candidate, Action::UpdateEmail, "planned");
     let table = &repair.mover.references.tables[0];
@@ -79,7 +146,7 @@ fn rehearse(
         let args: [Arg; 3] = [
             Arg::of(candidate.app_user_id),
             Arg::of(candidate.auth_email.clone()),
-            exchanging.to_vec().into(),
+            free.iter().copied().collect::<Vec<_>>().into(),
         ];
         let rows = pg::as_role(table.owner, || {
             session.run(&sql, &args, Mode::Read).one::<i64>().unwrap_or_default()
@@ -112,21 +179,33 @@ fn together(repair: &Repair, users: &[&Candidate]) -> Result<Vec<Outcome>, Error
         Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
             Err(failure.into())
         }
-        Err(failure) => Ok(users
-            .iter()
-            .map(|candidate| {
-                let failure = if failure.sqlstate == "23505" {
-                    let email = candidate.email.clone().unwrap_or_default();
-                    Failure {
-                        constraint: failure.constraint.clone(),
-                        ..Failure::from(Error::EmailTaken { email })
-                    }
-                } else {
-                    (*failure).clone()
-                };
-                Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure))
-            })
-            .collect()),
+        Err(failure) => {
+            let ids = users.iter().filter_map(|c| c.app_user_id).collect();
+            users.iter().map(|candidate| explain(repair, candidate, &ids, &failure)).collect()
+        }
+    }
+}
+
+/// Why it failed. Who holds the e-mail is looked up again, for the details.
+fn explain(
+    repair: &Repair,
+    candidate: &Candidate,
+    exchanging: &HashSet<Uuid>,
+    failure: &Failure,
+) -> Result<Outcome, Error> {
+    if failure.sqlstate != "23505" {
+        return Ok(Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure.clone())));
+    }
+    let look = || pg::connect(|session| rehearse(repair, session, candidate, exchanging));
+    match subtransaction(look) {
+        Ok(outcome) if outcome.failure.is_some() => Ok(outcome),
+        Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+        _ => {
+            let email = candidate.email.clone().unwrap_or_default();
+            let constraint = failure.constraint.clone();
+            let failure = Failure { constraint, ..Failure::from(Error::EmailTaken { email }) };
+            Ok(Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure)))
+        }
     }
 }
 
@@ -163,6 +242,7 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
     }
     // A ring is taken back together: one by one, each would find their address with another.
     let id = session.run("SELECT gen_random_uuid()::text", &[], Mode::Fresh).one::<String>();
+    let mut undo = Some(json!(steps));
     Ok(users
         .iter()
         .map(|candidate| {
@@ -171,7 +251,8 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
             if is_ring {
                 row.details["exchange"] = json!(id);
             }
-            row.undo = json!(steps);
+            // With the first of a ring, for all of it.
+            row.undo = undo.take().unwrap_or_default();
             row
         })
         .collect())

@@ -82,7 +82,8 @@ pub fn fix_user_ids(call: &Call) -> Result<Reply, Error> {
     let limit = limit(call, 3)?;
     let house = House::find()?;
     let writer = call.rows();
-    let repair = Repair::start(house, apply, policy, actor())?;
+    let everybody = emails.is_none() && limit.is_none();
+    let repair = Repair { everybody, ..Repair::start(house, apply, policy, actor())? };
     match emails {
         Some(emails) => {
             let emails: Vec<String> = emails.into_iter().flatten().collect();

@@ -1,7 +1,7 @@
 //! What came of one user.
 
 use crate::error::{Error, Failure};
-use crate::statements::candidates::Candidate;
+use crate::statements::candidates::{Candidate, Pair};
 use crate::statements::rekey::Referring;
 use onagui_decide::repair::Action;
 use pgrx::Uuid;
@@ -53,6 +53,11 @@ impl Outcome {
             new_app_user_id: candidate.app_user_id,
             ..Outcome::new(action, outcome)
         }
+    }
+
+    /// The candidate's ids, auth's first.
+    pub fn pair(&self) -> Pair {
+        (self.auth_user_id, self.old_app_user_id)
     }
 
     /// The same with the error why nothing was done.

@@ -6,7 +6,7 @@ use crate::catalog::House;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Mode, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
-use crate::statements::candidates::{Candidate, Finder, List, Order};
+use crate::statements::candidates::{Candidate, Finder, List, Order, Pair};
 use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
 use crate::statements::rekey::{Collision, Mover};
 use crate::statements::rows;
@@ -15,6 +15,8 @@ use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on};
 use onagui_decide::repair::{Action, Status};
 use pgrx::Uuid;
 use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 /// A call that repairs: what it found of the tables, and how it was asked to go about it.
@@ -24,6 +26,12 @@ pub struct Repair {
     pub apply: bool,
     pub policy: OnConflict,
     pub actor: String,
+    /// Everybody is to be repaired, a few at a time: some may be brought forward.
+    pub everybody: bool,
+    /// Where `everybody`: whose turn need not, or must not, come again. Of those that are done, the ones brought forward.
+    pub seen: RefCell<HashSet<Pair>>,
+    /// App users who are to give up their e-mails, in a rehearsal.
+    pub free: RefCell<HashSet<Uuid>>,
 }
 
 /// So few users are re-keyed one by one.
@@ -38,7 +46,8 @@ impl Repair {
     ) -> Result<Self, Error> {
         let finder = Finder::get(house)?;
         let mover = Mover::get(house, &finder.target.app)?;
-        Ok(Repair { finder, mover, apply, policy, actor })
+        let (everybody, seen, free) = (false, RefCell::default(), RefCell::default());
+        Ok(Repair { finder, mover, apply, policy, actor, everybody, seen, free })
     }
 
     pub fn target(&self) -> &Target {
@@ -51,7 +60,26 @@ impl Repair {
 
     /// Everybody with this e-mail on either side.
     pub fn candidates(&self, email: &str) -> Vec<Candidate> {
-        self.finder.find(email, self.mode())
+        self.finder.find(vec![email.to_owned()], self.mode())
+    }
+
+    /// Those whom a fix can help who hold the e-mail that one of `waiting` is to get, and whoever they wait for in turn:
+    /// in which batch they are listed must not matter. None where only those named are to be repaired.
+    pub fn bring_forward(&self, waiting: &[Candidate]) -> Vec<Candidate> {
+        let mut found = Vec::new();
+        let wanted = |of: &[Candidate]| -> Vec<String> {
+            let waiting = of.iter().filter(|c| c.status == Status::EmailMismatch);
+            waiting.filter_map(|c| c.auth_email.clone()).collect()
+        };
+        let mut emails = if self.everybody { wanted(waiting) } else { Vec::new() };
+        while !emails.is_empty() {
+            pg::check_interrupts();
+            let mut next = self.finder.find(emails, self.mode());
+            next.retain(|c| c.status.is_fixable() && self.seen.borrow_mut().insert(c.pair()));
+            emails = wanted(&next);
+            found.extend(next);
+        }
+        found
     }
 
     /// Those whom a fix can help.
@@ -65,7 +93,13 @@ impl Repair {
         pg::with_pinned_path(|| self.run_each(todo))
     }
 
-    fn run_each(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
+    fn run_each(&self, mut todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
+        todo.retain(|candidate| !self.seen.borrow().contains(&candidate.pair()));
+        let may_hold = |c: &&Candidate| {
+            self.everybody && matches!(c.status, Status::EmailMismatch | Status::Duplicate)
+        };
+        let holders: Vec<Pair> = todo.iter().filter(may_hold).map(Candidate::pair).collect();
+        self.seen.borrow_mut().extend(&holders);
         let (emails, others): (Vec<_>, Vec<_>) =
             todo.into_iter().partition(|c| c.status == Status::EmailMismatch);
         let (moving, others): (Vec<_>, Vec<_>) =
@@ -77,15 +111,21 @@ impl Repair {
             self.settle_each(&moving, &mut outcomes)?;
         }
         self.settle_each(&others, &mut outcomes)?;
-        let merged = |o: &&Outcome| o.action == Action::Merge && o.outcome == "planned";
-        let leaving: Vec<Uuid> =
-            outcomes.iter().filter(merged).filter_map(|o| o.old_app_user_id).collect();
-        outcomes.extend(emails::exchange(self, emails, &leaving)?);
+        emails::exchange(self, emails, &mut outcomes)?;
+        if self.everybody && self.apply {
+            let mut seen = self.seen.borrow_mut();
+            holders.iter().for_each(|pair| _ = seen.remove(pair));
+            seen.extend(outcomes.iter().filter(|o| o.outcome != "done").map(Outcome::pair));
+        }
         self.record(&mut outcomes);
         Ok(outcomes)
     }
 
-    fn settle_each(&self, todo: &[Candidate], outcomes: &mut Vec<Outcome>) -> Result<(), Error> {
+    pub fn settle_each(
+        &self,
+        todo: &[Candidate],
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), Error> {
         for candidate in todo {
             pg::check_interrupts();
             outcomes.push(self.settle(candidate, candidate.status.action(), true)?);
@@ -158,7 +198,8 @@ impl Repair {
         let action = match candidate.status {
             Status::Synced => Action::None,
             Status::EmailMismatch => {
-                let mut outcomes = emails::exchange(self, vec![candidate], &[])?;
+                let mut outcomes = Vec::new();
+                emails::exchange(self, vec![candidate], &mut outcomes)?;
                 self.record(&mut outcomes);
                 return Ok(outcomes);
             }

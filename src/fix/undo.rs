@@ -22,7 +22,7 @@ struct Logged {
     new_app_user_id: Option<Uuid>,
     rows: u64,
     steps: Vec<Value>,
-    /// Users who exchanged their e-mails can only do so together.
+    /// Users who exchanged their e-mails can only take them back together. One entry has the steps for all of them.
     exchange: Option<String>,
 }
 
@@ -97,9 +97,13 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
     pg::as_role(house.owner, || {
         connect(|session| {
             let rows = session.run(
-                "SELECT action, outcome, email, auth_user_id, old_app_user_id, new_app_user_id, details -> 'undo',
-                        undone_by, coalesce(rows_changed, 0), details ->> 'exchange'
-                   FROM onagui.sync_audit_log WHERE audit_id = $1 FOR UPDATE",
+                "SELECT l.action, l.outcome, l.email, l.auth_user_id, l.old_app_user_id, l.new_app_user_id,
+                        coalesce(nullif(l.details -> 'undo', 'null'),
+                                 (SELECT o.details -> 'undo' FROM onagui.sync_audit_log o
+                                   WHERE o.details ->> 'exchange' = l.details ->> 'exchange'
+                                     AND jsonb_typeof(o.details -> 'undo') = 'array' LIMIT 1)),
+                        l.undone_by, coalesce(l.rows_changed, 0), l.details ->> 'exchange'
+                   FROM onagui.sync_audit_log l WHERE l.audit_id = $1 FOR UPDATE",
                 &[audit_id.into()],
                 Mode::Fresh,
             );

@@ -29,9 +29,11 @@ pub struct Candidate {
     pub app_key: Option<String>,
 }
 
+/// The ids on the two sides, auth's first.
+pub type Pair = (Option<Uuid>, Option<Uuid>);
+
 impl Candidate {
-    /// The ids on the two sides, auth's first.
-    pub fn pair(&self) -> (Option<Uuid>, Option<Uuid>) {
+    pub fn pair(&self) -> Pair {
         (self.auth_user_id, self.app_user_id)
     }
 }
@@ -79,15 +81,15 @@ impl Finder {
         FINDER.with(|kept| kept.get(version, fits, |_| true, learn))
     }
 
-    /// Everybody with this e-mail on either side, ordered by their ids.
-    pub fn find(&self, email: &str, mode: Mode) -> Vec<Candidate> {
+    /// Everybody with one of these e-mails on either side, ordered by their ids.
+    pub fn find(&self, emails: Vec<String>, mode: Mode) -> Vec<Candidate> {
         pg::as_role(self.target.house.owner, || {
             connect(|session| {
                 let prepare = || {
                     let rows = self.survey(Tag::Nothing).rows_sql(Whose::Emails);
                     session.prepare_read(&by_email_sql(&rows), &[TEXTARRAYOID], true)
                 };
-                let args = [vec![email.to_owned()].into()];
+                let args = [emails.into()];
                 let rows = session.execute(self.by_email.get_or_init(prepare), &args, mode);
                 Candidate::all(&rows)
             })
@@ -194,7 +196,7 @@ impl Candidate {
 
 /// What is so of an app user and an auth user right now.
 #[derive(Default)]
-struct Pair {
+struct Facts {
     /// None where there is no such auth user, or only a deleted one.
     confirmed: Option<bool>,
     app_is_there: bool,
@@ -207,7 +209,7 @@ struct Pair {
     app_key: Option<String>,
 }
 
-impl Pair {
+impl Facts {
     fn has_same_email(&self) -> bool {
         self.auth_key.is_some() && self.auth_key == self.app_key
     }
@@ -237,14 +239,8 @@ impl Finder {
         })
     }
 
-    /// What is so of each of `users`, ids as [`Candidate::pair`] has them.
-    fn pairs(
-        &self,
-        session: &Session,
-        users: &[(Option<Uuid>, Option<Uuid>)],
-        lock: bool,
-        mode: Mode,
-    ) -> Vec<Pair> {
+    /// What is so of each of `users`.
+    fn facts(&self, session: &Session, users: &[Pair], lock: bool, mode: Mode) -> Vec<Facts> {
         let (auth, app): (Vec<Option<Uuid>>, Vec<Option<Uuid>>) = users.iter().copied().unzip();
         let ids = app.iter().chain(&auth).copied().flatten().collect();
         let here = self.app_users(session, ids, lock, mode);
@@ -254,30 +250,30 @@ impl Finder {
             let args = [app.into(), auth.into()];
             session.execute(self.auth_side.get_or_init(prepare), &args, mode)
         });
-        let mut pairs: Vec<Pair> = Vec::with_capacity(users.len());
+        let mut facts: Vec<Facts> = Vec::with_capacity(users.len());
         for (auth, app) in users {
             let own = auth.is_some_and(|id| here.contains_key(&id));
             let found = app.and_then(|id| here.get(&id).cloned());
             let app_is_there = found.is_some();
             let (app_email, app_key) = found.unwrap_or_default();
-            pairs.push(Pair { own, app_is_there, app_email, app_key, ..Pair::default() });
+            facts.push(Facts { own, app_is_there, app_email, app_key, ..Facts::default() });
         }
         for row in 0..there.len() {
             let place = there.get::<i64>(row, 1).map_or(0, |place| place as usize - 1);
-            let pair = &mut pairs[place];
-            pair.confirmed = there.get(row, 2);
-            pair.auth_email = there.get(row, 3);
-            pair.auth_key = there.get(row, 4);
-            pair.app_is_known = there.get(row, 5).unwrap_or_default();
+            let user = &mut facts[place];
+            user.confirmed = there.get(row, 2);
+            user.auth_email = there.get(row, 3);
+            user.auth_key = there.get(row, 4);
+            user.app_is_known = there.get(row, 5).unwrap_or_default();
         }
-        pairs
+        facts
     }
 
     /// Locks the app users of `candidates`, in the order of their ids, and answers of each candidate whether it still is
     /// what the survey saw.
     pub fn lock<C: Borrow<Candidate>>(&self, session: &Session, candidates: &[C]) -> Vec<bool> {
         let users: Vec<_> = candidates.iter().map(|c| c.borrow().pair()).collect();
-        let now = self.pairs(session, &users, true, Mode::Fresh);
+        let now = self.facts(session, &users, true, Mode::Fresh);
         candidates.iter().zip(now).map(|(c, now)| c.borrow().is_still(&now)).collect()
     }
 
@@ -291,7 +287,7 @@ impl Finder {
         mode: Mode,
     ) -> Result<Candidate, Error> {
         let users = [(Some(auth), Some(app))];
-        let now = self.pairs(session, &users, false, mode).pop().unwrap_or_default();
+        let now = self.facts(session, &users, false, mode).pop().unwrap_or_default();
         let Some(confirmed) = now.confirmed else {
             return Err(Error::AuthUserGone { id: auth.to_string() });
         };
@@ -322,7 +318,7 @@ impl Finder {
 }
 
 impl Candidate {
-    fn is_still(&self, now: &Pair) -> bool {
+    fn is_still(&self, now: &Facts) -> bool {
         match self.status {
             Status::Mismatched => {
                 now.confirmed == Some(true)

@@ -119,4 +119,4 @@ def test_names(db):
                 assert "\x1b" not in line
     with pytest.raises(psycopg.Error) as caught:
         db.sql("SELECT onagui.register_reference('onagui.app_users', %s)", [nasty + "x"])
-    assert caught.value.sqlstate == "22023" and all(plain(part) for part in said(caught.value)), said(caught.value)
+    assert caught.value.sqlstate == "42703" and all(plain(part) for part in said(caught.value)), said(caught.value)

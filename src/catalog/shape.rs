@@ -8,6 +8,9 @@ pub struct ShapeColumn {
     pub name: String,
     pub quoted: String,
     pub kind: String,
+    /// The same without any limit of length or precision, where there is one: a cast to `kind` cuts or rounds what does not
+    /// fit.
+    pub unlimited: Option<String>,
     /// The expression of a generated column, over the table's column names.
     pub generated: Option<String>,
 }
@@ -30,6 +33,8 @@ pub struct Uniqueness {
     pub parts: Vec<KeyPart>,
     pub predicate: Option<String>,
     pub nulls_collide: bool,
+    /// Equal keys can be found by sorting or hashing.
+    pub joinable: bool,
     /// The quoted columns that keys and predicate are made of, and the partition's bounds where it stands on one.
     uses: Vec<String>,
     /// Where it stands on a partition alone: the condition, over the table's column names, that a row lies in there.
@@ -47,8 +52,18 @@ pub struct Shape {
 const COLUMNS: &str = "
     SELECT a.attname::text, quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
            CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
-           a.attnum = ANY (pk.indkey)
+           a.attnum = ANY (pk.indkey),
+           CASE WHEN kinds.limited THEN kinds.base END
       FROM pg_attribute a
+      CROSS JOIN LATERAL (
+            WITH RECURSIVE kind(id, typmod, depth) AS (
+                SELECT a.atttypid, a.atttypmod, 0
+                UNION ALL
+                SELECT t.typbasetype, t.typtypmod, k.depth + 1
+                  FROM kind k JOIN pg_type t ON t.oid = k.id AND t.typtype = 'd')
+            SELECT bool_or(k.typmod >= 0) AS limited,
+                   (array_agg(format_type(k.id, -1) ORDER BY k.depth DESC))[1] AS base
+              FROM kind k) kinds
       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
       LEFT JOIN pg_index pk ON pk.indrelid = a.attrelid AND pk.indisprimary
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
@@ -61,14 +76,16 @@ const UNIQUE: &str = "
            pg_get_expr(i.indpred, i.indrelid),
            i.indnullsnotdistinct,
            uses.columns,
-           CASE WHEN i.indrelid <> $1 THEN pg_get_partition_constraintdef(i.indrelid) END
+           CASE WHEN i.indrelid <> $1 THEN pg_get_partition_constraintdef(i.indrelid) END,
+           con.conexclop IS NULL AND parts.joinable
       FROM pg_index i
       JOIN pg_class ic ON ic.oid = i.indexrelid
       LEFT JOIN pg_constraint con ON con.conindid = i.indexrelid AND con.contype IN ('p', 'u', 'x')
       CROSS JOIN LATERAL (
             SELECT array_agg(pg_get_indexdef(i.indexrelid, k, false) ORDER BY k) AS expressions,
                    array_agg(format('OPERATOR(%I.%s)', o.nspname, p.oprname) ORDER BY k) AS operators,
-                   array_agg(coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(col.collname), '') ORDER BY k) AS collations
+                   array_agg(coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(col.collname), '') ORDER BY k) AS collations,
+                   bool_and(p.oprcanmerge OR p.oprcanhash) AS joinable
               FROM generate_series(1, i.indnkeyatts) AS k
               JOIN pg_opclass oc ON oc.oid = i.indclass[k - 1]
               LEFT JOIN pg_amop am ON am.amopfamily = oc.opcfamily AND am.amopstrategy = 3
@@ -114,9 +131,28 @@ impl Shape {
                 quoted,
                 kind: rows.get(row, 3).unwrap_or_default(),
                 generated: rows.get(row, 4),
+                unlimited: rows.get(row, 6),
             });
         }
         Shape { columns, primary_key, unique: read_unique(session, table, mode) }
+    }
+
+    /// The operator by which two values of a column of the primary key are the same.
+    pub fn equality(&self, quoted: &str) -> &str {
+        let mut parts = self.unique.first().into_iter().flat_map(|primary| &primary.parts);
+        let part = parts.find(|part| part.expression == quoted);
+        part.map_or("OPERATOR(pg_catalog.=)", |part| part.operator.as_str())
+    }
+
+    /// SQL: whether `value`, an expression for a text, does not fit into the column; None where anything does.
+    pub fn overflow(&self, quoted: &str, value: &str) -> Option<String> {
+        let column = self.column(quoted)?;
+        let unlimited = column.unlimited.as_ref()?;
+        let text = |kind: &str| match unlimited.as_str() {
+            "numeric" => format!("trim_scale({value}::{kind}::numeric)::text"),
+            _ => format!("{value}::{kind}::{unlimited}::text"),
+        };
+        Some(format!("{} IS DISTINCT FROM {}", text(&column.kind), text(unlimited)))
     }
 
     pub fn column(&self, quoted: &str) -> Option<&ShapeColumn> {
@@ -183,6 +219,7 @@ fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniqueness> {
                 nulls_collide: rows.get(row, 6).unwrap_or_default(),
                 uses: texts(7),
                 partition: rows.get(row, 8),
+                joinable: rows.get(row, 9).unwrap_or_default(),
             }
         })
         .collect()

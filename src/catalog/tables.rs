@@ -408,10 +408,19 @@ pub const UPDATE: u8 = 16;
 
 /// SQL: whether the table, or a partition of it, has a BEFORE trigger for each row that an event fires.
 pub fn before_trigger(table: &str, event: u8) -> String {
+    has_trigger(table, &format!("g.tgtype & 3 = 3 AND g.tgtype & {event} <> 0"))
+}
+
+/// SQL: whether the table, or a partition of it, has an AFTER trigger.
+pub fn after_trigger(table: &str) -> String {
+    has_trigger(table, "g.tgtype & 2 = 0")
+}
+
+fn has_trigger(table: &str, which: &str) -> String {
     format!(
         "EXISTS (SELECT FROM pg_catalog.pg_trigger g
                   WHERE g.tgrelid IN (SELECT {table}::oid UNION ALL
                                       SELECT p.relid FROM pg_catalog.pg_partition_tree({table}::oid::pg_catalog.regclass) p)
-                    AND g.tgtype & 3 = 3 AND g.tgtype & {event} <> 0 AND NOT g.tgisinternal)"
+                    AND {which} AND NOT g.tgisinternal)"
     )
 }

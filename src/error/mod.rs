@@ -115,6 +115,12 @@ pub enum Error {
     Entangled {
         tables: String,
     },
+    /// A value would be cut or rounded.
+    DoesNotFit {
+        table: String,
+        column: String,
+        kind: String,
+    },
     /// Rows would refer to nobody.
     Orphans {
         table: String,
@@ -174,6 +180,10 @@ pub enum Error {
     CannotUndo {
         audit_id: i64,
         why: Vec<String>,
+    },
+    NoSuchColumn {
+        table: String,
+        column: String,
     },
     NotAReference {
         table: String,

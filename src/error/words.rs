@@ -157,6 +157,12 @@ impl From<Error> for Failure {
                 format!("Rows of {tables} would give way, and pass their keys on to one another."),
                 "Merge with the other p_on_conflict, or remove the conflicts of one of these tables by hand first.".into(),
             ),
+            Error::DoesNotFit { table, column, kind } => (
+                "22001",
+                format!("a value does not fit into {column} of {table}"),
+                format!("The column is of type {kind}; the value would be cut or rounded."),
+                format!("Give the column room: ALTER TABLE {table} ALTER COLUMN {column} TYPE …;"),
+            ),
             Error::Orphans { table, constraint, rows } => (
                 "23503",
                 "the user cannot be moved: rows would refer to nobody".into(),
@@ -261,11 +267,17 @@ impl From<Error> for Failure {
                 format!("audit_id {audit_id}: {}.", why.join("; ").trim_end_matches('.')),
                 "Nothing was changed. Put those rows in order by hand, then try again.".into(),
             ),
+            Error::NoSuchColumn { table, column } => (
+                "42703",
+                format!("{table} has no column {column:?}"),
+                "A column that is to be registered as a reference must be there.".into(),
+                format!("See the columns of {table}: \\d {table}"),
+            ),
             Error::NotAReference { table, column, why } => (
                 "22023",
                 format!("{column} of {table} cannot be registered as a reference"),
                 why,
-                "A reference is a uuid, text or varchar column of an ordinary or partitioned table.".into(),
+                "A reference is a uuid, text or varchar column, not a generated one, of an ordinary or partitioned table.".into(),
             ),
             Error::NotYoursToMove { table, column } => (
                 "42501",

@@ -5,7 +5,7 @@ use super::repair::Repair;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;
-use crate::statements::changes::{self, Done, TableChanges, Update};
+use crate::statements::changes::{self, Done, TableChanges, Update, Written};
 use crate::statements::collisions;
 use crate::statements::rekey::Collision;
 use crate::statements::rows;
@@ -134,6 +134,12 @@ fn rehearse(
     let mut row = Outcome::of(candidate, Action::UpdateEmail, "planned");
     let table = &repair.mover.references.tables[0];
     let shape = repair.mover.shape(session, 0, Mode::Read);
+    let email = vec![candidate.auth_email.clone()];
+    if let Err(error) = (Written { table, shape }).check_fit(session, "email", email, Mode::Read) {
+        row.details = json!({ "reason": "the e-mail does not fit into the column" });
+        row.outcome = "refused";
+        return Ok(row.refused_for(error));
+    }
     let source = format!("FROM {} t WHERE t.id = $1", table.target());
     let moved =
         collisions::moved(shape, &source, |c| (c.quoted == "email").then(|| "$2".to_owned()));
@@ -173,7 +179,18 @@ fn rehearse(
 
 /// Changes all of `users` in one subtransaction: one user, or a ring of users who hold each other's e-mails.
 fn together(repair: &Repair, users: &[&Candidate]) -> Result<Vec<Outcome>, Error> {
-    let done = subtransaction(|| pg::connect(|session| change(repair, session, users)));
+    let change_by =
+        |way| subtransaction(|| pg::connect(|session| change(repair, session, users, way)));
+    let mut ways = Parking::ways(repair, users.len() > 1).into_iter();
+    let mut done = ways.next().map_or_else(|| Ok(Vec::new()), change_by);
+    // The application need not allow every e-mail.
+    while let Err(failure) = &done
+        && failure.sqlstate.starts_with("235")
+        && failure.sqlstate != "23505"
+        && let Some(way) = ways.next()
+    {
+        done = change_by(way);
+    }
     match done {
         Ok(outcomes) => Ok(outcomes),
         Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
@@ -193,23 +210,64 @@ fn explain(
     exchanging: &HashSet<Uuid>,
     failure: &Failure,
 ) -> Result<Outcome, Error> {
-    if failure.sqlstate != "23505" {
-        return Ok(Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure.clone())));
+    let failed = |failure| Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure));
+    if !matches!(failure.sqlstate.as_str(), "23505" | "22001") {
+        return Ok(failed(failure.clone()));
     }
     let look = || pg::connect(|session| rehearse(repair, session, candidate, exchanging));
     match subtransaction(look) {
         Ok(outcome) if outcome.failure.is_some() => Ok(outcome),
         Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
-        _ => {
+        _ if failure.sqlstate == "23505" => {
             let email = candidate.email.clone().unwrap_or_default();
             let constraint = failure.constraint.clone();
-            let failure = Failure { constraint, ..Failure::from(Error::EmailTaken { email }) };
-            Ok(Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure)))
+            Ok(failed(Failure { constraint, ..Failure::from(Error::EmailTaken { email }) }))
+        }
+        _ => Ok(failed(failure.clone())),
+    }
+}
+
+/// What the users of a ring hold until their new addresses are free.
+#[derive(Clone, Copy)]
+enum Parking {
+    /// Nobody minds two users with one address for a moment.
+    Nothing,
+    Null,
+    Placeholder,
+}
+
+impl Parking {
+    fn ways(repair: &Repair, is_ring: bool) -> Vec<Self> {
+        let email = ["email".to_owned()];
+        let is_unique = pg::connect(|session| {
+            repair.mover.shape(session, 0, repair.mode()).touched_by(&email).next().is_some()
+        });
+        let may_be_null = repair.target().app.column("email").is_some_and(|c| !c.not_null);
+        match (is_ring && is_unique, may_be_null) {
+            (false, _) => vec![Parking::Nothing],
+            (true, true) => vec![Parking::Null, Parking::Placeholder],
+            (true, false) => vec![Parking::Placeholder],
+        }
+    }
+
+    fn of(self, candidate: &Candidate) -> Option<String> {
+        match self {
+            Parking::Nothing => candidate.app_email.clone(),
+            Parking::Null => None,
+            // RFC 2606: nobody's domain.
+            Parking::Placeholder => {
+                candidate.app_user_id.map(|id| format!("exchange-{id}@example.invalid"))
+            }
         }
     }
 }
 
-fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Vec<Outcome>, Error> {
+fn change(
+    repair: &Repair,
+    session: &Session,
+    users: &[&Candidate],
+    parking: Parking,
+) -> Result<Vec<Outcome>, Error> {
     for still in repair.finder.lock(session, users) {
         if !still {
             if let [alone] = users {
@@ -225,20 +283,13 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
         steps.push(json!({ "changes": done }));
         Ok::<_, Error>(())
     };
-    let is_ring = users.len() > 1;
-    // Nobody holds an address of the ring any more while its members take theirs.
-    let parked = |candidate: &Candidate| match (is_ring, candidate.app_user_id) {
-        (false, _) => candidate.app_email.clone(),
-        (true, _) if may_be_null(repair) => None,
-        (true, id) => id.map(|id| format!("exchange-{id}")),
-    };
-    if is_ring {
+    if !matches!(parking, Parking::Nothing) {
         for candidate in users {
-            set(candidate, &candidate.app_email, &parked(candidate))?;
+            set(candidate, &candidate.app_email, &parking.of(candidate))?;
         }
     }
     for candidate in users {
-        set(candidate, &parked(candidate), &candidate.auth_email)?;
+        set(candidate, &parking.of(candidate), &candidate.auth_email)?;
     }
     // A ring is taken back together: one by one, each would find their address with another.
     let id = session.run("SELECT gen_random_uuid()::text", &[], Mode::Fresh).one::<String>();
@@ -248,7 +299,7 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
         .map(|candidate| {
             let mut row = Outcome::of(candidate, Action::UpdateEmail, "done");
             row.details = json!({ "before": candidate.app_email, "after": candidate.auth_email });
-            if is_ring {
+            if users.len() > 1 {
                 row.details["exchange"] = json!(id);
             }
             // With the first of a ring, for all of it.
@@ -256,10 +307,6 @@ fn change(repair: &Repair, session: &Session, users: &[&Candidate]) -> Result<Ve
             row
         })
         .collect())
-}
-
-fn may_be_null(repair: &Repair) -> bool {
-    repair.target().app.column("email").is_some_and(|c| !c.not_null)
 }
 
 /// Sets the e-mail of the candidate's app user.

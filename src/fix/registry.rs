@@ -22,7 +22,8 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                         format_type(a.atttypid, a.atttypmod),
                         n.nspname::text, c.relname::text,
                         c.oid IN (to_regclass('onagui.app_users'), to_regclass('auth.users')),
-                        a.attname IS NULL OR has_column_privilege($3, c.oid, a.attnum, 'UPDATE')
+                        a.attname IS NULL OR has_column_privilege($3, c.oid, a.attnum, 'UPDATE'),
+                        c.relpersistence = 't', a.attgenerated <> ''
                    FROM pg_class c
                    JOIN pg_namespace n ON n.oid = c.relnamespace
                    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 AND a.attnum > 0
@@ -35,9 +36,14 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
             );
             let why = if rows.is_empty() || !rows.get(0, 1).unwrap_or(false) {
                 Some("It is not an ordinary or partitioned table.".to_owned())
+            } else if rows.get(0, 8).unwrap_or(true) {
+                Some("It is a temporary table, which other sessions cannot write.".to_owned())
             } else {
                 match rows.get::<bool>(0, 2) {
-                    None => Some("There is no such column.".to_owned()),
+                    None => return Err(Error::NoSuchColumn { table: label.clone(), column }),
+                    _ if rows.get(0, 9).unwrap_or_default() => {
+                        Some("It is generated: it follows the columns it is made of.".to_owned())
+                    }
                     Some(false) => Some(format!(
                         "Its type is {}.",
                         rows.get::<String>(0, 3).unwrap_or_default()
@@ -162,13 +168,17 @@ pub fn prune_audit(call: &Call) -> Result<Reply, Error> {
     let house = House::find()?;
     pg::as_role(house.owner, || {
         connect(|session| {
-            let rows =
-                session.run("SELECT $1 < interval '0', $1::text", &[age.into()], Mode::Fresh);
+            // Before the first year that the server knows of there is nothing.
+            let rows = session.run(
+                "SELECT $1 < interval '0' OR $1 > interval '5000 years', $1::text",
+                &[age.into()],
+                Mode::Fresh,
+            );
             if rows.get(0, 1).unwrap_or(false) {
                 return Err(Error::BadArgument {
                     name: "p_older_than",
                     value: rows.get(0, 2).unwrap_or_default(),
-                    wanted: "an interval that is not negative, such as '90 days'",
+                    wanted: "an interval from 0 to 5000 years, such as '90 days'",
                 });
             }
             let age: pgrx::datum::Interval =

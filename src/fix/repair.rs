@@ -206,9 +206,28 @@ impl Repair {
             Status::Duplicate => Action::Merge,
             _ => Action::Rekey,
         };
+        let leaving = candidate.app_user_id.filter(|id| self.is_auths(*id));
         let mut outcomes = vec![self.settle(&candidate, action, false)?];
+        if let (Some(id), Some(Value::Array(steps))) =
+            (leaving, outcomes.first_mut().map(|o| &mut o.undo))
+        {
+            steps.push(json!({ "auths": id.to_string() }));
+        }
         self.record(&mut outcomes);
         Ok(outcomes)
+    }
+
+    /// Whether it is the id of an auth user now.
+    pub fn is_auths(&self, id: Uuid) -> bool {
+        let target = self.target();
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM ONLY auth.users u WHERE u.id = $1 AND NOT ({}))",
+            target.deleted("u")
+        );
+        pg::as_role(target.house.owner, || {
+            pg::connect(|session| session.run(&sql, &[id.into()], self.mode()).one())
+                .unwrap_or_default()
+        })
     }
 
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or
@@ -282,7 +301,8 @@ impl Repair {
         action: Action,
         failure: Box<Failure>,
     ) -> Result<Outcome, Error> {
-        let may_be_foreseen = matches!(failure.sqlstate.as_str(), "23503" | "23505" | "23P01");
+        let may_be_foreseen =
+            matches!(failure.sqlstate.as_str(), "22001" | "23503" | "23505" | "23P01");
         if !may_be_foreseen || action == Action::Create {
             return Ok(Outcome::failed(candidate, action, failure));
         }

@@ -7,12 +7,12 @@ use crate::pg::{self, Arg, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::changes::{self, Done};
 use crate::statements::merge::{self, OnConflict};
-use crate::statements::rekey::Referring;
+use crate::statements::rekey::{Referring, unquoted};
 use crate::statements::rows::{self, Address};
 use crate::statements::{followers, undo};
 use pgrx::{JsonB, Uuid};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 struct Logged {
     action: String,
@@ -24,6 +24,10 @@ struct Logged {
     steps: Vec<Value>,
     /// Users who exchanged their e-mails can only take them back together. One entry has the steps for all of them.
     exchange: Option<String>,
+    /// What was moved along with a re-key: objects of `table` and `columns`.
+    references: Vec<Value>,
+    /// Ids that were auth users' already when they were left, by a person's decision.
+    auths: Vec<Uuid>,
 }
 
 /// What was taken back, for the log: steps that would do it again, last first.
@@ -102,7 +106,8 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
                                  (SELECT o.details -> 'undo' FROM onagui.sync_audit_log o
                                    WHERE o.details ->> 'exchange' = l.details ->> 'exchange'
                                      AND jsonb_typeof(o.details -> 'undo') = 'array' LIMIT 1)),
-                        l.undone_by, coalesce(l.rows_changed, 0), l.details ->> 'exchange'
+                        l.undone_by, coalesce(l.rows_changed, 0), l.details ->> 'exchange',
+                        l.details -> 'references'
                    FROM onagui.sync_audit_log l WHERE l.audit_id = $1 FOR UPDATE",
                 &[audit_id.into()],
                 Mode::Fresh,
@@ -116,6 +121,11 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
             let action: String = rows.get(0, 1).unwrap_or_default();
             match rows.get::<JsonB>(0, 7) {
                 Some(JsonB(Value::Array(steps))) if !steps.is_empty() => Ok(Logged {
+                    references: match rows.get::<JsonB>(0, 11) {
+                        Some(JsonB(Value::Array(references))) => references,
+                        _ => Vec::new(),
+                    },
+                    auths: steps.iter().filter_map(|step| id_of(&step["auths"])).collect(),
                     action,
                     email: rows.get(0, 3),
                     auth_user_id: rows.get(0, 4),
@@ -211,7 +221,8 @@ fn take_back_rekey(
     if !repair.mover.lock(session, &[after]).contains(&after) {
         why.push(format!("app user {after} is gone"));
     }
-    why.extend(in_use(repair, session, before, logged.auth_user_id));
+    why.extend(in_use(repair, session, before, logged));
+    why.extend(left_behind(repair, session, logged, after));
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }
@@ -225,21 +236,34 @@ fn take_back_rekey(
     Ok(())
 }
 
-/// Why an app user cannot have the id `id` again.
-fn in_use(repair: &Repair, session: &Session, id: Uuid, by: Option<Uuid>) -> Option<String> {
+/// Why an app user cannot have the id `id` again: somebody else has it by now.
+fn in_use(repair: &Repair, session: &Session, id: Uuid, logged: &Logged) -> Option<String> {
     if !repair.mover.lock(session, &[id]).is_empty() {
         return Some(format!("another app user has the id {id} now"));
     }
-    let auth = pg::as_role(repair.target().auth.owner, || {
-        session
-            .run(
-                "SELECT EXISTS (SELECT FROM ONLY auth.users WHERE id = $1)",
-                &[id.into()],
-                Mode::Fresh,
-            )
-            .one::<bool>()
-    });
-    (auth == Some(true) && by != Some(id)).then(|| format!("{id} is another auth user's id now"))
+    let was_so = logged.auth_user_id == Some(id) || logged.auths.contains(&id);
+    (!was_so && repair.is_auths(id)).then(|| format!("{id} is another auth user's id now"))
+}
+
+/// What was moved with the user, holds the id still, and would stay behind: it does not refer to users any more.
+fn left_behind(repair: &Repair, session: &Session, logged: &Logged, id: Uuid) -> Vec<String> {
+    let mut left = Vec::new();
+    for reference in &logged.references {
+        let label = reference["table"].as_str().unwrap_or_default();
+        let columns = reference["columns"].as_array().into_iter().flatten();
+        let is_moved = |column: &str| {
+            let mut tables = repair.mover.references.tables.iter().filter(|t| t.label == label);
+            tables.any(|t| t.moving.iter().any(|m| unquoted(&m.column) == column))
+        };
+        for column in columns.filter_map(Value::as_str).filter(|column| !is_moved(column)) {
+            if undo::holds(session, repair.target().house, label, column, id) {
+                left.push(format!(
+                    "rows of {label} hold {id} in {column}, which does not refer to users any more"
+                ));
+            }
+        }
+    }
+    left
 }
 
 fn take_back_changes(
@@ -256,7 +280,7 @@ fn take_back_changes(
     let mut why = Vec::new();
     for row in done.iter().filter(|d| d.table == *app_users).flat_map(|d| &d.removed) {
         if let Some(id) = id_of(&row["id"]) {
-            why.extend(in_use(repair, session, id, logged.auth_user_id));
+            why.extend(in_use(repair, session, id, logged));
         }
     }
     let tables = undo::resolve(session, repair.target().house, &done, &mut why);
@@ -280,7 +304,8 @@ fn take_back_changes(
     undone.remember(&now);
     // A trigger of the application may have made something else of what was put back.
     for (wanted, got) in done.iter().zip(&now) {
-        if wanted.removed.iter().any(|row| !got.added.contains(row)) {
+        let got: HashSet<String> = got.added.iter().map(Value::to_string).collect();
+        if wanted.removed.iter().any(|row| !got.contains(&row.to_string())) {
             return Err(Error::CannotUndo {
                 audit_id,
                 why: vec![format!(

@@ -31,7 +31,10 @@ pub fn shown(text: &str, longest: usize) -> String {
 /// Where a line may be broken though there is no blank.
 pub const BREAK: char = '\u{1}';
 
-/// An SQL literal in which nothing is odd. It is written in pieces where it is long: literals with nothing but a line
+/// A blank at which no line may be broken.
+const BLANK: char = '\u{2}';
+
+/// An SQL literal in which nothing is odd, for [`wrapped`]. It is written in pieces where it is long: literals with nothing but a line
 /// break between them are one.
 pub fn literal(text: &str) -> String {
     const LONGEST: usize = 60;
@@ -42,6 +45,7 @@ pub fn literal(text: &str) -> String {
         let piece = match c {
             '\'' => "''".to_owned(),
             '\\' => "\\\\".to_owned(),
+            ' ' => BLANK.to_string(),
             c if is_odd(c) => escaped(c),
             c => c.to_string(),
         };
@@ -84,6 +88,7 @@ pub fn wrapped(out: &mut Vec<String>, lead: &str, text: &str, width: usize) {
             }
             first = false;
             for c in word.chars().filter(|c| *c != BREAK) {
+                let c = if c == BLANK { ' ' } else { c };
                 let line = lines.last_mut().expect("there is a line");
                 if line.chars().count() >= room && c != ' ' {
                     lines.push(c.to_string());

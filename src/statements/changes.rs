@@ -6,7 +6,7 @@
 use super::collisions;
 use super::one_statement::{as_one_statement, distinct};
 use super::rekey::Mover;
-use super::rows::{Address, Text, address, addresses};
+use super::rows::{Address, Text, address, addresses, follow};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::error::Error;
@@ -61,6 +61,9 @@ pub struct Done {
     pub added: Vec<Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<Moved>,
+    /// Where the rows in `added` lie.
+    #[serde(skip)]
+    pub added_at: Vec<Address>,
 }
 
 /// Rows of which the same columns were changed.
@@ -114,6 +117,7 @@ pub fn apply(
         .iter()
         .map(|c| Done { table: c.of.table.label.clone(), ..Done::default() })
         .collect();
+    check_fit(session, changes, Mode::Fresh)?;
     let mut held_back = None;
     let owners = distinct(changes.iter().map(|c| c.of.table.owner));
     // Each owner has a turn for each step: nothing is changed before everything that gives way is gone.
@@ -123,7 +127,7 @@ pub fn apply(
     pg::with_stable_text(|| {
         as_one_statement(
             &turns.iter().map(|(owner, _)| *owner).collect::<Vec<_>>(),
-            &mover.references.deferrable,
+            &mover.references,
             session,
             |owner| {
                 let step = turn.next().map_or(0, |(_, step)| *step);
@@ -145,9 +149,95 @@ pub fn apply(
             },
         )
     });
-    match held_back {
-        Some(table) => Err(Error::HeldBack { table }),
-        None => Ok(done),
+    if let Some(table) = held_back {
+        return Err(Error::HeldBack { table });
+    }
+    // An AFTER trigger of the application may have gone on changing them.
+    if changes.iter().any(|c| c.of.table.after_triggers) {
+        for (c, done) in changes.iter().zip(&mut done) {
+            look_again(session, c, done);
+        }
+    }
+    Ok(done)
+}
+
+/// Makes `done` tell of rows as AFTER triggers have left them.
+fn look_again(session: &Session, c: &TableChanges, done: &mut Done) {
+    let Done { added, added_at, moved, .. } = done;
+    let mut rows: Vec<&mut MovedRow> = moved.iter_mut().flat_map(|m| &mut m.rows).collect();
+    let mut all: Vec<Address> = rows.iter().filter_map(|row| row.now.clone()).collect();
+    if all.len() < rows.len() {
+        return;
+    }
+    all.append(added_at);
+    let changed = follow(session, c.of.table, &mut all.iter_mut().collect::<Vec<_>>());
+    if changed.is_empty() {
+        return;
+    }
+    let (tables, places) = addresses(changed.iter().map(|place| &all[*place]));
+    let sql = format!(
+        "SELECT x.place, {key}, md5({image}::text), {image}
+           FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS x(at, address, place)
+           JOIN {} t ON t.tableoid = x.at AND t.ctid = x.address::tid",
+        c.of.table.target(),
+        key = c.of.shape.key_image(),
+        image = c.of.shape.image(),
+    );
+    pg::with_stable_text(|| {
+        pg::as_role(c.of.table.owner, || {
+            let now = session.run(&sql, &[tables.into(), places.into()], Mode::Fresh);
+            for row in 0..now.len() {
+                let place = changed[now.get::<i64>(row, 1).unwrap_or(1) as usize - 1];
+                if let Some(moved) = rows.get_mut(place) {
+                    moved.key = now.get::<JsonB>(row, 2).map(|key| key.0);
+                    moved.md5 = now.get(row, 3).unwrap_or_default();
+                    moved.now = Some(all[place].clone());
+                } else if let Some(JsonB(image)) = now.get(row, 4) {
+                    added[place - rows.len()] = image;
+                }
+            }
+        })
+    });
+}
+
+/// Fails where a value would be cut or rounded: it might be somebody else's then.
+pub fn check_fit(session: &Session, changes: &[TableChanges], mode: Mode) -> Result<(), Error> {
+    for c in changes {
+        for (columns, updates) in &c.updated {
+            for (i, column) in columns.iter().enumerate() {
+                let values: Vec<Text> = updates.iter().map(|u| u.after[i].clone()).collect();
+                c.of.check_fit(session, column, values, mode)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Written<'_> {
+    /// The same for new values of a column (quoted).
+    pub fn check_fit(
+        &self,
+        session: &Session,
+        column: &str,
+        values: Vec<Text>,
+        mode: Mode,
+    ) -> Result<(), Error> {
+        let Some(overflow) = self.shape.overflow(column, "v.value") else {
+            return Ok(());
+        };
+        let sql =
+            format!("SELECT EXISTS (SELECT FROM unnest($1::text[]) AS v(value) WHERE {overflow})");
+        let overflows = pg::with_stable_text(|| {
+            pg::as_role(self.table.owner, || session.run(&sql, &[values.into()], mode).one())
+        });
+        match overflows {
+            Some(false) => Ok(()),
+            _ => Err(Error::DoesNotFit {
+                table: self.table.label.clone(),
+                column: column.to_owned(),
+                kind: self.shape.column(column).map_or(String::new(), |c| c.kind.clone()),
+            }),
+        }
     }
 }
 
@@ -307,12 +397,16 @@ fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
     // PostgreSQL (15.20, 16.14, 17.11, 18.4) cannot compute with what is generated, being of a domain, as a row goes into a
     // partitioned table: "attribute 3 of type record has wrong type". To return it alone it can.
     let sql = if c.of.shape.columns.iter().any(|column| column.generated.is_some()) {
-        format!("WITH t AS ({insert} RETURNING t.*) SELECT {image} FROM t")
+        format!(
+            "WITH t AS ({insert} RETURNING t.*, t.tableoid AS \"#table\", t.ctid AS \"#row\")
+             SELECT {image}, t.\"#table\", t.\"#row\"::text FROM t"
+        )
     } else {
-        format!("{insert} RETURNING {image}")
+        format!("{insert} RETURNING {image}, t.tableoid, t.ctid::text")
     };
     let rows = session.run(&sql, &[JsonB(Value::Array(c.inserted.clone())).into()], Mode::Queued);
     done.added = rows.column::<JsonB>().into_iter().map(|row| row.0).collect();
+    done.added_at = (0..rows.len()).filter_map(|row| address(&rows, row, 2)).collect();
     rows.len()
 }
 

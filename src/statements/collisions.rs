@@ -91,6 +91,10 @@ fn key(unique: &Uniqueness) -> Key<'_> {
     }
 }
 
+/// Whether the row `o` is not moved: looked up in a hash table, which a join would not be for as few as are guessed.
+const STAYS: &str =
+    "(o.\"#table\", o.\"#row\") NOT IN (SELECT x.\"#table\", x.\"#row\" FROM moved x)";
+
 /// Pairs of a moved row and another one that is moved too, whose key it takes: their addresses.
 pub fn takes(table: &Table, unique: &Uniqueness, moved: &str) -> String {
     let Key { equal, parts, predicate, within } = key(unique);
@@ -100,8 +104,7 @@ pub fn takes(table: &Table, unique: &Uniqueness, moved: &str) -> String {
          SELECT m.\"#table\"::oid, m.\"#row\"::text, o.\"#table\"::oid, o.\"#row\"::text
            FROM m JOIN (SELECT t.tableoid AS \"#table\", t.ctid AS \"#row\", {parts}
                           FROM {target} t WHERE ({predicate}) AND ({within})) o ON {equal}
-           JOIN moved x ON x.\"#table\" = o.\"#table\" AND x.\"#row\" = o.\"#row\"
-          WHERE (m.\"#table\", m.\"#row\") <> (o.\"#table\", o.\"#row\")",
+          WHERE NOT {STAYS} AND (m.\"#table\", m.\"#row\") <> (o.\"#table\", o.\"#row\")",
         target = table.target(),
     )
 }
@@ -116,11 +119,15 @@ pub fn pairs(table: &Table, unique: &Uniqueness, moved: &str, gone: &str) -> Str
          SELECT m.\"#table\"::oid, m.\"#row\"::text, o.\"#table\"::oid, o.\"#row\"::text, false
            FROM m JOIN (SELECT t.tableoid AS \"#table\", t.ctid AS \"#row\", {keys}
                           FROM {target} t WHERE ({predicate}) AND ({within}) AND NOT ({gone})) o ON {equal}
-          WHERE NOT EXISTS (SELECT FROM moved x WHERE x.\"#table\" = o.\"#table\" AND x.\"#row\" = o.\"#row\")
+          WHERE {STAYS}
          UNION ALL
-         SELECT m.\"#table\"::oid, m.\"#row\"::text, o.\"#table\"::oid, o.\"#row\"::text, true
-           FROM m JOIN m o ON {equal} AND (m.\"#table\", m.\"#row\") < (o.\"#table\", o.\"#row\")
+         SELECT p.a::oid, p.b::text, p.c::oid, p.d::text, true
+           FROM (SELECT m.\"#table\", m.\"#row\", o.\"#table\", o.\"#row\"
+                   FROM m {join} m o ON {equal} OFFSET 0) AS p(a, b, c, d)
+          WHERE (p.a, p.b) < (p.c, p.d)
          ORDER BY 1, 2, 3, 4",
+        // Nobody knows beforehand how many rows are moved. A FULL JOIN is never done by comparing each with each.
+        join = if unique.joinable && !unique.nulls_collide { "FULL JOIN" } else { "JOIN" },
         target = table.target(),
     )
 }

@@ -91,6 +91,9 @@ impl<'a> Merge<'a> {
             plan.know_again(&steps)?;
             plan.verify()?;
         }
+        if plan.mode == Mode::Read {
+            changes::check_fit(plan.session, &plan.changes_since(None), Mode::Read)?;
+        }
         let settle::Settled { collisions, unsettled, .. } = settled;
         Ok(Merge { plan, steps, users, collisions, unsettled })
     }

@@ -1,5 +1,6 @@
 //! Writing several tables, each as its owner, which to the constraints is one statement.
 
+use crate::catalog::references::References;
 use crate::pg::{self, Mode, QueryLevel, Session};
 use pgrx::pg_sys::Oid;
 
@@ -18,11 +19,11 @@ pub fn distinct(owners: impl Iterator<Item = Oid>) -> Vec<Oid> {
 /// for COMMIT to fire as the session's role.
 pub fn as_one_statement(
     owners: &[Oid],
-    deferrable: &[(String, bool)],
+    references: &References,
     session: &Session,
     mut write: impl FnMut(Oid),
 ) {
-    let constraints = by_owner(session, owners, deferrable);
+    let constraints = by_owner(session, owners, references);
     set_constraints(session, &constraints, "IMMEDIATE", |_| true);
     let mut levels = Vec::new();
     for owner in owners {
@@ -58,15 +59,12 @@ const BY_OWNER: &str = "
      GROUP BY t.relowner, n.oid, n.nspname, c.conname
      ORDER BY 1, 2";
 
-fn by_owner(
-    session: &Session,
-    owners: &[Oid],
-    deferrable: &[(String, bool)],
-) -> Vec<OwnedConstraint> {
-    let (Some(first), false) = (owners.first(), deferrable.is_empty()) else {
+fn by_owner(session: &Session, owners: &[Oid], references: &References) -> Vec<OwnedConstraint> {
+    let none = references.deferrable.is_empty() && !references.defers;
+    let (Some(first), false) = (owners.first(), none) else {
         return Vec::new();
     };
-    let names: Vec<String> = deferrable.iter().map(|(name, _)| name.clone()).collect();
+    let names: Vec<String> = references.deferrable.iter().map(|(name, _)| name.clone()).collect();
     let rows = pg::as_role(*first, || {
         session.run_kept(BY_OWNER, &[names.into(), owners.to_vec().into()], Mode::Fresh)
     });

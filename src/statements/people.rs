@@ -5,6 +5,7 @@ use crate::catalog::tables::AUTH_USERS;
 use crate::catalog::{Auth, House};
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Person, RowSet, connect};
+use crate::settings;
 use pgrx::Uuid;
 
 /// How many people are handed to a statement at once: bounds the memory it takes.
@@ -17,7 +18,7 @@ fn as_args(people: Vec<Person>) -> [Arg; 2] {
     [ids.into(), emails.into()]
 }
 
-/// Remembers ids that auth has given up, with an entry of the audit log for each that is new.
+/// Remembers ids that auth has given up, with an entry of the audit log for each that is new, unless syncing is off.
 pub fn remember(house: House, gone: Vec<Person>, actor: &str) {
     const REMEMBER: &str = "
         WITH gone AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::text[]) AS gone(id, email)),
@@ -25,10 +26,14 @@ pub fn remember(house: House, gone: Vec<Person>, actor: &str) {
                      ON CONFLICT DO NOTHING RETURNING auth_user_id)
         INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, email, actor)
         SELECT 'delete', 'done', gone.id, gone.email, $3
-          FROM gone JOIN new ON new.auth_user_id = gone.id";
+          FROM gone JOIN new ON new.auth_user_id = gone.id
+         WHERE $4";
     let [ids, emails] = as_args(gone);
     pg::as_role(house.owner, || {
-        connect(|session| session.run(REMEMBER, &[ids, emails, actor.into()], Mode::Fresh));
+        connect(|session| {
+            let args = [ids, emails, actor.into(), settings::enabled().into()];
+            session.run(REMEMBER, &args, Mode::Fresh);
+        });
     })
 }
 

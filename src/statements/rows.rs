@@ -41,29 +41,39 @@ pub fn find_again(
                 **address = now.clone();
             }
         }
-        let (tables, rows) = addresses(all.iter().map(|address| &**address));
-        let sql = format!(
-            "SELECT x.place, k.relowner
-               FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS x(at, address, place)
-               JOIN pg_class k ON k.oid = x.at
-               LEFT JOIN {} t ON t.tableoid = x.at AND t.ctid = x.address::tid
-              WHERE t.ctid IS NULL",
-            c.of.table.target()
-        );
-        let astray: Vec<(i64, Oid)> = pg::as_role(c.of.table.owner, || {
-            let rows = session.run(&sql, &[tables.into(), rows.into()], Mode::Fresh);
-            (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
-        });
-        for (place, owner) in astray {
-            let address = &mut *all[place as usize - 1];
-            let latest = pg::as_role(owner, || {
-                let args = [Oid::from(address.0).into(), address.1.clone().into()];
-                let sql = "SELECT currtid2($1::regclass::text, $2::tid)::text";
-                session.run(sql, &args, Mode::Fresh).one::<String>()
-            });
-            address.1 = latest.unwrap_or_else(|| address.1.clone());
-        }
+        follow(session, c.of.table, &mut all);
     }
+}
+
+/// Names rows by where they lie after whatever triggers of the application have done to them; answers the places of those
+/// that lie elsewhere.
+pub fn follow(session: &Session, table: &Table, rows: &mut [&mut Address]) -> Vec<usize> {
+    let (tables, places) = addresses(rows.iter().map(|address| &**address));
+    let sql = format!(
+        "SELECT x.place, k.relowner
+           FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS x(at, address, place)
+           JOIN pg_class k ON k.oid = x.at
+           LEFT JOIN {} t ON t.tableoid = x.at AND t.ctid = x.address::tid
+          WHERE t.ctid IS NULL",
+        table.target()
+    );
+    let astray: Vec<(i64, Oid)> = pg::as_role(table.owner, || {
+        let rows = session.run(&sql, &[tables.into(), places.into()], Mode::Fresh);
+        (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
+    });
+    let mut moved = Vec::with_capacity(astray.len());
+    for (place, owner) in astray {
+        let place = place as usize - 1;
+        let address = &mut *rows[place];
+        let latest = pg::as_role(owner, || {
+            let args = [Oid::from(address.0).into(), address.1.clone().into()];
+            let sql = "SELECT currtid2($1::regclass::text, $2::tid)::text";
+            session.run(sql, &args, Mode::Fresh).one::<String>()
+        });
+        address.1 = latest.unwrap_or_else(|| address.1.clone());
+        moved.push(place);
+    }
+    moved
 }
 
 /// Where the app user `id` lies.

@@ -5,9 +5,9 @@ use super::rows::{Address, address};
 use crate::catalog::House;
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
-use crate::pg::{self, Arg, Mode, Session};
-use pgrx::JsonB;
+use crate::pg::{self, Mode, Session};
 use pgrx::pg_sys::Oid;
+use pgrx::{JsonB, Uuid};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 
@@ -44,6 +44,25 @@ pub fn resolve(
         .collect()
 }
 
+/// Whether rows of a table hold the id in a column, both as the audit log names them. What is gone holds nothing.
+pub fn holds(session: &Session, house: House, table: &str, column: &str, id: Uuid) -> bool {
+    let found = pg::as_role(house.owner, || {
+        let sql = "SELECT to_regclass($1)::oid";
+        let oid = session.run(sql, &[table.to_owned().into()], Mode::Fresh).one::<Oid>()?;
+        let shape = Shape::read(session, oid, Mode::Fresh);
+        let column = shape.columns.into_iter().find(|c| c.name == column)?;
+        Some((Table::read(session, oid, Mode::Fresh)?, column.quoted))
+    });
+    found.is_some_and(|(table, column)| {
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM {} t WHERE lower(t.{column}::text) = $1::text)",
+            table.target()
+        );
+        let held = || session.run(&sql, &[id.to_string().into()], Mode::Fresh).one();
+        pg::as_role(table.owner, held).unwrap_or(true)
+    })
+}
+
 /// Where the rows lie that an earlier step of the same undo has changed: by their numbers.
 pub type Known = HashMap<usize, Address>;
 
@@ -68,12 +87,10 @@ pub fn inverse<'a>(
                 let updates = take_back(session, t, moved, known, &mut used, why);
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
-            for row in &d.added {
-                match find(session, t, std::slice::from_ref(row), true, &mut used).pop() {
-                    Some(Found { address: Some(address), same: true, .. }) => {
-                        changes.deleted.push(address)
-                    }
-                    found => note(why, t, row, found.as_ref()),
+            for (row, found) in d.added.iter().zip(find(session, t, &d.added, true, &mut used)) {
+                match found {
+                    Found { address: Some(address), same: true } => changes.deleted.push(address),
+                    found => note(why, t, row, Some(&found)),
                 }
             }
             changes
@@ -108,7 +125,7 @@ fn take_back(
         unknown.iter().map(|row| serde_json::json!({ "key": row.key, "md5": row.md5 })).collect();
     for (row, found) in unknown.into_iter().zip(find(session, t, &rows, false, used)) {
         match found {
-            Found { address: Some(address), same: true, .. } => updates.push(update(address, row)),
+            Found { address: Some(address), same: true } => updates.push(update(address, row)),
             found => note(why, t, row.key.as_ref().unwrap_or(&Value::Null), Some(&found)),
         }
     }
@@ -139,6 +156,8 @@ fn note(why: &mut Vec<String>, t: &Resolved, row: &Value, found: Option<&Found>)
     }
 }
 
+const MD5_OF_ROW: &str = "md5(x.r::text)";
+
 struct Found {
     address: Option<Address>,
     /// It is to the last byte as it was left.
@@ -154,53 +173,108 @@ fn find(
     whole: bool,
     used: &mut HashSet<Address>,
 ) -> Vec<Found> {
-    let image = t.shape.image();
-    let (key, md5) = if whole {
-        ("x.r", "md5(x.r::text)".to_owned())
-    } else {
-        ("x.r -> 'key'", "x.r ->> 'md5'".to_owned())
-    };
+    if rows.is_empty() {
+        return Vec::new();
+    }
     let has_key = !t.shape.primary_key.is_empty()
         && rows.iter().all(|row| whole || row.get("key").is_some_and(Value::is_object));
-    let on = if has_key {
-        let equal: Vec<String> = t
-            .shape
-            .columns
-            .iter()
-            .filter(|c| t.shape.primary_key.contains(&c.quoted))
-            .map(|c| {
-                let name = pgrx::spi::quote_literal(&c.name);
-                format!("t.{} = ({key} ->> {name})::{}", c.quoted, c.kind)
-            })
-            .collect();
-        equal.join(" AND ")
-    } else {
-        format!("md5({image}::text) = {md5}")
-    };
-    let sql = format!(
-        "SELECT x.place, t.tableoid, t.ctid::text, md5({image}::text) = {md5}
-           FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {on}
-          ORDER BY x.place FOR UPDATE OF t",
-        t.table.target()
-    );
-    let mut found: Vec<Found> = rows.iter().map(|_| Found { address: None, same: false }).collect();
     pg::with_stable_text(|| {
         pg::as_role(t.table.owner, || {
-            let args = [Arg::from(JsonB(Value::Array(rows.to_vec())))];
-            let rows = session.run(&sql, &args, Mode::Fresh);
-            for row in 0..rows.len() {
-                let place = rows.get::<i64>(row, 1).unwrap_or(1) as usize - 1;
-                let Some(address) = address(&rows, row, 2) else {
-                    continue;
-                };
-                if found[place].address.is_none() && used.insert(address.clone()) {
-                    found[place] = Found {
-                        address: Some(address),
-                        same: rows.get(row, 4).unwrap_or_default(),
-                    };
-                }
+            if has_key {
+                find_by_key(session, t, rows, whole, used)
+            } else {
+                find_by_content(session, t, rows, whole, used)
             }
         })
-    });
+    })
+}
+
+fn find_by_key(
+    session: &Session,
+    t: &Resolved,
+    rows: &[Value],
+    whole: bool,
+    used: &mut HashSet<Address>,
+) -> Vec<Found> {
+    let (key, md5) = if whole { ("x.r", MD5_OF_ROW) } else { ("x.r -> 'key'", "x.r ->> 'md5'") };
+    let equal: Vec<String> = t
+        .shape
+        .columns
+        .iter()
+        .filter(|c| t.shape.primary_key.contains(&c.quoted))
+        .map(|c| {
+            let name = pgrx::spi::quote_literal(&c.name);
+            format!("t.{} {} ({key} ->> {name})::{}", c.quoted, t.shape.equality(&c.quoted), c.kind)
+        })
+        .collect();
+    let sql = format!(
+        "SELECT x.place, t.tableoid, t.ctid::text, md5({}::text) = {md5}
+           FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}
+          ORDER BY x.place FOR UPDATE OF t",
+        t.shape.image(),
+        t.table.target(),
+        equal.join(" AND ")
+    );
+    let mut found: Vec<Found> = rows.iter().map(|_| Found { address: None, same: false }).collect();
+    let there = session.run(&sql, &[JsonB(rows.to_vec().into()).into()], Mode::Fresh);
+    for row in 0..there.len() {
+        let place = there.get::<i64>(row, 1).unwrap_or(1) as usize - 1;
+        let Some(address) = address(&there, row, 2) else {
+            continue;
+        };
+        if found[place].address.is_none() && used.insert(address.clone()) {
+            let same = there.get(row, 4).unwrap_or_default();
+            found[place] = Found { address: Some(address), same };
+        }
+    }
     found
+}
+
+/// Rows of the same content stand for each other.
+fn find_by_content(
+    session: &Session,
+    t: &Resolved,
+    rows: &[Value],
+    whole: bool,
+    used: &mut HashSet<Address>,
+) -> Vec<Found> {
+    let wanted: Vec<String> = if whole {
+        let sql = format!(
+            "SELECT {MD5_OF_ROW} FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) ORDER BY x.place"
+        );
+        session.run(&sql, &[JsonB(rows.to_vec().into()).into()], Mode::Fresh).column()
+    } else {
+        rows.iter().map(|row| row["md5"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let distinct: HashSet<&String> = wanted.iter().collect();
+    let distinct: Vec<String> = distinct.into_iter().cloned().collect();
+    let sql = format!(
+        "SELECT md5({image}::text), t.tableoid, t.ctid::text
+           FROM {} t WHERE md5({image}::text) = ANY ($1) FOR UPDATE OF t",
+        t.table.target(),
+        image = t.shape.image(),
+    );
+    let there = session.run(&sql, &[distinct.into()], Mode::Fresh);
+    let mut by_content: HashMap<String, Vec<Address>> = HashMap::new();
+    for row in (0..there.len()).rev() {
+        if let (Some(md5), Some(address)) = (there.get(row, 1), address(&there, row, 2)) {
+            by_content.entry(md5).or_default().push(address);
+        }
+    }
+    let mut next = |md5: &String| {
+        let alike = by_content.get_mut(md5)?;
+        while let Some(address) = alike.pop() {
+            if used.insert(address.clone()) {
+                return Some(address);
+            }
+        }
+        None
+    };
+    wanted
+        .iter()
+        .map(|md5| {
+            let address = next(md5);
+            Found { same: address.is_some(), address }
+        })
+        .collect()
 }

@@ -1,7 +1,7 @@
 //! Finding the references in the catalog.
 
 use super::{Bounds, ForeignKey, Form, Moving, References, Table};
-use crate::catalog::tables::{APP_USERS, App, UPDATE, before_trigger};
+use crate::catalog::tables::{APP_USERS, App, UPDATE, after_trigger, before_trigger};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
@@ -86,6 +86,10 @@ const DEFERRABLE: &str = "
             OR coalesce(pg_partition_root(c.confrelid), c.confrelid)::oid = ANY ($1))
      ORDER BY 1";
 
+const DEFERS: &str = "
+    SELECT EXISTS (SELECT FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
+                    WHERE c.condeferred AND t.relowner = ANY ($1))";
+
 const SOFT: &str = "
     SELECT coalesce(pg_partition_root(c.oid), c.oid)::oid, quote_ident(a.attname), t.typcategory = 'S',
            a.attgenerated <> ''
@@ -129,9 +133,10 @@ impl Table {
     pub fn read(session: &Session, oid: Oid, mode: Mode) -> Option<Self> {
         let sql = format!(
             "SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p',
-                    EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}
+                    EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}, {}
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
-            before_trigger("c.oid", UPDATE)
+            before_trigger("c.oid", UPDATE),
+            after_trigger("c.oid"),
         );
         let rows = session.run(&sql, &[oid.into()], mode);
         if rows.is_empty() {
@@ -145,6 +150,7 @@ impl Table {
             label: rows.get(0, 3)?,
             only: if is_partitioned { "" } else { "ONLY " },
             keeps_rows: rows.get(0, 5)?,
+            after_triggers: rows.get(0, 6)?,
             moving: Vec::new(),
         })
     }
@@ -157,6 +163,7 @@ impl References {
             tables: Vec::new(),
             keys: Vec::new(),
             deferrable: Vec::new(),
+            defers: false,
             by_rows: false,
         };
         let mut places = HashMap::new();
@@ -213,6 +220,8 @@ impl References {
         found.deferrable = (0..rows.len())
             .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?)))
             .collect();
+        let owners: Vec<Oid> = found.tables.iter().map(|t| t.owner).collect();
+        found.defers = session.run(DEFERS, &[owners.into()], mode).one().unwrap_or(true);
         Ok(found)
     }
 

@@ -107,6 +107,8 @@ pub struct Table {
     pub only: &'static str,
     /// A trigger or rule of the application may keep an UPDATE from doing what it says.
     pub keeps_rows: bool,
+    /// An AFTER trigger of the application may go on changing rows.
+    pub after_triggers: bool,
     pub moving: Vec<Moving>,
 }
 
@@ -127,6 +129,9 @@ pub struct References {
     /// Deferrable constraints and constraint triggers of all these tables, `schema.name`, quoted, for SET CONSTRAINTS;
     /// and whether each is deferred at first.
     pub deferrable: Vec<(String, bool)>,
+    /// Owners of these tables have a deferred constraint or constraint trigger somewhere: a trigger of theirs may write
+    /// there.
+    pub defers: bool,
     /// Somewhere it takes other rows to tell whether a row refers to the user: changes must be planned row by row.
     pub by_rows: bool,
 }

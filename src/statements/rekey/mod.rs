@@ -310,7 +310,7 @@ impl Mover {
 
     /// Calls `update` for each table whose rows change, as its owner, to the constraints as one statement.
     fn update_each(&self, session: &Session, mut update: impl FnMut(usize)) {
-        as_one_statement(&self.owners(), &self.references.deferrable, session, |owner| {
+        as_one_statement(&self.owners(), &self.references, session, |owner| {
             let of_owner = |place: &usize| {
                 self.references.tables[*place].owner == owner
                     && self.statements[*place].update.is_some()

@@ -1,0 +1,196 @@
+"""What is written is what was meant, to the last character, and can be taken back: narrow columns, triggers that go on, decisions."""
+
+import pytest
+from repairs import ADMIN, app_user, auth_user, content, duplicate, fix, fix_one, log, mismatched, undo
+from support import expect_error
+
+
+@pytest.fixture
+def db(db):
+    return db.install()
+
+
+def table(db, columns):
+    """app_users of the application's own making."""
+    db.sql(f"DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users ({columns})")
+
+
+@pytest.mark.parametrize("kind", ["varchar(20)", "public.short"])
+def test_an_email_is_not_cut(db, kind):
+    db.sql("CREATE DOMAIN public.short AS varchar(20)")
+    table(db, f"id uuid PRIMARY KEY, email {kind}")
+    app_user(db, "old@e.com", auth_user(db, "a.very.long.address@example.com"))
+    for apply in False, True:
+        row = fix_one(db, None, apply)
+        assert (row["outcome"], row["details"]["error"]["sqlstate"]) in (("refused", "22001"), ("failed", "22001")), row
+        assert row["details"]["error"]["hint"]
+    assert db.one("SELECT email FROM onagui.app_users") == "old@e.com"
+
+
+@pytest.mark.parametrize(
+    "kind, there, staying, leaving, stranger",
+    [("varchar(5)", "text", "annie-the-first", "ann", "annie"), ("numeric(6,1)", "numeric", "2.04", "1.0", "2.0")],
+)
+def test_a_row_does_not_come_to_refer_to_a_stranger(db, kind, there, staying, leaving, stranger):
+    """The key that the child takes over does not fit into its column; cut or rounded it is somebody else's."""
+    table(db, f"id uuid PRIMARY KEY, email text, username {there} UNIQUE")
+    db.sql(f"CREATE TABLE notes (name {kind} REFERENCES onagui.app_users (username))")
+    auth = auth_user(db, "ann@example.com")
+    app_user(db, "ann@example.com", auth, username=staying)
+    app_user(db, "Ann@example.com", username=leaving)
+    app_user(db, "third@example.com", username=stranger)
+    db.sql(f"INSERT INTO notes VALUES ('{leaving}')")
+    for apply in False, True:
+        row = fix_one(db, "ann@example.com", apply)
+        assert (row["action"], row["outcome"], row["details"]["error"]["sqlstate"]) == ("merge", "refused", "22001"), row
+    assert db.one("SELECT name::text FROM notes") == leaving
+
+
+def test_a_number_of_another_scale_fits(db):
+    table(db, "id uuid PRIMARY KEY, email text, number numeric UNIQUE")
+    db.sql("CREATE TABLE notes (number numeric(6,1) REFERENCES onagui.app_users (number))")
+    auth = auth_user(db, "ann@example.com")
+    app_user(db, "ann@example.com", auth, number="2.00")
+    app_user(db, "Ann@example.com", number="1.0")
+    db.sql("INSERT INTO notes VALUES (1.0)")
+    assert fix_one(db, "ann@example.com")["outcome"] == "done"
+    assert db.one("SELECT number::text FROM notes") == "2.0"
+
+
+DEFERRED = """
+    CREATE TABLE kinds (kind text PRIMARY KEY); INSERT INTO kinds VALUES ('UPDATE');
+    CREATE TABLE history (what text REFERENCES kinds DEFERRABLE INITIALLY DEFERRED);
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.history VALUES (tg_op); RETURN NULL; END $$;
+    CREATE TRIGGER note AFTER UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION note()"""
+
+
+def test_a_trigger_that_writes_where_a_constraint_is_deferred(db):
+    db.sql(DEFERRED)
+    mismatched(db, "ann@example.com")
+    app_user(db, "old@example.com", auth_user(db, "new@example.com"))
+    audit_ids = [row["audit_id"] for row in fix(db, None) if row["outcome"] == "done"]
+    assert len(audit_ids) == 2
+    for audit_id in audit_ids:
+        undo(db, audit_id)
+    assert db.one("SELECT count(*) FROM history") == 4
+    app, auth = mismatched(db, "bob@example.com", confirmed=False)
+    db.sql("UPDATE auth.users SET email_confirmed_at = now() WHERE id = %s", [auth], role="supabase_auth_admin")
+    assert db.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [auth]) == 1
+
+
+def test_a_trigger_that_goes_on_changing_a_row(db):
+    """It is recorded as the trigger has left it, so that taking it back finds it unchanged."""
+    db.sql(
+        """CREATE TABLE posts (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, touched int DEFAULT 0);
+           CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$
+               BEGIN UPDATE public.posts SET touched = touched + 1 WHERE id = new.id; RETURN NULL; END $$;
+           CREATE TRIGGER touch AFTER UPDATE OF user_id ON posts FOR EACH ROW EXECUTE FUNCTION touch()"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO posts VALUES (1, %s)", [app])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    assert db.sql("SELECT user_id, touched FROM posts") == [(auth, 1)]
+    undo(db, audit_id)
+    assert db.sql("SELECT user_id, touched FROM posts") == [(app, 2)]
+    db.sql("UPDATE posts SET touched = 0")
+    with expect_error("55000", detail="posts"):
+        undo(db, log(db, action="undo")[-1]["audit_id"])
+
+
+def test_a_trigger_that_changes_what_is_put_back(db):
+    table(db, "id uuid PRIMARY KEY, email text, slug text")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("UPDATE onagui.app_users SET slug = 'mine'")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    before = content(db, "onagui.app_users")
+    db.sql(
+        """CREATE FUNCTION slug() RETURNS trigger LANGUAGE plpgsql AS $$
+               BEGIN UPDATE onagui.app_users SET slug = 'auto' WHERE id = new.id; RETURN NULL; END $$;
+           CREATE TRIGGER slug AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION slug()"""
+    )
+    with expect_error("55000", detail="trigger of onagui.app_users"):
+        undo(db, audit_id)
+    assert content(db, "onagui.app_users") == before
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_decision_about_an_auth_users_row_can_be_taken_back(db, merge, deleted):
+    """The row had another auth user's id before, who may have been deleted since."""
+    db.sql("DROP INDEX onagui.app_users_email_key; CREATE TABLE posts (user_id uuid REFERENCES onagui.app_users)")
+    other = auth_user(db, "ann@example.com" if deleted else "other@example.com")
+    app_user(db, "ann@example.com", other)
+    if deleted:
+        db.sql("UPDATE auth.users SET deleted_at = now(), email = 'gone' WHERE id = %s", [other], role="supabase_auth_admin")
+    auth = auth_user(db, "ann@example.com")
+    if merge:
+        app_user(db, "ann@example.com", auth)
+    db.sql("INSERT INTO posts VALUES (%s)", [other])
+    before = content(db, "onagui.app_users", "posts")
+    (row,) = db.rows("SELECT * FROM onagui.fix_user_id(%s, %s, true)", [other, auth])
+    assert (row["action"], row["outcome"]) == ("merge" if merge else "rekey", "done")
+    undo(db, row["audit_id"])
+    assert content(db, "onagui.app_users", "posts") == before
+    undo(db, log(db, action="undo")[-1]["audit_id"])
+    assert db.sql("SELECT user_id FROM posts") == [(auth,)]
+
+
+@pytest.mark.parametrize("end", ["ALTER TABLE posts DROP CONSTRAINT posts_user_id_fkey", "SELECT onagui.unregister_reference('files', 'owner')"])
+def test_rows_that_would_stay_behind(db, end):
+    db.sql(
+        """CREATE TABLE posts (user_id uuid REFERENCES onagui.app_users); CREATE TABLE files (owner text);
+           SELECT onagui.register_reference('files', 'owner')"""
+    )
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql(f"INSERT INTO posts VALUES ('{app}'); INSERT INTO files VALUES ('{str(app).upper()}')")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql(end)
+    with expect_error("55000", detail="does not refer to users any more"):
+        undo(db, audit_id)
+    db.sql("DELETE FROM posts; DELETE FROM files")
+    undo(db, audit_id)
+    assert db.one("SELECT id FROM onagui.app_users") == app
+
+
+def test_what_cannot_be_registered(db):
+    db.sql("CREATE TABLE files (meta jsonb, owner text GENERATED ALWAYS AS (meta ->> 'owner') STORED)")
+    with expect_error("22023", detail="generated"):
+        db.sql("SELECT onagui.register_reference('files', 'owner')")
+    with expect_error("42703"):
+        db.sql("SELECT onagui.register_reference('files', 'nobody')")
+    session = db.session()
+    session.execute("CREATE TEMP TABLE scratch (owner uuid)")
+    with expect_error("22023", detail="temporary"):
+        session.execute("SELECT onagui.register_reference('scratch', 'owner')")
+
+
+def test_a_primary_key_whose_type_has_its_operators_elsewhere(db):
+    db.sql("CREATE SCHEMA kinds; CREATE EXTENSION ltree SCHEMA kinds; GRANT USAGE ON SCHEMA kinds TO PUBLIC", role=ADMIN)
+    db.sql("CREATE TABLE trees (path kinds.ltree PRIMARY KEY, user_id uuid REFERENCES onagui.app_users)")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO trees VALUES ('a.b', %s)", [app])
+    before = content(db, "trees", "onagui.app_users")
+    undo(db, fix_one(db, "ann@example.com")["audit_id"])
+    assert content(db, "trees", "onagui.app_users") == before
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["text NOT NULL UNIQUE CHECK (email LIKE '%@%')", "text UNIQUE CHECK (email IS NOT NULL)", "text NOT NULL CHECK (email LIKE 'u%')", "varchar(64) UNIQUE"],
+)
+def test_emails_are_exchanged_in_spite_of_checks(db, column):
+    table(db, f"id uuid PRIMARY KEY, email {column}")
+    ids = [auth_user(db, f"u{i}@example.com") for i in range(2)]
+    for i, id in enumerate(ids):
+        app_user(db, f"u{1 - i}@example.com", id)
+    before = content(db, "onagui.app_users")
+    rows = fix(db, None)
+    assert [row["outcome"] for row in rows] == ["done"] * 2, rows
+    undo(db, rows[0]["audit_id"])
+    assert content(db, "onagui.app_users") == before
+
+
+def test_an_entry_of_long_ago(db):
+    with expect_error("22023", detail="100000 years"):
+        db.sql("SELECT onagui.prune_audit('100000 years')")
+    assert db.one("SELECT onagui.prune_audit('4000 years')") == 0

@@ -6,4 +6,4 @@ pub mod shape;
 pub mod tables;
 
 pub use lookup::{Way, Ways};
-pub use tables::{App, Auth, Column, Fold, House};
+pub use tables::{App, Auth, Column, Deferrable, Fold, House};

@@ -8,9 +8,11 @@ pub struct ShapeColumn {
     pub name: String,
     pub quoted: String,
     pub kind: String,
-    /// The same without any limit of length or precision, where there is one: a cast to `kind` cuts or rounds what does not
-    /// fit.
-    pub unlimited: Option<String>,
+    /// The type that a domain is made of, without any limit of length or precision: a cast to it runs no CHECK, and cuts
+    /// nothing.
+    pub base: String,
+    /// There is such a limit: a cast to `kind` cuts or rounds what does not fit.
+    pub is_limited: bool,
     /// The expression of a generated column, over the table's column names.
     pub generated: Option<String>,
 }
@@ -53,7 +55,7 @@ const COLUMNS: &str = "
     SELECT a.attname::text, quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
            CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
            a.attnum = ANY (pk.indkey),
-           CASE WHEN kinds.limited THEN kinds.base END
+           kinds.base, kinds.limited
       FROM pg_attribute a
       CROSS JOIN LATERAL (
             WITH RECURSIVE kind(id, typmod, depth) AS (
@@ -131,7 +133,8 @@ impl Shape {
                 quoted,
                 kind: rows.get(row, 3).unwrap_or_default(),
                 generated: rows.get(row, 4),
-                unlimited: rows.get(row, 6),
+                base: rows.get(row, 6).unwrap_or_default(),
+                is_limited: rows.get(row, 7).unwrap_or_default(),
             });
         }
         Shape { columns, primary_key, unique: read_unique(session, table, mode) }
@@ -146,13 +149,17 @@ impl Shape {
 
     /// SQL: whether `value`, an expression for a text, does not fit into the column; None where anything does.
     pub fn overflow(&self, quoted: &str, value: &str) -> Option<String> {
-        let column = self.column(quoted)?;
-        let unlimited = column.unlimited.as_ref()?;
-        let text = |kind: &str| match unlimited.as_str() {
+        let ShapeColumn { kind, base, .. } = self.column(quoted).filter(|c| c.is_limited)?;
+        let text = |kind: &str| match base.as_str() {
             "numeric" => format!("trim_scale({value}::{kind}::numeric)::text"),
-            _ => format!("{value}::{kind}::{unlimited}::text"),
+            _ => format!("{value}::{kind}::{base}::text"),
         };
-        Some(format!("{} IS DISTINCT FROM {}", text(&column.kind), text(unlimited)))
+        Some(format!("{} IS DISTINCT FROM {}", text(kind), text(base)))
+    }
+
+    /// The type to compare a column's values by as somebody else than its table's owner, whose domain may run their code.
+    pub fn base(&self, quoted: &str) -> &str {
+        self.column(quoted).map_or("text", |column| column.base.as_str())
     }
 
     pub fn column(&self, quoted: &str) -> Option<&ShapeColumn> {

@@ -81,12 +81,20 @@ pub struct App {
     pub username_is_unique: Option<Fold>,
     /// `ONLY` for an ordinary table, so that inheritance children are left out; nothing for a partitioned one.
     pub only: &'static str,
-    /// Constraints and constraint triggers that may be deferred, quoted, and whether they are at first.
-    pub deferrable: Vec<(String, bool)>,
+    /// Constraints and constraint triggers that may be deferred.
+    pub deferrable: Vec<Deferrable>,
     /// An INSERT may run code that is not the server's own.
     pub runs_code: bool,
     /// A BEFORE trigger may change the row that is inserted.
     pub changes_rows: bool,
+}
+
+pub struct Deferrable {
+    /// Qualified and quoted.
+    pub name: String,
+    pub initially: bool,
+    /// A foreign key by which other tables refer to this one: a row that is new cannot break it.
+    pub inbound: bool,
 }
 
 pub const AUTH_USERS: &str = "auth.users";
@@ -344,12 +352,13 @@ fn read_username_index(session: &Session, table: Oid) -> Option<Fold> {
 
 /// `SET CONSTRAINTS` takes names, which need not be unique in their schema, and looks the schema up with the rights of
 /// the table's owner. It cannot defer a name that another constraint has which is not deferrable.
-fn read_deferrable(session: &Session, table: Oid, owner: Oid) -> Vec<(String, bool)> {
+fn read_deferrable(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable> {
     let rows = session.run(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.conname),
                 bool_and(c.condeferred)
                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o
-                                 WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred)
+                                 WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred),
+                bool_and(c.contype = 'f' AND c.confrelid = $1 AND c.conrelid <> $1)
            FROM pg_catalog.pg_constraint c
            JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
            JOIN pg_catalog.pg_class t ON t.oid = c.conrelid
@@ -369,7 +378,11 @@ fn read_deferrable(session: &Session, table: Oid, owner: Oid) -> Vec<(String, bo
         &[Arg::from(table), Arg::from(owner)],
         Mode::Fresh,
     );
-    (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?))).collect()
+    let each = (0..rows.len()).filter_map(|row| {
+        let (name, initially, inbound) = (rows.get(row, 1)?, rows.get(row, 2)?, rows.get(row, 3)?);
+        Some(Deferrable { name, initially, inbound })
+    });
+    each.collect()
 }
 
 /// Whether a trigger, or anything in a constraint, default, generated column or index that is not built in, takes part

@@ -62,6 +62,8 @@ pub enum Error {
         table: &'static str,
         kind: &'static str,
     },
+    /// A partition or child of a table of users lies on another server.
+    ForeignTable,
     NotWhole,
     /// A trigger or rule of the application kept rows from being written, without an error.
     RowsDiscarded {
@@ -71,6 +73,9 @@ pub enum Error {
     /// A trigger of the application gave the row another id than the auth user's.
     IdChanged,
     MayNotCreate {
+        role: String,
+    },
+    MayNotAttach {
         role: String,
     },
     TriggerNameTaken {

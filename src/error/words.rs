@@ -68,6 +68,12 @@ impl From<Error> for Failure {
                 format!("It is a {kind}; onagui_sync writes to ordinary and partitioned tables only."),
                 "Rename it and create a table of that name.".into(),
             ),
+            Error::MayNotAttach { role } => (
+                "42501",
+                "permission denied: onagui_sync reads auth.users and attaches triggers to it".into(),
+                format!("Role {role} may not SELECT from auth.users or not create a TRIGGER on it."),
+                "Let a role that may, or a superuser, call it.".into(),
+            ),
             Error::TriggerNameTaken { name } => (
                 "42710",
                 format!("auth.users has a trigger {name} that is not the extension's"),
@@ -344,6 +350,14 @@ impl From<Error> for Failure {
                 };
             }
             Error::Rehearsed => (Failure::REHEARSAL, "rehearsed".into(), String::new(), String::new()),
+            Error::ForeignTable => (
+                "42809",
+                "users are not looked for on other servers".into(),
+                "A partition of onagui.app_users or of auth.users is a foreign table: the connection would be made with the \
+                 rights of the extension's owner."
+                    .into(),
+                "ALTER TABLE … DETACH PARTITION …;".into(),
+            ),
             Error::NotWhole => (
                 "42P01",
                 "onagui_sync is not whole: its table onagui.sync_audit_log was not found".into(),

@@ -1,8 +1,9 @@
 //! Keeps every field of an error that Postgres raises. pgrx keeps neither a custom SQLSTATE nor the names of the
 //! constraint, table and column, so an error context callback reads them while the error is still being built.
 
-use super::encoding::{from_server_c, to_server_c};
+use super::encoding::{for_client, from_server_c, to_server_c};
 use crate::error::Failure;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{PgLogLevel, pg_sys};
 use std::any::Any;
 use std::cell::RefCell;
@@ -138,14 +139,18 @@ pub(super) fn failure_of(panic: Box<dyn Any + Send>) -> Failure {
 }
 
 /// Raises `failure` at `level` (WARNING, NOTICE, …), every field kept. Does not return at ERROR,
-/// and then runs no destructor: only [`super::doors`] may raise errors.
+/// and then runs no destructor: only [`super::doors`] and hooks may raise errors.
 pub fn raise(level: PgLogLevel, failure: Failure) {
     /// The codes of `err_generic_string`, PG_DIAG_* in src/include/postgres_ext.h.
     const TABLE: c_int = b't' as c_int;
     const COLUMN: c_int = b'c' as c_int;
     const CONSTRAINT: c_int = b'n' as c_int;
+    let is_error = level as c_int >= PgLogLevel::ERROR as c_int;
     let palloced = |s: &str| {
-        let s = to_server_c(&s.replace('\0', ""));
+        let s = s.replace('\0', "");
+        // What the client's encoding lacks makes an error of a message.
+        let s = if is_error { s } else { for_client(s) };
+        let s = to_server_c(&s);
         // SAFETY: pstrdup copies into the current memory context, which outlives the report.
         unsafe { pg_sys::pstrdup(s.as_ptr()) as *const c_char }
     };
@@ -160,7 +165,7 @@ pub fn raise(level: PgLogLevel, failure: Failure) {
     ];
     drop(failure);
     // SAFETY: the protocol of ereport(); all strings are palloc'd, nothing with a destructor is alive.
-    unsafe {
+    let report = || unsafe {
         if errstart(level as c_int, std::ptr::null()) {
             errcode(code);
             errmsg_internal(c"%s".as_ptr(), message);
@@ -177,5 +182,12 @@ pub fn raise(level: PgLogLevel, failure: Failure) {
             }
             errfinish(c"onagui_sync".as_ptr(), 0, std::ptr::null());
         }
+    };
+    if is_error {
+        report();
+    } else {
+        // A message is sent at once, and a cancel that waits is noticed then: that has to unwind.
+        // SAFETY: as above.
+        unsafe { pg_guard_ffi_boundary(report) };
     }
 }

@@ -52,6 +52,22 @@ pub(super) fn learn() {
     FOREIGN.replace(Some(foreign));
 }
 
+/// A text as any client can be shown it: what its encoding may lack is escaped.
+pub(super) fn for_client(text: String) -> String {
+    // SAFETY: reads backend-local variables.
+    let (client, server) =
+        unsafe { (pg_sys::pg_get_client_encoding(), pg_sys::GetDatabaseEncoding()) };
+    let sql_ascii = pg_sys::pg_enc::PG_SQL_ASCII as i32;
+    if text.is_ascii() || [server, UTF8, sql_ascii].contains(&client) {
+        return text;
+    }
+    let escaped = |c: char| match c {
+        c if c.is_ascii() => c.to_string(),
+        c => format!("\\u{:04x}", c as u32),
+    };
+    text.chars().map(escaped).collect()
+}
+
 /// A text of the server's.
 pub(super) fn from_server(bytes: &[u8]) -> String {
     let converted = || {

@@ -12,6 +12,7 @@ mod encoding;
 mod kept;
 mod levels;
 mod loader;
+mod nobody;
 mod owner;
 mod planning;
 mod procedure;

@@ -111,10 +111,11 @@ pub fn as_role<R>(role: impl Into<Role>, f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// The same for an `f` that looks no name up and runs no code but the server's own: neither search_path nor settings
-/// matter to it.
+/// The same for an `f` that looks no name up and, as far as can be seen, runs no code but the server's own: search_path does
+/// not matter to it. Settings are put back all the same.
 pub fn as_role_without_code<R>(role: impl Into<Role>, f: impl FnOnce() -> R) -> R {
     let _role = Assumed::assume(role.into());
+    let _settings = Settings::keep();
     f()
 }
 

@@ -1,23 +1,18 @@
-//! Keeps plans that are made with the rights of the extension's owner, a superuser, from running anybody's code, and from
-//! being compiled.
+//! What the planner is told: whose statements must not run anybody's code with the rights of the extension's owner (see
+//! [`super::nobody`]) nor be compiled, and which pages are in memory, where it could not know.
 //!
-//! The planner works out what it can of a table's indexes, statistics and partition keys in advance, and calls the
-//! functions that the table's owner has put there. Permissions are checked later, by the executor. So such a plan is made
-//! as a role that may do nothing, and then carried out as the one that may read.
-//!
-//! Such queries are long: to compile one (`jit`, on by default) takes two seconds, to run it among 100,000 users less than a
-//! tenth of that.
-//!
-//! And it tells the planner of pages that are in memory, where it could not know.
+//! The statements of the extension's owner are long: to compile one (`jit`, on by default) takes two seconds, to run it
+//! among 100,000 users less than a tenth of that.
 
-use pgrx::{pg_guard, pg_sys};
+use super::capture::{failure_of, raise};
+use super::nobody::{Nobody, entrust};
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use pgrx::{PgLogLevel, pg_guard, pg_sys};
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
+use std::panic::catch_unwind;
 
-/// ROLE_PG_CHECKPOINT (src/include/catalog/pg_authid.dat): the predefined role that may do least, a CHECKPOINT.
-const NOBODY: u32 = 4544;
-
-/// A role whose statements are planned by nobody in particular: the extension's owner.
+/// A role whose statements are planned and carried out by nobody in particular: the extension's owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guarded(pub pg_sys::Oid);
 
@@ -65,54 +60,71 @@ pub(super) fn start() {
     }
 }
 
-#[pg_guard]
+// Not pgrx's, as in `super::nobody`.
+unsafe extern "C-unwind" {
+    fn standard_planner(
+        query: *mut pg_sys::Query,
+        text: *const c_char,
+        options: i32,
+        params: pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt;
+}
+
 unsafe extern "C-unwind" fn plan(
     query: *mut pg_sys::Query,
     text: *const c_char,
     options: i32,
     params: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
-    // SAFETY: the arguments are the planner's own; `_nobody` puts the role back also when planning fails.
+    // SAFETY: the arguments are the planner's own; no destructor is alive where an error jumps over this.
     unsafe {
-        let guarded = GUARDED.get();
-        let _nobody = guarded.then(Nobody::become_it);
-        let _in_memory = (CHECKING.get() && is_foreign_key_check(text)).then(InMemory::assume);
-        let planned = match NEXT.get() {
-            Some(next) => next(query, text, options, params),
-            None => pg_sys::standard_planner(query, text, options, params),
+        if CHECKING.get() && is_foreign_key_check(text) {
+            return plan_in_memory(query, text, options, params);
+        }
+        if !GUARDED.get() {
+            return plan_next(query, text, options, params);
+        }
+        let owner = pg_sys::GetUserId();
+        let nobody = Nobody::become_it();
+        let planned = plan_next(query, text, options, params);
+        nobody.end();
+        (*planned).jitFlags = pg_sys::PGJIT_NONE as i32;
+        let failure = match catch_unwind(|| entrust(planned, owner)) {
+            Ok(Ok(())) => return planned,
+            Ok(Err(error)) => error.into(),
+            Err(panic) => failure_of(panic),
         };
-        if guarded {
-            (*planned).jitFlags = pg_sys::PGJIT_NONE as i32;
+        raise(PgLogLevel::ERROR, failure);
+        unreachable!("an error was raised");
+    }
+}
+
+unsafe fn plan_next(
+    query: *mut pg_sys::Query,
+    text: *const c_char,
+    options: i32,
+    params: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: by the function's contract, which is the planner's.
+    unsafe {
+        match NEXT.get() {
+            Some(next) => next(query, text, options, params),
+            None => standard_planner(query, text, options, params),
         }
-        planned
     }
 }
 
-struct Nobody {
-    role: pg_sys::Oid,
-    context: i32,
-}
-
-impl Nobody {
-    fn become_it() -> Self {
-        let mut before = Nobody { role: pg_sys::InvalidOid, context: 0 };
-        // SAFETY: saves, then sets backend-local state.
-        unsafe {
-            pg_sys::GetUserIdAndSecContext(&mut before.role, &mut before.context);
-            let context = before.context
-                | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
-                | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
-            pg_sys::SetUserIdAndSecContext(pg_sys::Oid::from(NOBODY), context);
-        }
-        before
-    }
-}
-
-impl Drop for Nobody {
-    fn drop(&mut self) {
-        // SAFETY: puts back what was read before.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.role, self.context) };
-    }
+/// An error unwinds through what is put back here.
+#[pg_guard]
+unsafe extern "C-unwind" fn plan_in_memory(
+    query: *mut pg_sys::Query,
+    text: *const c_char,
+    options: i32,
+    params: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    let _in_memory = InMemory::assume();
+    // SAFETY: as in plan().
+    unsafe { pg_guard_ffi_boundary(|| plan_next(query, text, options, params)) }
 }
 
 /// While it lives, plans are made as for pages that are in memory: to read them in any order costs as much as in turn.

@@ -89,6 +89,7 @@ pub fn start() {
         pg_sys::MarkGUCPrefixReserved(c"onagui_sync".as_ptr());
     }
     super::planning::start();
+    super::nobody::start();
 }
 
 /// The oid of a table by schema and name, without a lock. From now on its changes count for [`watched_version`].

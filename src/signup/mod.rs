@@ -40,21 +40,19 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
         }
     };
     let actor: Actor = LazyCell::new(|| pg::role_name(pg::current_role()));
-    let _lockwait = Lockwait::at_most(settings::lock_timeout());
     match event {
         TriggerEvent::Insert { new } => {
             if settings::enabled() {
+                let _lockwait = Lockwait::at_most(settings::lock_timeout());
                 signed_up(house, &new, &actor)?;
             }
         }
         TriggerEvent::Update { old, new } => changed(house, &old, &new, &actor)?,
-        TriggerEvent::Delete { old } => forget(house, &actor, || {
-            old.people(AT_ONCE, |gone| people::remember(house, gone, &actor));
+        TriggerEvent::Delete { old } => forget(house, &actor, |remember| {
+            old.people(AT_ONCE, remember);
             Ok(())
         })?,
-        TriggerEvent::Truncate => {
-            forget(house, &actor, || people::remember_everybody(house, &actor))?
-        }
+        TriggerEvent::Truncate => forget(house, &actor, |remember| people::everybody(remember))?,
         TriggerEvent::AlreadySeen => {}
     }
     Ok(Reply::Done)
@@ -107,11 +105,12 @@ fn changed(house: House, old: &RowSet, new: &RowSet, actor: &Actor) -> Result<()
     };
     let change = Change { email_changed: before.email != after.email };
     if before.id != after.id || is_deleted && !was_deleted {
-        forget(house, actor, || {
-            people::remember(house, vec![before], actor);
+        forget(house, actor, |remember| {
+            remember(vec![before]);
             Ok(())
         })?;
     }
+    let _lockwait = Lockwait::at_most(settings::lock_timeout());
     if !settings::enabled() || is_deleted {
         return Ok(());
     }
@@ -132,17 +131,39 @@ struct Change {
     email_changed: bool,
 }
 
-/// Remembers ids that auth gives up, also while syncing is off: the rule of identity hangs on it.
+/// Remembers the ids of those that `gone` calls it with, also while syncing is off: the rule of identity hangs on it. So it
+/// waits for a lock as long as the session itself would, and a deleted user is remembered whether or not that can be
+/// recorded.
 fn forget(
     house: House,
     actor: &str,
-    remember: impl FnOnce() -> Result<(), Error>,
+    gone: impl FnOnce(&mut dyn FnMut(Vec<Person>)) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    match subtransaction(remember) {
-        Ok(()) => Ok(()),
-        Err(failure) => give_up(&failure, "deleted auth users", || {
-            audit::record_signup(house, &[Entry::failure(&failure, actor)]);
-        }),
+    let note = |failure: &Failure| {
+        audit::record_signup(house, &[Entry::failure(failure, actor)]);
+    };
+    let record = |people| {
+        let _lockwait = Lockwait::at_most(settings::lock_timeout());
+        let recorded = subtransaction(|| {
+            people::record_deletes(house, people, actor);
+            Ok(())
+        });
+        recorded.or_else(|failure| give_up(&failure, "deleted auth users", || note(&failure)))
+    };
+    let mut unrecorded = Ok(());
+    let remembered = subtransaction(|| {
+        gone(&mut |people| {
+            let new = people::remember(house, people);
+            if settings::enabled() && !new.is_empty() && unrecorded.is_ok() {
+                unrecorded = record(new);
+            }
+        })
+    });
+    match remembered {
+        Ok(()) => unrecorded,
+        // The delete can be tried again; an id that was forgotten is lost.
+        Err(failure) if failure.sqlstate == LOCK_NOT_AVAILABLE => Err(failure.into()),
+        Err(failure) => give_up(&failure, "deleted auth users", || note(&failure)),
     }
 }
 

@@ -72,6 +72,7 @@ const MAPPING_TRIGGER: &str = "
 pub fn enable(call: &Call) -> Result<Reply, Error> {
     let always = call.arg::<bool>(0).unwrap_or_default();
     let house = House::find()?;
+    may_attach()?;
     pg::as_role(house.owner, || {
         connect(|session| {
             let auth = Auth::read(session)?;
@@ -121,6 +122,31 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
             }))
         })
     })
+}
+
+/// CREATE EXTENSION asks the same where there is auth.users already: whoever attaches the triggers, and maps columns, sees all
+/// of it.
+fn may_attach() -> Result<(), Error> {
+    let Some(auth) = Auth::find() else {
+        return Ok(());
+    };
+    let caller = pg::current_role();
+    let may = connect(|session| {
+        session
+            .run_kept(
+                "SELECT r.rolsuper OR r.rolbypassrls
+                        OR pg_catalog.has_table_privilege(r.oid, $2, 'SELECT')
+                           AND pg_catalog.has_table_privilege(r.oid, $2, 'TRIGGER')
+                   FROM pg_catalog.pg_roles r WHERE r.oid OPERATOR(pg_catalog.=) $1",
+                &[caller.into(), auth.into()],
+                Mode::Fresh,
+            )
+            .one::<bool>()
+    });
+    match may {
+        Some(true) => Ok(()),
+        _ => Err(Error::MayNotAttach { role: pg::role_name(caller) }),
+    }
 }
 
 pub fn disable(_: &Call) -> Result<Reply, Error> {

@@ -233,8 +233,8 @@ fn children(
         (&mover.references.tables[key.child], mover.shape(session, key.parent, Mode::Fresh));
     let mut on: Vec<String> = (0..key.keys.len())
         .map(|i| {
-            let kind = shape.column(&key.keys[i]).map_or("text", |c| c.kind.as_str());
-            format!("(x.r ->> {i})::{kind} {} t.{}", key.operators[i], key.columns[i])
+            let base = shape.base(&key.keys[i]);
+            format!("(x.r ->> {i})::{base} {} t.{}", key.operators[i], key.columns[i])
         })
         .collect();
     on.extend(key.within("t"));

@@ -5,8 +5,8 @@ use crate::catalog::tables::AUTH_USERS;
 use crate::catalog::{Auth, House};
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Person, RowSet, connect};
-use crate::settings;
 use pgrx::Uuid;
+use std::collections::HashSet;
 
 /// How many people are handed to a statement at once: bounds the memory it takes.
 pub const AT_ONCE: usize = 10_000;
@@ -18,27 +18,33 @@ fn as_args(people: Vec<Person>) -> [Arg; 2] {
     [ids.into(), emails.into()]
 }
 
-/// Remembers ids that auth has given up, with an entry of the audit log for each that is new, unless syncing is off.
-pub fn remember(house: House, gone: Vec<Person>, actor: &str) {
+/// Remembers ids that auth has given up; answers whose are new.
+pub fn remember(house: House, mut gone: Vec<Person>) -> Vec<Person> {
     const REMEMBER: &str = "
-        WITH gone AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::text[]) AS gone(id, email)),
-             new AS (INSERT INTO onagui.sync_known_id (auth_user_id) SELECT id FROM gone
-                     ON CONFLICT DO NOTHING RETURNING auth_user_id)
+        INSERT INTO onagui.sync_known_id (auth_user_id) SELECT * FROM unnest($1::uuid[])
+        ON CONFLICT DO NOTHING RETURNING auth_user_id";
+    let ids: Vec<Uuid> = gone.iter().filter_map(|person| person.id).collect();
+    let new: Vec<Uuid> = pg::as_role(house.owner, || {
+        connect(|session| session.run(REMEMBER, &[ids.into()], Mode::Fresh).column())
+    });
+    let mut new: HashSet<[u8; 16]> = new.iter().map(|id| *id.as_bytes()).collect();
+    gone.retain(|person| person.id.is_some_and(|id| new.remove(id.as_bytes())));
+    gone
+}
+
+/// Records that they were deleted.
+pub fn record_deletes(house: House, gone: Vec<Person>, actor: &str) {
+    const RECORD: &str = "
         INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, email, actor)
-        SELECT 'delete', 'done', gone.id, gone.email, $3
-          FROM gone JOIN new ON new.auth_user_id = gone.id
-         WHERE $4";
+        SELECT 'delete', 'done', gone.id, gone.email, $3 FROM unnest($1::uuid[], $2::text[]) AS gone(id, email)";
     let [ids, emails] = as_args(gone);
     pg::as_role(house.owner, || {
-        connect(|session| {
-            let args = [ids, emails, actor.into(), settings::enabled().into()];
-            session.run(REMEMBER, &args, Mode::Fresh);
-        });
+        connect(|session| session.run(RECORD, &[ids, emails, actor.into()], Mode::Fresh));
     })
 }
 
-/// Remembers the ids of all auth users.
-pub fn remember_everybody(house: House, actor: &str) -> Result<(), Error> {
+/// Calls `f` with all auth users, some at a time.
+pub fn everybody(mut f: impl FnMut(Vec<Person>)) -> Result<(), Error> {
     let table = Auth::find().ok_or(Error::TableMissing { table: AUTH_USERS })?;
     let owner = pg::owner_of(table).ok_or(Error::TableMissing { table: AUTH_USERS })?;
     let sql = format!(
@@ -59,7 +65,7 @@ pub fn remember_everybody(house: House, actor: &str) -> Result<(), Error> {
         if last.is_none() {
             return Ok(());
         }
-        remember(house, people, actor);
+        f(people);
     }
 }
 

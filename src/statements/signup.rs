@@ -2,7 +2,7 @@
 
 use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
-use crate::catalog::{App, Auth, Fold, House};
+use crate::catalog::{App, Auth, Deferrable, Fold, House};
 use crate::error::{Error, Failure};
 use crate::pg::{self, Kept, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
 use onagui_decide::failure::{is_about_values, must_pass_on};
@@ -120,7 +120,7 @@ impl Target {
                 return Ok(made);
             }
         }
-        self.write(|session| {
+        self.write_new(|session| {
             offer_new(session, new);
             let rows = self.run(session, new, &self.insert_one, |many| self.insert_sql(many));
             self.made(&rows, new)
@@ -145,10 +145,10 @@ impl Target {
     }
 
     fn quick_insert(&self, new: &RowSet) -> Option<Loader> {
-        if !self.app.deferrable.is_empty() {
+        if self.app.deferrable.iter().any(|constraint| !constraint.inbound) {
             return None;
         }
-        self.write(|session| {
+        self.write_new(|session| {
             offer_new(session, new);
             let plan =
                 self.insert_one.get_or_init(|| session.prepare(&self.insert_sql(false), &[]));
@@ -172,15 +172,27 @@ impl Target {
 
     /// Runs `f` as the owner of `app_users`. Whatever may be deferred is checked inside.
     pub fn write<R>(&self, f: impl FnOnce(&Session) -> R) -> R {
+        self.write_checked(|_| true, f)
+    }
+
+    /// The same for an `f` that only inserts: rows that wait for theirs may have been inserted before.
+    pub fn write_new<R>(&self, f: impl FnOnce(&Session) -> R) -> R {
+        self.write_checked(|constraint| !constraint.inbound, f)
+    }
+
+    fn write_checked<R>(
+        &self,
+        which: impl Fn(&Deferrable) -> bool,
+        f: impl FnOnce(&Session) -> R,
+    ) -> R {
+        let all: Vec<&Deferrable> = self.app.deferrable.iter().filter(|c| which(c)).collect();
         pg::as_role(self.app.owner, || {
             connect(|session| {
                 let now = |what: &str, only_initially: bool| {
-                    let names: Vec<&str> = self
-                        .app
-                        .deferrable
+                    let names: Vec<&str> = all
                         .iter()
-                        .filter(|(_, initially)| *initially || !only_initially)
-                        .map(|(name, _)| name.as_str())
+                        .filter(|constraint| constraint.initially || !only_initially)
+                        .map(|constraint| constraint.name.as_str())
                         .collect();
                     if !names.is_empty() {
                         let sql = format!("SET CONSTRAINTS {} {what}", names.join(", "));
@@ -329,7 +341,7 @@ impl Target {
              JOIN unnest($1::uuid[], $2::text[]) AS w(id, username) ON w.id = n.id",
         );
         let sql = sql + self.returning();
-        let made = self.write(|session| {
+        let made = self.write_new(|session| {
             offer_new(session, new);
             let args = [ids(new).into(), usernames.to_vec().into()];
             self.made(&session.run(&sql, &args, Mode::Fresh), new)

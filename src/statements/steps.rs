@@ -161,12 +161,10 @@ impl<'a> Plan<'a> {
         if these.is_empty() || those.is_empty() {
             return false;
         }
-        let kind = |place: usize, column: &str| {
-            self.shape(place).column(column).map_or("text", |c| c.kind.as_str())
-        };
+        let base = |place: usize, column: &str| self.shape(place).base(column);
         let on: Vec<String> = (0..key.keys.len())
             .map(|i| {
-                let (k, c) = (kind(key.parent, &key.keys[i]), kind(key.child, &key.columns[i]));
+                let (k, c) = (base(key.parent, &key.keys[i]), base(key.child, &key.columns[i]));
                 format!("(x.r ->> {i})::{k} {} (y.r ->> {i})::{c}", key.operators[i])
             })
             .collect();

@@ -177,12 +177,11 @@ impl Plan<'_> {
         let known = changed.iter().chain(&left);
         let known: Value = known.map(|((_, (at, row)), _)| json!([at.to_string(), row])).collect();
         let shape = self.mover.shape(self.session, key.parent, self.mode);
-        let kind = |k: &String| shape.column(k).map_or("text", |c| c.kind.as_str());
         let on: Vec<String> = ids
             .iter()
             .zip(&key.operators)
             .enumerate()
-            .map(|(i, (k, operator))| format!("p.{k} {operator} (x.r ->> {i})::{}", kind(k)))
+            .map(|(i, (k, operator))| format!("p.{k} {operator} (x.r ->> {i})::{}", shape.base(k)))
             .collect();
         let list = key.keys.join(", ");
         let sql = format!(
@@ -195,7 +194,7 @@ impl Plan<'_> {
               WHERE ((x.r ->> {})::{} <@ (SELECT range_agg(p.{period}) FROM p WHERE {})) IS NOT TRUE",
             self.mover.references.tables[key.parent].target(),
             ids.len(),
-            kind(period),
+            shape.base(period),
             on.join(" AND ")
         );
         let args = [JsonB(images).into(), JsonB(known).into(), JsonB(json!(held)).into()];
@@ -216,10 +215,7 @@ impl Plan<'_> {
             .iter()
             .zip(&key.operators)
             .enumerate()
-            .map(|(i, (k, operator))| {
-                let kind = shape.column(k).map_or("text", |c| c.kind.as_str());
-                format!("t.{k} {operator} (x.r ->> {i})::{kind}")
-            })
+            .map(|(i, (k, operator))| format!("t.{k} {operator} (x.r ->> {i})::{}", shape.base(k)))
             .collect();
         let sql = format!(
             "SELECT x.place, t.tableoid, t.ctid::text

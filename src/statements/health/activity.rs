@@ -1,6 +1,6 @@
 //! What has happened lately, and who is out of step.
 
-use super::{Report, count, literal, read};
+use super::{Report, count, literal, one_line, read};
 use crate::catalog::{App, Auth, House};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
@@ -9,12 +9,13 @@ use pgrx::pg_sys::UUIDARRAYOID;
 
 /// Sign-ups of the last day that failed on the app side, as far as they are still without an app row.
 pub fn failures(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
-    let tables_fit = Auth::read(session).is_ok() && App::read(session).is_ok();
-    let unmended = if tables_fit {
-        "EXISTS (SELECT FROM ONLY auth.users u WHERE u.id = l.auth_user_id)
-         AND NOT EXISTS (SELECT FROM onagui.app_users p WHERE p.id = l.auth_user_id)"
-    } else {
-        "true"
+    let unmended = match (Auth::read(session), App::read(session)) {
+        (Ok(_), Ok(app)) => format!(
+            "EXISTS (SELECT FROM ONLY auth.users u WHERE u.id = l.auth_user_id)
+             AND NOT EXISTS (SELECT FROM {}onagui.app_users p WHERE p.id = l.auth_user_id)",
+            app.only
+        ),
+        _ => "true".to_owned(),
     };
     let sql = format!(
         "SELECT count(*), count(*) FILTER (WHERE {unmended}),
@@ -82,7 +83,7 @@ pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), E
             format!(
                 "-- Once its owner has confirmed {} it links by itself. Who is waiting:\n\
                  SELECT * FROM onagui.sync_status(ARRAY['PENDING']) ORDER BY auth_created_at;",
-                literal(&oldest).replace('\n', " ")
+                one_line(&literal(&oldest))
             ),
         );
     } else {

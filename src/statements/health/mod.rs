@@ -105,7 +105,7 @@ pub fn examine(house: House) -> Result<Vec<Finding>, Error> {
             return Err(failure.into());
         }
         findings.truncate(before);
-        let hint = failure.hint.map(|hint| format!("-- {}", hint.replace('\n', " ")));
+        let hint = failure.hint.map(|hint| format!("-- {}", one_line(&hint)));
         // What a missing table keeps from being checked is told once, by the check of the tables.
         let (state, detail) = if matches!(failure.sqlstate.as_str(), "42P01" | "42703" | "42804") {
             (State::Warn, format!("could not be checked: {}", failure.message))
@@ -128,6 +128,11 @@ fn read(session: &Session, sql: &str, args: &[Arg]) -> Rows {
 /// Text as an SQL literal.
 fn literal(text: &str) -> String {
     pgrx::spi::quote_literal(text)
+}
+
+/// Text for a comment in SQL, which ends with its line.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// "1 user", "2 users".

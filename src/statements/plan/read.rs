@@ -121,8 +121,7 @@ impl Plan<'_> {
             .zip(&key.operators)
             .enumerate()
             .map(|(i, ((column, k), operator))| {
-                let kind = shape.column(k).map_or("text", |c| c.kind.as_str());
-                format!("(x.r ->> {i})::{kind} {operator} t.{column}")
+                format!("(x.r ->> {i})::{} {operator} t.{column}", shape.base(k))
             })
             .collect();
         conditions.extend(key.within("t"));

@@ -159,6 +159,17 @@ def test_settings(clinic, value, place):
         dba(clinic, f"ALTER {place} RESET onagui_sync.{name}")
 
 
+@pytest.mark.parametrize("place", ["ROLE supabase_auth_admin", "ROLE supabase_auth_admin IN DATABASE {db}"])
+def test_settings_of_another_role(clinic, place):
+    """The Auth server's, which whoever asks does not have."""
+    place = place.format(db=clinic.name)
+    dba(clinic, f"ALTER {place} SET onagui_sync.enabled = false")
+    try:
+        mend(clinic, "settings", says="onagui_sync.enabled is off for role supabase_auth_admin")
+    finally:
+        dba(clinic, f"ALTER {place} RESET onagui_sync.enabled")
+
+
 def test_mapping(clinic):
     clinic.sql("INSERT INTO onagui.sync_column VALUES ('no''such', 'column', 'phone'), ('full_name', 'column', 'nothing')")
     found = mend(clinic, "column mapping", says="has no effect")

@@ -194,3 +194,24 @@ def test_an_entry_of_long_ago(db):
     with expect_error("22023", detail="100000 years"):
         db.sql("SELECT onagui.prune_audit('100000 years')")
     assert db.one("SELECT onagui.prune_audit('4000 years')") == 0
+
+
+def test_a_column_that_came_since(db):
+    """A row that comes back has its default there. One whose column is gone cannot come back whole."""
+    app, auth = duplicate(db, "ann@example.com")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("ALTER TABLE onagui.app_users ADD plan text NOT NULL DEFAULT 'free', ALTER full_name SET DEFAULT 'nobody'")
+    undo(db, audit_id)
+    assert db.sql("SELECT id, plan, full_name FROM onagui.app_users WHERE id = %s", [app]) == [(app, "free", None)]
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("ALTER TABLE onagui.app_users DROP plan")
+    with expect_error("55000", detail="lost the column plan"):
+        undo(db, audit_id)
+
+
+def test_a_report_of_an_email_with_blanks_can_be_pasted(db):
+    email = '"john ronald reuel tolkien and others"@example.com'
+    auth_user(db, email)
+    report = db.one("SELECT onagui.sync_report()")
+    call = report[report.index("SELECT * FROM onagui.fix_user_ids") :].split(";")[0]
+    assert [row["outcome"] for row in db.rows(call)] == ["done"], call

@@ -196,7 +196,7 @@ impl From<Error> for Failure {
                 },
                 what,
                 if merge {
-                    "Choose who stays: p_on_conflict => 'keep_auth' or 'keep_app'. What gives way is kept in the audit log and undo_fix() brings it back.".into()
+                    "Choose who stays: SELECT * FROM onagui.fix_user_ids(ARRAY['…'], p_on_conflict => 'keep_auth') or 'keep_app'. What gives way is kept in the audit log and undo_fix() brings it back.".into()
                 } else {
                     "Look at those rows, remove or change what should not be there, then try again.".into()
                 },
@@ -263,9 +263,9 @@ impl From<Error> for Failure {
             ),
             Error::NothingToUndo { audit_id, action, outcome } => (
                 "55000",
-                "this entry of the audit log changed nothing that could be undone".into(),
-                format!("audit_id {audit_id} is a {action} ({outcome})."),
-                "rekey, link, merge, create, update_email and undo can be undone.".into(),
+                "this entry of the audit log tells of nothing that could be undone".into(),
+                format!("audit_id {audit_id} is of action {action}, outcome {outcome}."),
+                "What a fix has done can be undone, and a link; what merely followed auth.users cannot.".into(),
             ),
             Error::CannotUndo { audit_id, why } => (
                 "55000",

@@ -304,7 +304,15 @@ fn take_back_changes(
     undone.remember(&now);
     // A trigger of the application may have made something else of what was put back.
     for (wanted, got) in done.iter().zip(&now) {
-        let got: HashSet<String> = got.added.iter().map(Value::to_string).collect();
+        let is_known = |column: &str| wanted.removed[0].get(column).is_some();
+        let as_known = |row: &Value| -> String {
+            let columns = row.as_object().into_iter().flatten().filter(|(c, _)| is_known(c));
+            columns
+                .map(|(column, value)| (column.clone(), value.clone()))
+                .collect::<Value>()
+                .to_string()
+        };
+        let got: HashSet<String> = got.added.iter().map(as_known).collect();
         if wanted.removed.iter().any(|row| !got.contains(&row.to_string())) {
             return Err(Error::CannotUndo {
                 audit_id,

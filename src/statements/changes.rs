@@ -377,16 +377,18 @@ fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
     if c.inserted.is_empty() {
         return 0;
     }
-    let (columns, values): (Vec<String>, Vec<String>) =
-        c.of.shape
-            .columns
-            .iter()
-            .filter(|column| column.generated.is_none())
-            .map(|column| {
-                let name = pgrx::spi::quote_literal(&column.name);
-                (column.quoted.clone(), format!("(x.r ->> {name})::{}", column.kind))
-            })
-            .unzip();
+    let (columns, values): (Vec<String>, Vec<String>) = c
+        .of
+        .shape
+        .columns
+        .iter()
+        // What has come to the table since has its default.
+        .filter(|column| column.generated.is_none() && c.inserted[0].get(&column.name).is_some())
+        .map(|column| {
+            let name = pgrx::spi::quote_literal(&column.name);
+            (column.quoted.clone(), format!("(x.r ->> {name})::{}", column.kind))
+        })
+        .unzip();
     let insert = format!(
         "INSERT INTO {} AS t ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM jsonb_array_elements($1) AS x(r)",
         c.of.table.name,

@@ -78,6 +78,12 @@ pub fn inverse<'a>(
         .zip(tables)
         .map(|(d, t)| {
             let mut changes = TableChanges::new(&t.table, &t.shape);
+            let columns = d.removed.first().and_then(Value::as_object).into_iter().flatten();
+            for (name, _) in
+                columns.filter(|(name, _)| t.shape.columns.iter().all(|c| c.name != **name))
+            {
+                why.push(format!("{} has lost the column {name}", t.table.label));
+            }
             changes.inserted = d.removed.clone();
             // Rows of the same content stand for each other, but each only once.
             let all = d.moved.iter().flat_map(|moved| &moved.rows);
@@ -149,7 +155,8 @@ fn note(why: &mut Vec<String>, t: &Resolved, row: &Value, found: Option<&Found>)
     };
     match why.len() {
         n if n < NAMED => {
-            why.push(format!("a row of {} ({}) {what}", t.table.label, key.join(", ")))
+            let key = if key.is_empty() { String::new() } else { format!(" ({})", key.join(", ")) };
+            why.push(format!("a row of {}{key} {what}", t.table.label))
         }
         NAMED => why.push("and more".into()),
         _ => {}

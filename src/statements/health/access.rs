@@ -14,17 +14,16 @@ pub fn settings(session: &Session, _: House, report: &mut Report) -> Result<(), 
 
 /// The remedy undoes it where it was set: for the database, for roles, or in the server's configuration.
 const SETTINGS: &str = "
-    WITH setting AS (
-        SELECT s.name, s.setting, s.source, s.boot_val,
-               CASE s.name || '=' || s.setting
-               WHEN 'onagui_sync.enabled=off' THEN 'sign-ups are not synced'
-               WHEN 'onagui_sync.link_by_email=always'
-               THEN 'whoever signs up with somebody''s address inherits their app user, before the address is confirmed'
-               WHEN 'onagui_sync.on_error=raise' THEN 'a sign-up fails when its app user cannot be written'
-               END AS meaning
-          FROM pg_settings s WHERE starts_with(s.name, 'onagui_sync.')),
+    WITH danger(name, value, spellings, meaning) AS (VALUES
+        ('onagui_sync.enabled', 'off', ARRAY['off', 'false', 'no', '0'], 'sign-ups are not synced'),
+        ('onagui_sync.link_by_email', 'always', ARRAY['always'],
+         'whoever signs up with somebody''s address inherits their app user, before the address is confirmed'),
+        ('onagui_sync.on_error', 'raise', ARRAY['raise'], 'a sign-up fails when its app user cannot be written')),
+    setting AS (
+        SELECT d.*, s.source, s.boot_val, s.setting = d.value AS is_so
+          FROM danger d JOIN pg_settings s ON s.name = d.name),
     place AS (
-        SELECT s.name,
+        SELECT s.name, r.rolname,
                format('ALTER %s RESET %s; ',
                       CASE WHEN r.oid IS NULL THEN 'DATABASE ' || quote_ident(d.datname)
                            WHEN d.oid IS NULL THEN 'ROLE ' || quote_ident(r.rolname)
@@ -33,15 +32,20 @@ const SETTINGS: &str = "
           LEFT JOIN pg_database d ON d.oid = p.setdatabase
           LEFT JOIN pg_roles r ON r.oid = p.setrole
          CROSS JOIN LATERAL unnest(p.setconfig) AS c(line)
-          JOIN setting s ON lower(split_part(c.line, '=', 1)) = s.name
-               AND split_part(c.line, '=', 2) IN (s.setting, CASE s.setting WHEN 'off' THEN 'false' END)
-         WHERE s.meaning IS NOT NULL AND (d.oid IS NULL OR d.datname = current_database()))
-    SELECT format('%s is %s: %s', s.name, s.setting, s.meaning),
+          JOIN setting s ON s.name = lower(split_part(c.line, '=', 1))
+               AND lower(split_part(c.line, '=', 2)) = ANY (s.spellings)
+         WHERE d.oid IS NULL OR d.datname = current_database())
+    SELECT format('%s is %s: %s', s.name, s.value, s.meaning),
            coalesce((SELECT string_agg(p.undo, '' ORDER BY p.undo) FROM place p WHERE p.name = s.name), '')
            || CASE WHEN s.source IN ('configuration file', 'command line', 'environment variable')
                    THEN format('ALTER SYSTEM SET %s = %s; SELECT pg_reload_conf(); ', s.name, s.boot_val) ELSE '' END
            || format('SET %s = %s;', s.name, s.boot_val)
-      FROM setting s WHERE s.meaning IS NOT NULL ORDER BY s.name";
+      FROM setting s WHERE s.is_so
+    UNION ALL
+    SELECT format('%s is %s for role %I: %s', s.name, s.value, p.rolname, s.meaning), rtrim(p.undo)
+      FROM setting s JOIN place p ON p.name = s.name AND p.rolname IS NOT NULL
+     WHERE NOT s.is_so
+     ORDER BY 1";
 
 /// Functions and tables of the extension that the wrong role may use, or the right one may not.
 pub fn privileges(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {

@@ -214,6 +214,12 @@ def test_duplicate_beside_a_stale_email(db):
     assert content(db, "orders", "onagui.app_users") == before
 
 
+def test_who_is_in_step_comes_last(db):
+    duplicate(db, "ann@example.com")
+    for apply in False, True:
+        assert [row["action"] for row in fix(db, "ann@example.com", apply)] == ["merge", "none"]
+
+
 def test_decision_in_a_conflict(db):
     one, two = (auth_user(db, "ann@example.com", is_sso_user=True) for _ in range(2))
     app = app_user(db, "ann@example.com")

@@ -100,11 +100,12 @@ impl Progress {
         let Progress { done, failed, rows, taken } = self;
         let rate = (done + failed) as f64 / taken.as_secs_f64().max(0.001);
         let rest = Duration::from_secs_f64(left as f64 / rate.max(0.001)).as_secs();
+        let who = "SELECT * FROM onagui.sync_audit_log WHERE action IN ('failure', 'conflict') ORDER BY audit_id DESC; tells who failed, and why.";
         pg::notice(
             format!(
                 "{what}: {done} users done, {left} left, {failed} failed, {rows} referring rows moved, {rate:.0} users/s, {rest} s to go"
             ),
-            None,
+            (*failed > 0).then(|| who.to_owned()),
         );
     }
 }

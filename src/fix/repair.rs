@@ -117,6 +117,8 @@ impl Repair {
             holders.iter().for_each(|pair| _ = seen.remove(pair));
             seen.extend(outcomes.iter().filter(|o| o.outcome != "done").map(Outcome::pair));
         }
+        // Those about whom there was nothing to do come last.
+        outcomes.sort_by_key(|outcome| outcome.action == Action::None);
         self.record(&mut outcomes);
         Ok(outcomes)
     }

@@ -32,6 +32,15 @@ pub fn settle(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error> {
 }
 
 pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error> {
+    let mut later = settle_first(target, new, actor)?;
+    while let Some(rows) = later {
+        later = settle_first(target, &rows, actor)?;
+    }
+    Ok(())
+}
+
+/// Handles of those with one e-mail the first; answers the others.
+fn settle_first(target: &Target, new: &RowSet, actor: &str) -> Result<Option<RowSet>, Error> {
     let facts = |rows: &RowSet| subtransaction(|| Ok(target.facts(rows)));
     let arrivals = match facts(new) {
         Ok(arrivals) => arrivals,
@@ -45,9 +54,12 @@ pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result
             for half in [0..middle, middle..new.len()] {
                 settle_chunk(target, &new.part(&half.collect::<Vec<_>>()), actor)?;
             }
-            return Ok(());
+            return Ok(None);
         }
-        Err(failure) => return super::record_all(target.house, new, &failure, actor),
+        Err(failure) => {
+            super::record_all(target.house, new, &failure, actor)?;
+            return Ok(None);
+        }
     };
     let visit = Visit { target, new, arrivals: &arrivals, actor };
     let (mut create, mut refresh, mut fill, mut later) =
@@ -94,10 +106,7 @@ pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result
         Ok(())
     })?;
     visit.link(&link)?;
-    if later.is_empty() {
-        return Ok(());
-    }
-    settle_chunk(target, &visit.rows(&later), actor)
+    Ok((!later.is_empty()).then(|| visit.rows(&later)))
 }
 
 /// Handles the changed e-mail, confirmation or restoration of the one user in `new`.

@@ -463,3 +463,15 @@ def test_children_of_inheritance_are_not_app_users(app):
     app.sql("INSERT INTO public.child (id, email) VALUES (%s, 'a@example.com')", [A])
     id = app.auth.signup("a@example.com")
     assert app.sql("SELECT id FROM ONLY onagui.app_users") == [(id,)]
+
+
+@pytest.mark.parametrize("code", ["OS000", "25P02", "40003"])
+def test_a_code_that_means_something_inside(app, code):
+    """Whatever a trigger raises is an error of the application's."""
+    app.sql(
+        f"""CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$;
+            CREATE TRIGGER no BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION no()"""
+    )
+    app.auth.signup("ann@example.com")
+    app.sql("INSERT INTO auth.users (id, email) SELECT gen_random_uuid(), format('u%%s@example.com', i) FROM generate_series(1, 3) i", [], role="supabase_auth_admin")
+    assert [entry["details"]["error"]["sqlstate"] for entry in audit(app)] == [code] * 4

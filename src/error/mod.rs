@@ -14,17 +14,11 @@ pub struct Failure {
     pub table: Option<String>,
     pub column: Option<String>,
     pub constraint: Option<String>,
+    /// This is the end of a rehearsal and not an error.
+    pub is_rehearsal: bool,
 }
 
 impl Failure {
-    /// No error of the server's has this code.
-    const REHEARSAL: &str = "OS000";
-
-    /// Whether this is the end of a rehearsal and not an error.
-    pub fn is_rehearsal(&self) -> bool {
-        self.sqlstate == Self::REHEARSAL
-    }
-
     /// For the audit log and for `details.error`.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({

@@ -349,7 +349,9 @@ impl From<Error> for Failure {
                     ..Failure::default()
                 };
             }
-            Error::Rehearsed => (Failure::REHEARSAL, "rehearsed".into(), String::new(), String::new()),
+            Error::Rehearsed => {
+                return Failure { is_rehearsal: true, message: "rehearsed".into(), ..Failure::default() };
+            }
             Error::ForeignTable => (
                 "42809",
                 "users are not looked for on other servers".into(),

@@ -73,6 +73,7 @@ unsafe extern "C-unwind" fn keep_error(_: *mut c_void) {
                     table: text((*error).table_name),
                     column: text((*error).column_name),
                     constraint: text((*error).constraint_name),
+                    is_rehearsal: false,
                 };
                 let seen = CStr::from_ptr((*error).message).to_string_lossy().into_owned();
                 LAST.with_borrow_mut(|last| *last = Some(Caught { failure, seen }));

@@ -56,7 +56,7 @@ fn attempt(
     });
     match outcome {
         Ok(()) => Ok(None),
-        Err(failure) if failure.is_rehearsal() => Ok(None),
+        Err(failure) if failure.is_rehearsal => Ok(None),
         Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
         Err(failure) => Ok(Some(failure)),
     }

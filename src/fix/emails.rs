@@ -146,17 +146,14 @@ fn rehearse(
     let mut found = Vec::new();
     for unique in shape.touched_by(&["email".to_owned()]) {
         let sql = format!(
-            "SELECT count(*) FROM ({}) AS p(a, b, c, d, e)",
-            collisions::pairs(table, unique, &moved, "t.id = ANY ($3)")
+            "SELECT t.id FROM ({}) AS p(a, b, at, row, e) JOIN {} t ON t.tableoid = p.at AND t.ctid = p.row::tid",
+            collisions::pairs(table, unique, &moved, "false"),
+            table.target()
         );
-        let args: [Arg; 3] = [
-            Arg::of(candidate.app_user_id),
-            Arg::of(candidate.auth_email.clone()),
-            free.iter().copied().collect::<Vec<_>>().into(),
-        ];
-        let rows = pg::as_role(table.owner, || {
-            session.run(&sql, &args, Mode::Read).one::<i64>().unwrap_or_default()
-        });
+        let args = [Arg::of(candidate.app_user_id), Arg::of(candidate.auth_email.clone())];
+        let holders: Vec<Uuid> =
+            pg::as_role(table.owner, || session.run(&sql, &args, Mode::Read).column());
+        let rows = holders.iter().filter(|holder| !free.contains(holder)).count();
         if rows > 0 {
             found.push(Collision {
                 table: table.label.clone(),

@@ -49,7 +49,8 @@ def test_an_index_predicate_in_a_recheck_condition(db, eve):
 
 def test_foreign_partitions_and_children(db, eve):
     """The connection to the other server would be the extension's owner's."""
-    db.sql(f"CREATE EXTENSION postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {eve}", role=ADMIN)
+    db.require("postgres_fdw")
+    db.sql(f"GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {eve}", role=ADMIN)
     db.sql(
         """CREATE TABLE onagui.app_users (id uuid, email text) PARTITION BY LIST (email);
            CREATE TABLE eve.rest PARTITION OF onagui.app_users DEFAULT;

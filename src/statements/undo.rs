@@ -44,13 +44,15 @@ pub fn resolve(
         .collect()
 }
 
-/// Whether rows of a table hold the id in a column, both as the audit log names them. What is gone holds nothing.
+/// Whether rows of a table hold the id in a column, both as the audit log names them. What is gone holds nothing, and what is
+/// generated follows by itself.
 pub fn holds(session: &Session, house: House, table: &str, column: &str, id: Uuid) -> bool {
     let found = pg::as_role(house.owner, || {
         let sql = "SELECT to_regclass($1)::oid";
         let oid = session.run(sql, &[table.to_owned().into()], Mode::Fresh).one::<Oid>()?;
         let shape = Shape::read(session, oid, Mode::Fresh);
-        let column = shape.columns.into_iter().find(|c| c.name == column)?;
+        let column =
+            shape.columns.into_iter().find(|c| c.name == column && c.generated.is_none())?;
         Some((Table::read(session, oid, Mode::Fresh)?, column.quoted))
     });
     found.is_some_and(|(table, column)| {

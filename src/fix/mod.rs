@@ -5,6 +5,7 @@ mod emails;
 mod link;
 mod outcome;
 mod registry;
+mod rehearsal;
 mod repair;
 mod undo;
 

@@ -34,8 +34,8 @@ pub const BREAK: char = '\u{1}';
 /// A blank at which no line may be broken.
 const BLANK: char = '\u{2}';
 
-/// An SQL literal in which nothing is odd, for [`wrapped`]. It is written in pieces where it is long: literals with nothing but a line
-/// break between them are one.
+/// An SQL literal in which nothing is odd, for [`wrapped`]. It is written in pieces where it is long: literals with
+/// nothing but a line break between them are one.
 pub fn literal(text: &str) -> String {
     const LONGEST: usize = 60;
     let is_plain = !text.chars().any(|c| is_odd(c) || c == '\\');

@@ -232,8 +232,8 @@ def test_who_fails_is_not_brought_forward_again(db):
     exchanging(db, [None, 0, 1])
     for apply in False, True:
         rows = fix(db, None, apply=apply)
-        assert len(rows) == 3, rows
-    assert sorted(row["outcome"] for row in rows) == ["failed", "refused", "refused"]
+        assert [row["outcome"] for row in rows] == ["refused"] * 3, rows
+        assert sorted(row["details"]["error"]["sqlstate"] for row in rows) == ["23505", "23505", "23514"], rows
     db.sql("CALL onagui.fix_all_user_ids(1)")
     said = [notice.message for notice in db.notices if "users done" in notice.message]
     assert said[-1].startswith("finished: 0 users done, 0 left, 3 failed"), said

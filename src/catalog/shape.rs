@@ -13,6 +13,7 @@ pub struct ShapeColumn {
     pub base: String,
     /// There is such a limit: a cast to `kind` cuts or rounds what does not fit.
     pub is_limited: bool,
+    pub is_domain: bool,
     /// The expression of a generated column, over the table's column names.
     pub generated: Option<String>,
 }
@@ -43,19 +44,35 @@ pub struct Uniqueness {
     pub partition: Option<String>,
 }
 
+/// What the server asks of each row that is written: a CHECK, or that some partition takes it.
+#[derive(Debug)]
+pub struct Check {
+    /// The constraint's name; None for the partitions.
+    pub name: Option<String>,
+    /// Over the table's column names; a row is refused where it is false, of the partitions also where it is NULL.
+    pub condition: String,
+    /// The quoted columns it is made of; none where that cannot be told.
+    uses: Vec<String>,
+    /// Rows may break it as they are, which any change of them shows.
+    is_untested: bool,
+    /// As with [`Uniqueness::partition`].
+    pub partition: Option<String>,
+}
+
 #[derive(Debug)]
 pub struct Shape {
     pub columns: Vec<ShapeColumn>,
     /// Quoted columns of the primary key; empty where there is none.
     pub primary_key: Vec<String>,
     pub unique: Vec<Uniqueness>,
+    pub checks: Vec<Check>,
 }
 
 const COLUMNS: &str = "
     SELECT a.attname::text, quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
            CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
            a.attnum = ANY (pk.indkey),
-           kinds.base, kinds.limited
+           kinds.base, kinds.limited, kinds.domain
       FROM pg_attribute a
       CROSS JOIN LATERAL (
             WITH RECURSIVE kind(id, typmod, depth) AS (
@@ -63,7 +80,7 @@ const COLUMNS: &str = "
                 UNION ALL
                 SELECT t.typbasetype, t.typtypmod, k.depth + 1
                   FROM kind k JOIN pg_type t ON t.oid = k.id AND t.typtype = 'd')
-            SELECT bool_or(k.typmod >= 0) AS limited,
+            SELECT bool_or(k.typmod >= 0) AS limited, max(k.depth) > 0 AS domain,
                    (array_agg(format_type(k.id, -1) ORDER BY k.depth DESC))[1] AS base
               FROM kind k) kinds
       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -118,6 +135,37 @@ const UNIQUE: &str = "
                AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid))
      ORDER BY i.indisprimary DESC, 1";
 
+/// CHECKs of the table, those that only its partitions have, and the partitions' bounds. Those with a volatile function
+/// are left out: to try them could do anything. So are those of the whole row, which has no type here.
+const CHECKS: &str = "
+    SELECT c.conname::text COLLATE \"C\", pg_get_expr(c.conbin, c.conrelid),
+           ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a
+                  WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)),
+           NOT c.convalidated,
+           CASE WHEN c.conrelid <> $1 THEN pg_get_partition_constraintdef(c.conrelid) END
+      FROM pg_constraint c
+     WHERE c.contype = 'c' AND coalesce(0 <> ALL (c.conkey), true)
+       AND (to_jsonb(c) ->> 'conenforced')::boolean IS NOT FALSE -- from PostgreSQL 18 on
+       AND (c.conrelid = $1
+            OR c.coninhcount = 0 AND c.conrelid IN (SELECT t.relid FROM pg_partition_tree($1::oid::regclass) t))
+       AND NOT EXISTS (SELECT FROM regexp_matches(c.conbin::text, ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
+                         JOIN pg_proc p ON p.oid = f.id[1]::oid
+                        WHERE p.provolatile = 'v')
+    UNION ALL
+    SELECT NULL, coalesce(bounds.condition, 'false'), bounds.uses, false, NULL
+      FROM pg_partitioned_table t
+      CROSS JOIN LATERAL (
+            SELECT string_agg('(' || coalesce(pg_get_partition_constraintdef(p.relid), 'true') || ')', ' OR ')
+                       FILTER (WHERE p.isleaf AND p.relid <> $1) AS condition,
+                   ARRAY(SELECT DISTINCT quote_ident(a.attname)
+                           FROM pg_partition_tree($1::oid::regclass) x
+                           JOIN pg_partitioned_table k ON k.partrelid = x.relid
+                           JOIN pg_attribute a ON a.attrelid = x.relid AND a.attnum > 0
+                                AND (a.attnum = ANY (k.partattrs) OR 0 = ANY (k.partattrs))) AS uses -- 0: an expression
+              FROM pg_partition_tree($1::oid::regclass) p) bounds
+     WHERE t.partrelid = $1
+     ORDER BY 1 NULLS FIRST";
+
 impl Shape {
     pub fn read(session: &Session, table: Oid, mode: Mode) -> Self {
         let rows = session.run(COLUMNS, &[table.into()], mode);
@@ -135,9 +183,11 @@ impl Shape {
                 generated: rows.get(row, 4),
                 base: rows.get(row, 6).unwrap_or_default(),
                 is_limited: rows.get(row, 7).unwrap_or_default(),
+                is_domain: rows.get(row, 8).unwrap_or_default(),
             });
         }
-        Shape { columns, primary_key, unique: read_unique(session, table, mode) }
+        let unique = read_unique(session, table, mode);
+        Shape { columns, primary_key, unique, checks: read_checks(session, table, mode) }
     }
 
     /// The operator by which two values of a column of the primary key are the same.
@@ -173,7 +223,18 @@ impl Shape {
 
     /// Whether a change of these (quoted) columns can collide in an index. A generated column may change with any.
     pub fn is_touched_by(&self, unique: &Uniqueness, changed: &[String]) -> bool {
-        unique.uses.iter().any(|used| {
+        self.depends_on(&unique.uses, changed)
+    }
+
+    /// What a change of these (quoted) columns may break.
+    pub fn checks_of<'a>(&'a self, changed: &'a [String]) -> impl Iterator<Item = &'a Check> {
+        self.checks.iter().filter(|check| {
+            check.is_untested || check.uses.is_empty() || self.depends_on(&check.uses, changed)
+        })
+    }
+
+    fn depends_on(&self, uses: &[String], changed: &[String]) -> bool {
+        uses.iter().any(|used| {
             changed.contains(used)
                 || self.column(used).is_some_and(|column| column.generated.is_some())
         })
@@ -230,4 +291,18 @@ fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniqueness> {
             }
         })
         .collect()
+}
+
+fn read_checks(session: &Session, table: Oid, mode: Mode) -> Vec<Check> {
+    let rows = session.run(CHECKS, &[table.into()], mode);
+    let each = (0..rows.len()).filter_map(|row| {
+        Some(Check {
+            name: rows.get(row, 1),
+            condition: rows.get(row, 2)?,
+            uses: rows.get(row, 3).unwrap_or_default(),
+            is_untested: rows.get(row, 4).unwrap_or(true),
+            partition: rows.get(row, 5),
+        })
+    });
+    each.collect()
 }

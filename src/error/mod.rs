@@ -139,6 +139,10 @@ pub enum Error {
         what: String,
         merge: bool,
     },
+    /// What the tables' CHECKs and partitions would not take, in words.
+    Violates {
+        what: String,
+    },
     EmailTaken {
         email: String,
     },

@@ -201,6 +201,12 @@ impl From<Error> for Failure {
                     "Look at those rows, remove or change what should not be there, then try again.".into()
                 },
             ),
+            Error::Violates { what } => (
+                "23514",
+                "rows would violate a CHECK constraint, or fit into no partition".into(),
+                what,
+                "Change those rows, what the constraint demands, or make the partition; then try again.".into(),
+            ),
             Error::EmailTaken { email } => (
                 "23505",
                 "another app user holds this e-mail".into(),

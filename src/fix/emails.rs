@@ -1,14 +1,15 @@
 //! Taking auth's e-mails over, also where users of one call hold each other's.
 
 use super::outcome::Outcome;
+use super::rehearsal::refused;
 use super::repair::Repair;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;
 use crate::statements::changes::{self, Done, TableChanges, Update, Written};
-use crate::statements::collisions;
 use crate::statements::rekey::Collision;
 use crate::statements::rows;
+use crate::statements::{checks, collisions};
 use onagui_decide::failure::must_pass_on;
 use onagui_decide::repair::{Action, Status, order_of_exchange};
 use pgrx::Uuid;
@@ -143,14 +144,19 @@ fn rehearse(
     let source = format!("FROM {} t WHERE t.id = $1", table.target());
     let moved =
         collisions::moved(shape, &source, |c| (c.quoted == "email").then(|| "$2".to_owned()));
+    let email = ["email".to_owned()];
+    let args = [Arg::of(candidate.app_user_id), Arg::of(candidate.auth_email.clone())];
+    let broken = checks::broken(session, (table, shape), &email, (&moved, &args), Mode::Read);
+    if let Err(error) = checks::fail(broken) {
+        return Ok(refused(candidate, Action::UpdateEmail, error));
+    }
     let mut found = Vec::new();
-    for unique in shape.touched_by(&["email".to_owned()]) {
+    for unique in shape.touched_by(&email) {
         let sql = format!(
             "SELECT t.id FROM ({}) AS p(a, b, at, row, e) JOIN {} t ON t.tableoid = p.at AND t.ctid = p.row::tid",
             collisions::pairs(table, unique, &moved, "false"),
             table.target()
         );
-        let args = [Arg::of(candidate.app_user_id), Arg::of(candidate.auth_email.clone())];
         let holders: Vec<Uuid> =
             pg::as_role(table.owner, || session.run(&sql, &args, Mode::Read).column());
         let rows = holders.iter().filter(|holder| !free.contains(holder)).count();
@@ -208,7 +214,7 @@ fn explain(
     failure: &Failure,
 ) -> Result<Outcome, Error> {
     let failed = |failure| Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure));
-    if !matches!(failure.sqlstate.as_str(), "23505" | "22001") {
+    if !matches!(failure.sqlstate.as_str(), "22001" | "23505" | "23514") {
         return Ok(failed(failure.clone()));
     }
     let look = || pg::connect(|session| rehearse(repair, session, candidate, exchanging));

@@ -5,6 +5,7 @@ use super::repair::Repair;
 use crate::error::Error;
 use crate::pg::{Mode, Session};
 use crate::statements::candidates::Candidate;
+use crate::statements::checks;
 use crate::statements::merge::Merge;
 use crate::statements::rekey::Collision;
 use onagui_decide::repair::Action;
@@ -26,6 +27,12 @@ impl Repair {
                 let (app, auth) = pair()?;
                 let collisions = self.mover.collisions(session, app, auth, Mode::Read);
                 let unsettled = !collisions.is_empty();
+                if !unsettled
+                    && let Err(error) =
+                        checks::fail(self.mover.broken(session, app, auth, Mode::Read))
+                {
+                    return Ok(refused(candidate, action, error));
+                }
                 let referring = self.mover.count(session, app, Mode::Read);
                 (referring, collisions, unsettled)
             }
@@ -38,11 +45,7 @@ impl Repair {
                 };
                 match plan {
                     Ok(merge) => (merge.referring(), merge.collisions.clone(), merge.unsettled),
-                    Err(error) => {
-                        let mut row = Outcome::failed(candidate, action, Box::new(error.into()));
-                        row.outcome = "refused";
-                        return Ok(row);
-                    }
+                    Err(error) => return Ok(refused(candidate, action, error)),
                 }
             }
             _ => return Ok(row),
@@ -66,6 +69,12 @@ impl Repair {
         let held = self.mover.held(session, candidate.auth()?, Mode::Read);
         Ok(held.is_empty() && !self.mover.references.by_rows)
     }
+}
+
+/// What stands in the way is foreseen.
+pub(super) fn refused(candidate: &Candidate, action: Action, error: Error) -> Outcome {
+    let row = Outcome::failed(candidate, action, Box::new(error.into()));
+    Outcome { outcome: "refused", ..row }
 }
 
 pub(super) fn collides(collisions: &[Collision], merge: bool) -> Error {

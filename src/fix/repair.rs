@@ -305,7 +305,7 @@ impl Repair {
         failure: Box<Failure>,
     ) -> Result<Outcome, Error> {
         let may_be_foreseen =
-            matches!(failure.sqlstate.as_str(), "22001" | "23503" | "23505" | "23P01");
+            matches!(failure.sqlstate.as_str(), "22001" | "23503" | "23505" | "23514" | "23P01");
         if !may_be_foreseen || action == Action::Create {
             return Ok(Outcome::failed(candidate, action, failure));
         }

@@ -11,7 +11,7 @@ use super::changes::{self, Done};
 use super::plan::{Known, Plan, Row, Side};
 use super::rekey::{Collision, Held, Mover, Referring, unquoted};
 use super::rows;
-use super::{settle, steps};
+use super::{checks, settle, steps};
 use crate::error::Error;
 use crate::pg::{self, Mode, Session};
 use pgrx::Uuid;
@@ -93,6 +93,9 @@ impl<'a> Merge<'a> {
         }
         if plan.mode == Mode::Read {
             changes::check_fit(plan.session, &plan.changes_since(None), Mode::Read)?;
+            if !settled.unsettled {
+                steps.iter().chain([&plan]).try_for_each(|plan| checks::fail(plan.broken()))?;
+            }
         }
         let settle::Settled { collisions, unsettled, .. } = settled;
         Ok(Merge { plan, steps, users, collisions, unsettled })

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod candidates;
 pub mod changes;
+pub mod checks;
 pub mod collisions;
 pub mod facts;
 pub mod followers;

@@ -8,9 +8,9 @@ mod text;
 
 pub use held::Held;
 
-use super::collisions;
 use super::one_statement::{as_one_statement, distinct};
-use crate::catalog::references::{References, Soft};
+use super::{checks, collisions};
+use crate::catalog::references::{References, Soft, Table};
 use crate::catalog::shape::Shape;
 use crate::catalog::{App, House};
 use crate::error::{Error, Failure};
@@ -202,19 +202,9 @@ impl Mover {
     ) -> Vec<Collision> {
         let mut found = Vec::new();
         for place in self.moving() {
-            let table = &self.references.tables[place];
-            let shape = self.shape(session, place, mode);
-            let changed: Vec<String> = table.moving.iter().map(|m| m.column.clone()).collect();
-            let source = format!(
-                "FROM {} t WHERE {}",
-                table.target(),
-                any_condition(&self.references, place, "$1")
-            );
-            let moved = collisions::moved(shape, &source, |column| {
-                let moving = table.moving.iter().find(|m| m.column == column.quoted)?;
-                Some(new_value(&self.references, place, moving, ("$1", "$2")))
-            });
-            for unique in shape.touched_by(&changed) {
+            let (table, shape) = (&self.references.tables[place], self.shape(session, place, mode));
+            let moved = self.moved(place, shape);
+            for unique in shape.touched_by(&moving_columns(table)) {
                 let sql = format!(
                     "SELECT count(DISTINCT ROW(x.at, x.row)) FROM ({}) AS p(a, b, c, d, is_both)
                       CROSS JOIN LATERAL (SELECT p.a, p.b UNION ALL SELECT p.c, p.d WHERE p.is_both) AS x(at, row)",
@@ -236,6 +226,27 @@ impl Mover {
             }
         }
         found
+    }
+
+    /// What moving `from` to `to` would break in the tables' CHECKs and partitions.
+    pub fn broken(&self, session: &Session, from: Uuid, to: Uuid, mode: Mode) -> Vec<Collision> {
+        let of_place = |place: usize| {
+            let (table, shape) = (&self.references.tables[place], self.shape(session, place, mode));
+            let (moved, args) = (self.moved(place, shape), [from.into(), to.into()]);
+            checks::broken(session, (table, shape), &moving_columns(table), (&moved, &args), mode)
+        };
+        self.moving().flat_map(of_place).collect()
+    }
+
+    /// A query over `$1` and `$2` for the rows of a table that move from the one id to the other, as they will be.
+    fn moved(&self, place: usize, shape: &Shape) -> String {
+        let table = &self.references.tables[place];
+        let condition = any_condition(&self.references, place, "$1");
+        let source = format!("FROM {} t WHERE {condition}", table.target());
+        collisions::moved(shape, &source, |column| {
+            let moving = table.moving.iter().find(|m| m.column == column.quoted)?;
+            Some(new_value(&self.references, place, moving, ("$1", "$2")))
+        })
     }
 
     /// Locks the app users with these ids, in the order of their ids, and answers which of them there are.
@@ -367,6 +378,10 @@ impl Mover {
     fn owners(&self) -> Vec<Oid> {
         distinct(self.moving().map(|place| self.references.tables[place].owner))
     }
+}
+
+fn moving_columns(table: &Table) -> Vec<String> {
+    table.moving.iter().map(|m| m.column.clone()).collect()
 }
 
 /// The columns of a table that refer to a user, the user's own id not counted.

@@ -1,0 +1,178 @@
+"""The rehearsal foretells what the fix then meets: CHECKs, partitions, domains; required columns of rows to be made."""
+
+import pytest
+from repairs import ADMIN, app_user, auth_user, content, duplicate, fix_one, mismatched
+
+
+@pytest.fixture
+def db(db):
+    return db.install()
+
+
+def rehearsed(db, email=None, policy="error"):
+    """What a rehearsal says, which leaves no trace."""
+    session = db.session("postgres")
+    with session.transaction():
+        session.execute("SET TRANSACTION READ ONLY")
+        row = fix_one(db, email, apply=False, policy=policy)
+        assert session.one("SELECT pg_current_xact_id_if_assigned()") is None
+    return row
+
+
+def foretold(db, *tables, email=None, sqlstate="23514", outcome="refused"):
+    """The error that the rehearsal names, and the fix then meets; nothing has changed."""
+    before = content(db, "onagui.app_users", *tables)
+    plan, done = rehearsed(db, email), fix_one(db, email)
+    assert (plan["outcome"], done["outcome"]) == (outcome, outcome), (plan, done)
+    assert plan["action"] == done["action"]
+    assert plan["details"] == done["details"]
+    assert content(db, "onagui.app_users", *tables) == before
+    error = plan["details"]["error"]
+    assert error["sqlstate"] == sqlstate, error
+    return error
+
+
+def goes_well(db, email=None, policy="error"):
+    plan, done = rehearsed(db, email, policy), fix_one(db, email, policy=policy)
+    assert (plan["outcome"], done["outcome"]) == ("planned", "done"), (plan, done)
+    for part in "references", "conflicts":
+        assert plan["details"].get(part) == done["details"].get(part), (plan, done)
+    return done
+
+
+ORDERS = "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, kind text DEFAULT 'a', CONSTRAINT fine CHECK ({}))"
+EVENTS = "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, kind text DEFAULT 'a') PARTITION BY LIST ({});"
+BLOCKS = {
+    "a check": (ORDERS.format("user_id <> '{auth}'"), "3 rows in public.orders (fine)."),
+    "a check of two columns": (ORDERS.format("user_id <> '{auth}' OR id > 2"), "2 rows in public.orders (fine)."),
+    "a generated column": (
+        "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, code text GENERATED ALWAYS AS (left(user_id::text, 36)) STORED,"
+        " CONSTRAINT fine CHECK (code <> '{auth}'))",
+        "3 rows in public.orders (fine).",
+    ),
+    "a check of a partition": (
+        EVENTS.format("kind") + "CREATE TABLE orders_a PARTITION OF orders (CONSTRAINT fine CHECK (user_id <> '{auth}')) FOR VALUES IN ('a')",
+        "3 rows in public.orders (fine).",
+    ),
+    "a check of the partitioned table": (
+        EVENTS.format("kind") + "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('a'); ALTER TABLE orders ADD CONSTRAINT fine CHECK (user_id <> '{auth}')",
+        "3 rows in public.orders (fine).",
+    ),
+    "no partition": (EVENTS.format("user_id") + "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('{app}')", "3 rows in public.orders (no partition takes it)."),
+    "no partition below": (
+        EVENTS.format("kind")
+        + "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('a') PARTITION BY LIST (user_id); CREATE TABLE orders_b PARTITION OF orders_a FOR VALUES IN ('{app}')",
+        "3 rows in public.orders (no partition takes it).",
+    ),
+}  # fmt: skip
+
+
+def three_orders(db, ddl, app, auth):
+    db.sql(ddl.replace("%%", "%").replace("{app}", str(app)).replace("{auth}", str(auth)))
+    db.sql("INSERT INTO orders (id, user_id) SELECT i, %s FROM generate_series(1, 3) i", [app])
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_what_the_tables_would_not_take(db, case):
+    ddl, detail = BLOCKS[case]
+    three_orders(db, ddl, *mismatched(db, "ann@example.com"))
+    error = foretold(db, "orders")
+    assert error["detail"] == detail and error["hint"]
+
+
+def test_a_merge_that_a_check_forbids(db):
+    three_orders(db, ORDERS.format("user_id <> '{auth}'"), *duplicate(db, "ann@example.com"))
+    assert foretold(db, "orders", email="ann@example.com")["detail"] == "3 rows in public.orders (fine)."
+
+
+def test_a_row_that_breaks_a_check_already_cannot_be_changed_at_all(db):
+    app, auth = mismatched(db, "ann@example.com")
+    three_orders(db, "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users)", app, auth)
+    db.sql("ALTER TABLE orders ADD CONSTRAINT fine CHECK (id < 3) NOT VALID")
+    assert foretold(db, "orders")["detail"] == "1 row in public.orders (fine)."
+
+
+def test_an_email_that_a_check_forbids(db):
+    db.sql("ALTER TABLE onagui.app_users ADD CONSTRAINT ours CHECK (email LIKE '%@example.com')")
+    app_user(db, "old@example.com", auth_user(db, "new@example.org"))
+    assert foretold(db)["detail"] == "1 row in onagui.app_users (ours)."
+
+
+def test_a_domain_is_asked_too(db):
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql(f"CREATE DOMAIN user_id AS uuid CHECK (value <> '{auth}')")
+    three_orders(db, "CREATE TABLE orders (id int, user_id user_id REFERENCES onagui.app_users)", app, auth)
+    plan, done = rehearsed(db), fix_one(db, None)
+    for row in plan, done:
+        assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("failed", "23514"), row
+
+
+PASSES = {
+    "a check that is NULL": ORDERS.format("user_id <> NULL::uuid"),
+    "a check of other columns": ORDERS.format("id > 0"),
+    "a check of another partition": EVENTS.format("kind")
+    + "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('a'); CREATE TABLE orders_b PARTITION OF orders (CHECK (false)) FOR VALUES IN ('b')",
+    "a default partition": EVENTS.format("user_id") + "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('{app}'); CREATE TABLE orders_b PARTITION OF orders DEFAULT",
+    "hash partitions": "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users) PARTITION BY HASH (user_id);"
+    "CREATE TABLE orders_a PARTITION OF orders FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE orders_b PARTITION OF orders FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PASSES)
+def test_what_the_tables_would_take(db, case):
+    three_orders(db, PASSES[case], *mismatched(db, "ann@example.com"))
+    assert goes_well(db)["rows_changed"] == 3
+
+
+def test_a_hash_partition_that_is_missing(db):
+    db.sql("CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users) PARTITION BY HASH (user_id)")
+    db.sql("CREATE TABLE orders_a PARTITION OF orders FOR VALUES WITH (MODULUS 2, REMAINDER 0)")
+    fits = set()
+    for number in range(40):
+        app, auth = mismatched(db, f"u{number}@example.com")
+        accepts = "SELECT satisfies_hash_partition('orders'::regclass, 2, 0, %s::uuid)"
+        if not db.one(accepts, [app]):
+            continue
+        db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+        if db.one(accepts, [auth]):
+            fits.add(True)
+            goes_well(db, f"u{number}@example.com")
+        else:
+            fits.add(False)
+            assert foretold(db, "orders", email=f"u{number}@example.com")["detail"] == "1 row in public.orders (no partition takes it)."
+        if len(fits) == 2:
+            return
+    raise AssertionError(fits)
+
+
+def test_a_check_that_is_not_enforced(db):
+    if int(db.server.major.split("-")[0]) < 18:
+        pytest.skip("from PostgreSQL 18 on")
+    app, auth = mismatched(db, "ann@example.com")
+    three_orders(db, ORDERS.format("user_id <> '{auth}'").replace("))", ") NOT ENFORCED)"), app, auth)
+    goes_well(db)
+
+
+def goes_on_and_fails(db):
+    plan, done = fix_one(db, None, apply=False), fix_one(db, None)
+    assert (plan["outcome"], done["outcome"], done["details"]["error"]["sqlstate"]) == ("planned", "failed", "23514"), (plan, done)
+
+
+def test_a_check_of_the_whole_row_is_not_tried(db):
+    three_orders(db, ORDERS.format("orders::text NOT LIKE '%{auth}%'"), *mismatched(db, "ann@example.com"))
+    goes_on_and_fails(db)
+
+
+def test_a_check_that_could_do_anything_is_not_tried(db):
+    """The rehearsal is a read; the fix then says what the server says."""
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql(
+        """CREATE TABLE tried (at timestamptz DEFAULT now());
+           CREATE FUNCTION fine(uuid) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.tried DEFAULT VALUES; RETURN false; END $$;"""
+        + ORDERS.format("true")
+    )
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    db.sql("ALTER TABLE orders ADD CHECK (public.fine(user_id)) NOT VALID")
+    fix_one(db, None, apply=False)
+    assert db.one("SELECT count(*) FROM tried") == 0
+    goes_on_and_fails(db)

@@ -1,0 +1,77 @@
+//! Which rows the server would not take, once they have changed: for a CHECK, or for want of a partition.
+
+use super::plan::Plan;
+use super::rekey::Collision;
+use crate::catalog::references::Table;
+use crate::catalog::shape::{Check, Shape};
+use crate::error::Error;
+use crate::pg::{self, Arg, Mode, Session};
+use pgrx::JsonB;
+use std::collections::BTreeSet;
+
+/// Fails where any was found.
+pub fn fail(broken: Vec<Collision>) -> Result<(), Error> {
+    match broken.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Violates { what: Collision::in_words(&broken) }),
+    }
+}
+
+/// What rows would break whose columns `changed` are new. `moved` is a query over `args` for those rows as they will be
+/// (see [`super::collisions`]). Fails as the server does where a domain does not take a value.
+pub fn broken(
+    session: &Session,
+    (table, shape): (&Table, &Shape),
+    changed: &[String],
+    (moved, args): (&str, &[Arg]),
+    mode: Mode,
+) -> Vec<Collision> {
+    let checks: Vec<&Check> = shape.checks_of(changed).collect();
+    let is_domain = |name: &String| shape.column(name).is_some_and(|column| column.is_domain);
+    if checks.is_empty() && !changed.iter().any(is_domain) {
+        return Vec::new();
+    }
+    let counts: Vec<String> = checks.iter().map(|check| count_sql(check)).collect();
+    let sql = format!(
+        "WITH moved AS MATERIALIZED ({moved}) SELECT ARRAY[{}]::bigint[] FROM moved",
+        counts.join(", ")
+    );
+    let counts: Option<Vec<i64>> = pg::as_role(table.owner, || session.run(&sql, args, mode).one());
+    let found = checks.iter().zip(counts.unwrap_or_default()).filter(|(_, rows)| *rows > 0);
+    found
+        .map(|(check, rows)| Collision {
+            table: table.label.clone(),
+            constraint: check.name.clone().unwrap_or_else(|| "no partition takes it".into()),
+            rows: rows as u64,
+        })
+        .collect()
+}
+
+fn count_sql(Check { name, condition, partition, .. }: &Check) -> String {
+    let broken = match (name, partition) {
+        (None, _) => format!("({condition}) IS NOT TRUE"),
+        (_, None) => format!("({condition}) IS FALSE"),
+        (_, Some(bounds)) => format!("({bounds}) AND ({condition}) IS FALSE"),
+    };
+    format!("count(*) FILTER (WHERE {broken})")
+}
+
+impl Plan<'_> {
+    /// What the rows that change would break.
+    pub fn broken(&self) -> Vec<Collision> {
+        let places: BTreeSet<usize> = self.rows.keys().map(|row| row.0).collect();
+        let of_place = |place: usize| {
+            let columns: BTreeSet<&String> =
+                self.of_table(place).flat_map(|(_, known)| known.after.keys()).collect();
+            if columns.is_empty() {
+                return Vec::new();
+            }
+            let changed: Vec<String> = columns.into_iter().cloned().collect();
+            let (query, images) = self.image(place, self.of_table(place).map(|(row, _)| row));
+            let of = (&self.mover.references.tables[place], self.shape(place));
+            let moved = (query.as_str(), &[JsonB(images).into()][..]);
+            broken(self.session, of, &changed, moved, self.mode)
+        };
+        places.into_iter().flat_map(of_place).collect()
+    }
+}

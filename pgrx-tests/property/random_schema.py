@@ -99,6 +99,21 @@ class ForeignKey:
         )
 
 
+class Check:
+    """That a column's text is not below a bound; NOT VALID, where rows break it."""
+
+    def __init__(self, name, table, column, bound, part):
+        self.name, self.table, self.column, self.bound, self.part = name, table, column, bound, part
+
+    def breaks(self, row):
+        return (self.part is None or self.table.partition_of(row) == self.part) and row[self.column] is not None and row[self.column] < self.bound
+
+    def sql(self):
+        at = self.table.name if self.part is None else self.table.part_name(self.part)
+        valid = " NOT VALID" if any(map(self.breaks, self.table.rows)) else ""
+        return f"ALTER TABLE {at} ADD CONSTRAINT {quote(self.name)} CHECK ({quote(self.column)}::text COLLATE \"C\" >= {literal(self.bound)}){valid};"
+
+
 class Table:
     def __init__(self, schema, name):
         self.name = f"{quote(schema)}.{quote(name)}"
@@ -108,12 +123,18 @@ class Table:
         #: How the table is partitioned, and (bounds, which values) of each partition; by hash nobody knows which.
         self.method, self.parts = "HASH", []
         self.number, self.touched = 0, False
+        self.checks = []
 
     def part_name(self, i):
         return f"{self.name.partition('.')[0]}.{quote(f'part {self.number} {i}')}"
 
     def partition_of(self, row):
-        return next(i for i, (_, holds) in enumerate(self.parts) if holds(row[self.partition_by]))
+        """None where no partition takes it."""
+        return next((i for i, (_, holds) in enumerate(self.parts) if holds(row[self.partition_by])), None)
+
+    def refuses(self, row):
+        """Whether the server would not take the row, for a CHECK or for want of a partition."""
+        return any(check.breaks(row) for check in self.checks) or bool(self.parts) and self.partition_of(row) is None
 
     def column(self, name):
         return next((c for c in self.columns if c.name == name), None)
@@ -148,6 +169,7 @@ class World:
             self._table()
         self._cycles()
         self._rows()
+        self._checks(random.Random(f"checks {seed}"))
 
     def chance(self, p):
         return self.random.random() < p
@@ -567,6 +589,22 @@ class World:
         if not is_key and not gens and self._valid(t, new) and t.fits(new, [x for x in t.rows if x is not row]):
             row.update(new)
 
+    # ---- what no row may be
+
+    def _checks(self, r):
+        for t in self.tables:
+            if len(t.parts) > 1 and t.parts[-1][0] == "DEFAULT" and r.random() < 0.3:
+                *parts, last = t.parts
+                only_last = any(key.child is t and key.only == len(parts) for key in self.keys)
+                if not any(t.partition_of(row) == len(parts) for row in t.rows) and not only_last and not any(t.part_name(len(parts)) in u.sql for u in t.uniques):
+                    t.parts = parts
+            kinds = ("uuid", "text", "varchar", "public.user_id")
+            columns = [c.name for c in t.columns if c.kind in kinds and c.name != "txt"]
+            has_heir = any(heir.parent is t for heir in self.tables)
+            if columns and not has_heir and r.random() < 0.15:
+                part = r.randrange(len(t.parts)) if t.parts and r.random() < 0.5 else None
+                t.checks.append(Check(self.label("check "), t, r.choice(columns), r.choice("1248"), part))
+
     # ---- as SQL
 
     def script(self):
@@ -592,6 +630,7 @@ class World:
             for row in t.rows:
                 out.append(f"INSERT INTO {t.name} ({columns_sql(names)}) VALUES ({', '.join(literal(row[n]) for n in names)});")
         out += [k.sql() for k in self.keys]
+        out += [check.sql() for t in self.tables for check in t.checks]
         for t in self.tables:
             if t.owner != "supabase_admin":
                 out.append(f"ALTER TABLE {t.name} OWNER TO {t.owner};")

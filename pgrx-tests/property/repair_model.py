@@ -109,7 +109,8 @@ class Cascade:
         return parent in self.gone or any(self.new(parent)[k] != self.old(parent)[k] for k in key.keys)
 
     def follow(self):
-        """Brings along what refers to rows that have changed or given way."""
+        """Brings along what refers to rows that have changed or given way. A row that two keys pull to and fro may yet give
+        way itself: see is_torn()."""
         for _ in range(ROUNDS):
             changed = False
             ties = [(row, key, parent) for row in self.all() for key, parent in self.parents(row, arriving=True)]
@@ -118,17 +119,28 @@ class Cascade:
                     self.disturbed.add((key, parent))
                 if (key, parent) not in self.disturbed or row in self.gone and not (row in self.users and set(key.columns) <= set(self.taken)):
                     continue
-                heir = self.heir(parent)
-                wanted = [self.new(heir)[k] if self.new(heir)[k] != self.old(parent)[k] else self.old(row)[c] for c, k in zip(key.columns, key.keys)]
-                if any(self.new(heir)[k] is None for k in key.keys):
-                    raise Refused("no key to refer to")
-                changed |= self.change(row, dict(zip(key.columns, wanted)))
+                changed |= self.change(row, self.wanted(row, key, parent))
             if self.taken:
                 leaving, staying = self.users
                 changed |= self.change(staying, {c: self.new(leaving)[c] for c in self.taken})
             if not changed:
                 return
-        raise Refused("keys disagree")
+
+    def wanted(self, row, key, parent):
+        """What the columns of a key must be for the row to refer to its parent as that will be."""
+        heir = self.heir(parent)
+        if any(self.new(heir)[k] is None for k in key.keys):
+            raise Refused("no key to refer to")
+        return {c: self.new(heir)[k] if self.new(heir)[k] != self.old(parent)[k] else self.old(row)[c] for c, k in zip(key.columns, key.keys)}
+
+    def is_torn(self):
+        """Whether two keys want a row that stays to be different things."""
+        return any(
+            (key, parent) in self.disturbed and any(self.new(row)[c] != value for c, value in self.wanted(row, key, parent).items())
+            for row in self.all()
+            if row not in self.gone
+            for key, parent in self.parents(row, arriving=True)
+        )
 
     def leaves_orphans(self):
         """Whether a row that changes in the columns of a key refers to nobody by it afterwards: the server refuses that."""
@@ -144,6 +156,10 @@ class Cascade:
             for row in self.moved()
             for key in self.world.keys
         )
+
+    def is_refused(self):
+        """Whether the server would not take a row that changes."""
+        return any(row[0].refuses(self.new(row)) for row in self.moved())
 
     def disagrees(self):
         """Whether a row that follows one key would leave, by another, a row that stays where it is."""

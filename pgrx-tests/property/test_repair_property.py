@@ -107,10 +107,12 @@ class Lab:
             if wanted.changes_hands():
                 raise Refused("key changes hands")
             wanted.settle(policy if world.is_merge else "error")
-            if wanted.disagrees():
+            if wanted.is_torn() or wanted.disagrees():
                 raise Refused("keys disagree")
             if wanted.leaves_orphans():
                 raise Refused("orphans")
+            if wanted.is_refused():
+                raise Refused("check")
         except Refused as error:
             refused = str(error)
 
@@ -139,12 +141,16 @@ class Lab:
                 # Keys change hands, and a foreign key that shares columns forbids every state between.
                 refused = "no order"
                 print(f"SEED={world.seed}: no order of steps")
+            if not refused and error["sqlstate"] == "23514" and len(wanted.gone) > 1 and any(row[0].refuses(wanted.old(row)) for row in wanted.moved()):
+                # A row that breaks a NOT VALID CHECK cannot change in a step that leaves it so.
+                refused = "check in steps"
             assert refused, ("refused without a reason", told)
             if refused == "conflicts" and "conflicts" in done["details"]:
                 assert self.met(done) == wanted.met, (wanted.met, told)
                 assert error["sqlstate"] == "23505", told
             else:
-                assert error["sqlstate"] in ("23503", "23505"), told
+                assert error["sqlstate"] in ("23503", "23505", "23514"), told
+                assert (error["sqlstate"] == "23514") <= refused.startswith("check"), told
             self.seen[kind, refused] += 1
             return
         assert not refused, (refused, wanted.met, told)
@@ -166,8 +172,9 @@ class Lab:
             undo = self.undo(done["audit_id"])
         except psycopg.errors.ObjectNotInPrerequisiteState:
             # A NOT VALID key let rows in that had the key already. They refer to the user's rows now, or have left the
-            # partition where it stands, and bar the undo.
+            # partition where it stands, and bar the undo. So does a NOT VALID CHECK that a row broke as it was.
             left = any(had[key.name] for key in world.keys if key.only is not None)
+            left |= any(row[0].refuses(wanted.old(row)) for row in [*wanted.moved(), *wanted.gone])
             assert had != has or left, ("undo refused", told)
             assert differences(world, after, snapshot(world, self.admin)) == []
             self.seen[kind, "adopted"] += 1

@@ -186,6 +186,21 @@ def test_generated_domain_in_a_partitioned_table(db):
     assert db.sql("SELECT held_by FROM seats") == [(auth,)]
 
 
+def test_rows_that_refer_to_what_is_computed_from_the_id(db):
+    """They are moved through a generated column, and hold no id that a foreign key to app_users would tell of."""
+    db.sql(
+        """CREATE TABLE seats (user_id uuid REFERENCES onagui.app_users, held_by uuid GENERATED ALWAYS AS (user_id) STORED UNIQUE);
+           CREATE TABLE notes (seat uuid REFERENCES seats (held_by))"""
+    )
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql("INSERT INTO seats VALUES (%s)", [app])
+    db.sql("INSERT INTO notes VALUES (%s)", [app])
+    done = fix_one(db, "ann@example.com")
+    assert db.one("SELECT seat FROM notes") == auth
+    undo(db, done["audit_id"])
+    assert db.sql("SELECT seat, held_by FROM notes, seats") == [(app, app)]
+
+
 def test_unique_conflict_since(db):
     app, auth, audit_id = merged(db)
     app_user(db, "someone@example.com", username="w")

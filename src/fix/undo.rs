@@ -2,6 +2,7 @@
 
 use super::repair::Repair;
 use crate::catalog::House;
+use crate::catalog::references::ForeignKey;
 use crate::error::{Error, Failure, plain};
 use crate::pg::{self, Arg, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
@@ -251,9 +252,16 @@ fn left_behind(repair: &Repair, session: &Session, logged: &Logged, id: Uuid) ->
     for reference in &logged.references {
         let label = reference["table"].as_str().unwrap_or_default();
         let columns = reference["columns"].as_array().into_iter().flatten();
+        let references = &repair.mover.references;
         let is_moved = |column: &str| {
-            let mut tables = repair.mover.references.tables.iter().filter(|t| t.label == label);
-            tables.any(|t| t.moving.iter().any(|m| unquoted(&m.column) == column))
+            let mut tables = references.tables.iter().enumerate().filter(|(_, t)| t.label == label);
+            tables.any(|(place, table)| {
+                let follows = |key: &ForeignKey| {
+                    key.child == place && key.columns.iter().any(|c| unquoted(c) == column)
+                };
+                table.moving.iter().any(|m| unquoted(&m.column) == column)
+                    || references.by_rows && references.keys.iter().any(follows)
+            })
         };
         for column in columns.filter_map(Value::as_str).filter(|column| !is_moved(column)) {
             if undo::holds(session, repair.target().house, label, column, id) {

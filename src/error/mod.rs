@@ -3,6 +3,7 @@
 mod words;
 
 use onagui_decide::registration::{Wrong, printable};
+use onagui_decide::repair::Action;
 
 /// An error as the server reports it.
 #[derive(Clone, Debug, Default)]
@@ -137,7 +138,7 @@ pub enum Error {
     /// Rows that would collide, in words.
     Collides {
         what: String,
-        merge: bool,
+        action: Action,
     },
     /// What the tables' CHECKs and partitions would not take, in words.
     Violates {

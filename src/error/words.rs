@@ -2,6 +2,7 @@
 
 use super::{Error, Failure, plain};
 use onagui_decide::registration::Wrong;
+use onagui_decide::repair::Action;
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -187,18 +188,17 @@ impl From<Error> for Failure {
                 format!("rows of {table} had the id before, have changed, and cannot be told apart for want of a primary key"),
                 "Give the table a primary key.".into(),
             ),
-            Error::Collides { what, merge } => (
+            Error::Collides { what, action } => (
                 "23505",
-                if merge {
-                    "the users cannot be merged: both have rows of which only one may exist".into()
-                } else {
-                    "the user cannot be re-keyed: rows with the new id exist already".into()
+                match action {
+                    Action::Merge => "the users cannot be merged: both have rows of which only one may exist".into(),
+                    Action::UpdateEmail => "the e-mail cannot be taken over: rows with it exist already".into(),
+                    _ => "the user cannot be re-keyed: rows with the new id exist already".into(),
                 },
                 what,
-                if merge {
-                    "Choose who stays: SELECT * FROM onagui.fix_user_ids(ARRAY['…'], p_on_conflict => 'keep_auth') or 'keep_app'. What gives way is kept in the audit log and undo_fix() brings it back.".into()
-                } else {
-                    "Look at those rows, remove or change what should not be there, then try again.".into()
+                match action {
+                    Action::Merge => "Choose who stays: SELECT * FROM onagui.fix_user_ids(ARRAY['…'], p_on_conflict => 'keep_auth') or 'keep_app'. What gives way is kept in the audit log and undo_fix() brings it back.".into(),
+                    _ => "Look at those rows, remove or change what should not be there, then try again.".into(),
                 },
             ),
             Error::Violates { what } => (

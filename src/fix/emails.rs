@@ -1,12 +1,13 @@
 //! Taking auth's e-mails over, also where users of one call hold each other's.
 
 use super::outcome::Outcome;
-use super::rehearsal::refused;
+use super::rehearsal::{collides, refused};
 use super::repair::Repair;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;
 use crate::statements::changes::{self, Done, TableChanges, Update, Written};
+use crate::statements::merge::Merge;
 use crate::statements::rekey::Collision;
 use crate::statements::rows;
 use crate::statements::{checks, collisions};
@@ -151,6 +152,7 @@ fn rehearse(
         return Ok(refused(candidate, Action::UpdateEmail, error));
     }
     let mut found = Vec::new();
+    let mut holder = None;
     for unique in shape.touched_by(&email) {
         let sql = format!(
             "SELECT t.id FROM ({}) AS p(a, b, at, row, e) JOIN {} t ON t.tableoid = p.at AND t.ctid = p.row::tid",
@@ -160,6 +162,7 @@ fn rehearse(
         let holders: Vec<Uuid> =
             pg::as_role(table.owner, || session.run(&sql, &args, Mode::Read).column());
         let rows = holders.iter().filter(|holder| !free.contains(holder)).count();
+        holder = holder.or(holders.into_iter().next());
         if rows > 0 {
             found.push(Collision {
                 table: table.label.clone(),
@@ -167,6 +170,9 @@ fn rehearse(
                 rows: rows as u64,
             });
         }
+    }
+    if found.is_empty() && repair.mover.email_is_key() {
+        return rehearse_with_children(repair, session, candidate, holder, row);
     }
     if !found.is_empty() {
         row.outcome = "refused";
@@ -176,6 +182,42 @@ fn rehearse(
         });
         let email = candidate.email.clone().unwrap_or_default();
         row = row.refused_for(Error::EmailTaken { email });
+    }
+    Ok(row)
+}
+
+/// The same where rows refer to the user by the e-mail, and follow. `holder` is who gives it up.
+fn rehearse_with_children(
+    repair: &Repair,
+    session: &Session,
+    candidate: &Candidate,
+    holder: Option<Uuid>,
+    row: Outcome,
+) -> Result<Outcome, Error> {
+    let id = candidate.app()?;
+    let mut wanted = vec![(id, candidate.auth_email.clone())];
+    let plan =
+        |wanted: &[(Uuid, _)]| Merge::plan_emails(session, &repair.mover, wanted, Mode::Read);
+    let alone = match plan(&wanted) {
+        Ok(merge) => merge,
+        Err(error) => return Ok(refused(candidate, Action::UpdateEmail, error)),
+    };
+    let mut row = row.moves(alone.referring());
+    let mut collisions = alone.collisions.clone();
+    if let Some(holder) = holder {
+        wanted.insert(0, (holder, Some(placeholder(holder))));
+        match plan(&wanted) {
+            Ok(merge) => collisions.clone_from(&merge.collisions),
+            Err(error) => return Ok(refused(candidate, Action::UpdateEmail, error)),
+        }
+    }
+    if !collisions.is_empty() {
+        row.outcome = "refused";
+        row.details = json!({
+            "reason": "rows would collide",
+            "conflicts": Collision::to_json(&collisions),
+        });
+        row = row.refused_for(collides(&collisions, Action::UpdateEmail));
     }
     Ok(row)
 }
@@ -214,7 +256,7 @@ fn explain(
     failure: &Failure,
 ) -> Result<Outcome, Error> {
     let failed = |failure| Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure));
-    if !matches!(failure.sqlstate.as_str(), "22001" | "23505" | "23514") {
+    if !matches!(failure.sqlstate.as_str(), "22001" | "23503" | "23505" | "23514") {
         return Ok(failed(failure.clone()));
     }
     let look = || pg::connect(|session| rehearse(repair, session, candidate, exchanging));
@@ -246,6 +288,7 @@ impl Parking {
             repair.mover.shape(session, 0, repair.mode()).touched_by(&email).next().is_some()
         });
         let may_be_null = repair.target().app.column("email").is_some_and(|c| !c.not_null);
+        let may_be_null = may_be_null && !repair.mover.email_is_key();
         match (is_ring && is_unique, may_be_null) {
             (false, _) => vec![Parking::Nothing],
             (true, true) => vec![Parking::Null, Parking::Placeholder],
@@ -257,12 +300,14 @@ impl Parking {
         match self {
             Parking::Nothing => candidate.app_email.clone(),
             Parking::Null => None,
-            // RFC 2606: nobody's domain.
-            Parking::Placeholder => {
-                candidate.app_user_id.map(|id| format!("exchange-{id}@example.invalid"))
-            }
+            Parking::Placeholder => candidate.app_user_id.map(placeholder),
         }
     }
+}
+
+/// RFC 2606: nobody's domain.
+fn placeholder(id: Uuid) -> String {
+    format!("exchange-{id}@example.invalid")
 }
 
 fn change(
@@ -281,9 +326,21 @@ fn change(
         }
     }
     let mut steps = Vec::new();
+    // What refers to each of them, as the last step moves it.
+    let mut moved = Vec::new();
     let mut set = |candidate: &Candidate, before: &Option<String>, after: &Option<String>| {
-        let done = set_email(repair, session, candidate, before.clone(), after.clone())?;
-        steps.push(json!({ "changes": done }));
+        if repair.mover.email_is_key() {
+            let email = [(candidate.app()?, after.clone())];
+            let merge = Merge::plan_emails(session, &repair.mover, &email, Mode::Fresh)?;
+            if merge.unsettled {
+                return Err(collides(&merge.collisions, Action::UpdateEmail));
+            }
+            steps.extend(merge.carry_out()?.iter().map(|done| json!({ "changes": done })));
+            moved.push(merge.referring());
+        } else {
+            let done = set_email(repair, session, candidate, before.clone(), after.clone())?;
+            steps.push(json!({ "changes": done }));
+        }
         Ok::<_, Error>(())
     };
     if !matches!(parking, Parking::Nothing) {
@@ -297,10 +354,14 @@ fn change(
     // A ring is taken back together: one by one, each would find their address with another.
     let id = session.run("SELECT gen_random_uuid()::text", &[], Mode::Fresh).one::<String>();
     let mut undo = Some(json!(steps));
+    let mut moved = moved.split_off(moved.len().saturating_sub(users.len())).into_iter();
     Ok(users
         .iter()
         .map(|candidate| {
             let mut row = Outcome::of(candidate, Action::UpdateEmail, "done");
+            if let Some(moved) = moved.next() {
+                row = row.moves(moved);
+            }
             row.details = json!({ "before": candidate.app_email, "after": candidate.auth_email });
             if users.len() > 1 {
                 row.details["exchange"] = json!(id);

@@ -57,7 +57,7 @@ impl Repair {
         if unsettled {
             row.outcome = "refused";
             row.new_app_user_id = row.old_app_user_id;
-            let error = collides(&collisions, action == Action::Merge);
+            let error = collides(&collisions, action);
             row.details["reason"] = json!("rows would collide");
             row = row.refused_for(error);
         }
@@ -77,6 +77,6 @@ pub(super) fn refused(candidate: &Candidate, action: Action, error: Error) -> Ou
     Outcome { outcome: "refused", ..row }
 }
 
-pub(super) fn collides(collisions: &[Collision], merge: bool) -> Error {
-    Error::Collides { what: Collision::in_words(collisions), merge }
+pub(super) fn collides(collisions: &[Collision], action: Action) -> Error {
+    Error::Collides { what: Collision::in_words(collisions), action }
 }

@@ -340,7 +340,7 @@ impl Repair {
         let (from, to) = (candidate.app()?, candidate.auth()?);
         let merge = Merge::plan(session, &self.mover, from, to, self.policy, Mode::Fresh)?;
         if merge.unsettled {
-            return Err(collides(&merge.collisions, true));
+            return Err(collides(&merge.collisions, Action::Merge));
         }
         let mut row = Outcome::of(candidate, Action::Merge, "done").moves(merge.referring());
         row.new_app_user_id = Some(to);

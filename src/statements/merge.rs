@@ -10,10 +10,11 @@
 use super::changes::{self, Done};
 use super::plan::{Known, Plan, Row, Side};
 use super::rekey::{Collision, Held, Mover, Referring, unquoted};
-use super::rows;
+use super::rows::{self, Text};
 use super::{checks, settle, steps};
 use crate::error::Error;
 use crate::pg::{self, Mode, Session};
+use onagui_decide::repair::Action;
 use pgrx::Uuid;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -78,6 +79,25 @@ impl<'a> Merge<'a> {
             plan.set(&user, Side::App, vec![("id".into(), Some(to.to_string()))]);
             plan.bring_soft_references(from, to);
             Self::settle(plan, vec![user], OnConflict::Error)
+        })
+    }
+
+    /// Plans to give app users these e-mails, where rows of other tables refer to them by the ones they have.
+    pub fn plan_emails(
+        session: &'a Session,
+        mover: &'a Mover,
+        emails: &[(Uuid, Text)],
+        mode: Mode,
+    ) -> Result<Self, Error> {
+        pg::with_stable_text(|| {
+            let mut plan = Plan::new(session, mover, mode);
+            let mut users = Vec::with_capacity(emails.len());
+            for (id, email) in emails {
+                let user = plan.user(*id)?;
+                plan.set(&user, Side::App, vec![("email".into(), email.clone())]);
+                users.push(user);
+            }
+            Self::settle(plan, users, OnConflict::Error)
         })
     }
 
@@ -185,7 +205,7 @@ pub fn rekey(
         if merge.unsettled {
             return Err(Error::Collides {
                 what: Collision::in_words(&merge.collisions),
-                merge: false,
+                action: Action::Rekey,
             });
         }
         let done = merge.carry_out()?;

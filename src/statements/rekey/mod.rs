@@ -314,6 +314,12 @@ impl Mover {
         Ok(by_user)
     }
 
+    /// Whether rows of some table refer to users by their e-mails.
+    pub fn email_is_key(&self) -> bool {
+        let mut keys = self.references.keys.iter();
+        keys.any(|key| key.parent == 0 && key.keys.iter().any(|k| k == "email"))
+    }
+
     /// Whether there is a way to move many users at once.
     pub fn moves_many(&self) -> bool {
         !self.references.by_rows

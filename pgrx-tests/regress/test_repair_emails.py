@@ -1,0 +1,131 @@
+"""Rows that refer to users by their e-mails follow when auth's e-mail is taken over, and go back when that is undone."""
+
+import pytest
+from repairs import app_user, auth_user, content, fix, fix_one, undo
+from support import expect_error
+
+TABLES = "onagui.app_users", "profiles", "notes"
+
+
+@pytest.fixture
+def db(db):
+    return db.install()
+
+
+def stale(db, old, new, notes=2):
+    """A user whose e-mail has changed in auth, with a profile and notes that go by the old one."""
+    id = app_user(db, old, auth_user(db, new))
+    db.sql("INSERT INTO profiles VALUES (%s)", [old])
+    db.sql("INSERT INTO notes (email) SELECT %s FROM generate_series(1, %s)", [old, notes])
+    return id
+
+
+def tables(db, kind="text", action=""):
+    if kind != "text":
+        db.sql(f"ALTER TABLE onagui.app_users ALTER email TYPE {kind}")
+    db.sql(
+        f"""ALTER TABLE onagui.app_users ADD UNIQUE (email);
+            CREATE TABLE profiles (email {kind} PRIMARY KEY REFERENCES onagui.app_users (email) {action});
+            CREATE TABLE notes (id int GENERATED ALWAYS AS IDENTITY, email {kind} REFERENCES profiles {action})"""
+    )
+
+
+def done_and_undone(db, **emails):
+    """The rehearsal foretells it, it is done, and all of it can be taken back."""
+    before = content(db, *TABLES)
+    plan = fix(db, None, apply=False)
+    assert content(db, *TABLES) == before
+    done = fix(db, None)
+    assert {row["outcome"] for row in plan} == {"planned"} and {row["outcome"] for row in done} == {"done"}, (plan, done)
+    for a, b in zip(plan, done, strict=True):
+        assert (a["email"], a["action"], a["rows_changed"], a["details"].get("references")) == (
+            b["email"], "update_email", b["rows_changed"], b["details"].get("references"),
+        )  # fmt: skip
+    assert dict(db.sql("SELECT email::text, count(*) FROM notes GROUP BY 1")) == emails
+    after = content(db, *TABLES)
+    for row in reversed(done):
+        undo(db, row["audit_id"]) if "exchange" not in row["details"] or row is done[0] else None
+    assert content(db, *TABLES) == before
+    return done, after
+
+
+@pytest.mark.parametrize("action", ["", "ON UPDATE CASCADE", "ON UPDATE RESTRICT", "ON UPDATE SET NULL", "DEFERRABLE INITIALLY DEFERRED"])
+def test_they_follow(db, action):
+    tables(db, action=action)
+    stale(db, "old@example.com", "new@example.com", 3)
+    (row,), _ = done_and_undone(db, **{"new@example.com": 3})
+    assert row["rows_changed"] == 4
+    assert row["details"]["references"] == [
+        {"table": "public.profiles", "columns": ["email"], "rows": 1},
+        {"table": "public.notes", "columns": ["email"], "rows": 3},
+    ]
+
+
+def test_in_another_case(db):
+    db.sql("CREATE EXTENSION citext SCHEMA public", role="supabase_admin")
+    tables(db, kind="citext")
+    stale(db, "old@example.com", "New@example.com")
+    db.sql("INSERT INTO notes (email) VALUES ('OLD@example.com')")
+    done_and_undone(db, **{"New@example.com": 3})
+
+
+@pytest.mark.parametrize("null", ["", " NOT NULL"])
+def test_exchanged(db, null):
+    """Each one's profile, of which there can be one only, goes along."""
+    db.sql(f"ALTER TABLE onagui.app_users ALTER email {'SET' if null else 'DROP'} NOT NULL")
+    tables(db)
+    stale(db, "a@example.com", "b@example.com", 1)
+    stale(db, "b@example.com", "c@example.com", 2)
+    stale(db, "c@example.com", "a@example.com", 3)
+    done_and_undone(db, **{"b@example.com": 1, "c@example.com": 2, "a@example.com": 3})
+
+
+def test_chained(db):
+    tables(db)
+    stale(db, "a@example.com", "b@example.com", 1)
+    stale(db, "b@example.com", "c@example.com", 2)
+    done_and_undone(db, **{"b@example.com": 1, "c@example.com": 2})
+
+
+def test_a_profile_that_is_there_already(db):
+    """No app user has the e-mail; a profile that no foreign key looks after does."""
+    tables(db)
+    db.sql("ALTER TABLE profiles DROP CONSTRAINT profiles_email_fkey, ADD FOREIGN KEY (email) REFERENCES onagui.app_users (email) NOT VALID")
+    stale(db, "old@example.com", "new@example.com")
+    db.sql("ALTER TABLE profiles DROP CONSTRAINT profiles_email_fkey")
+    db.sql("INSERT INTO profiles VALUES ('new@example.com')")
+    db.sql("ALTER TABLE profiles ADD FOREIGN KEY (email) REFERENCES onagui.app_users (email) NOT VALID")
+    before = content(db, *TABLES)
+    plan, done = fix_one(db, None, apply=False), fix_one(db, None)
+    assert content(db, *TABLES) == before
+    assert plan["outcome"] == done["outcome"] == "refused" and plan["details"] == done["details"], (plan, done)
+    assert done["details"]["conflicts"] == [{"table": "public.profiles", "constraint": "profiles_pkey", "rows": 1}]
+    error = done["details"]["error"]
+    assert error["sqlstate"] == "23505" and "public.profiles" in error["detail"] and error["hint"]
+
+
+def test_a_check_of_those_who_follow(db):
+    tables(db)
+    stale(db, "old@example.com", "new@example.org")
+    db.sql("ALTER TABLE notes ADD CONSTRAINT ours CHECK (email LIKE '%@example.com')")
+    plan, done = fix_one(db, None, apply=False), fix_one(db, None)
+    assert plan["outcome"] == done["outcome"] == "refused" and plan["details"] == done["details"], (plan, done)
+    assert done["details"]["error"]["sqlstate"] == "23514"
+
+
+def test_who_came_since_follows_the_undo(db):
+    tables(db)
+    stale(db, "old@example.com", "new@example.com")
+    row = fix_one(db, None)
+    db.sql("INSERT INTO notes (email) VALUES ('new@example.com')")
+    undo(db, row["audit_id"])
+    assert db.sql("SELECT DISTINCT email FROM notes") == [("old@example.com",)]
+
+
+def test_another_user_has_the_old_one_by_now(db):
+    tables(db)
+    stale(db, "old@example.com", "new@example.com")
+    row = fix_one(db, None)
+    app_user(db, "old@example.com")
+    with expect_error("55000"):
+        undo(db, row["audit_id"])

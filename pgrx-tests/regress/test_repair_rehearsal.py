@@ -176,3 +176,88 @@ def test_a_check_that_could_do_anything_is_not_tried(db):
     fix_one(db, None, apply=False)
     assert db.one("SELECT count(*) FROM tried") == 0
     goes_on_and_fails(db)
+
+
+REQUIRED = {
+    "a required column": ("ADD tenant int NOT NULL", "23502", "(tenant)"),
+    "a name with quotes": ("""ADD "it's" int NOT NULL""", "23502", "(it's)"),
+    "a required mapped one": ("ALTER full_name SET NOT NULL", "23502", "(full_name)"),
+    "a domain": ("ADD size public.size", "23502", None),
+    "a check": ("ADD CONSTRAINT fine CHECK (email NOT LIKE 'ann%')", "23514", "(fine)"),
+    "a check with a default": ("ADD kind text DEFAULT 'guest', ADD CONSTRAINT fine CHECK (kind <> 'guest') NOT VALID", "23514", "(fine)"),
+    "a check of what is generated": ("ADD at text GENERATED ALWAYS AS (split_part(email, '@', 2)) STORED, ADD CONSTRAINT fine CHECK (at <> 'example.com') NOT VALID", "23514", "(fine)"),
+    "an e-mail that is too long": ("ALTER email TYPE varchar(10)", "22001", "varchar(10)|character varying(10)"),
+    "a phone that is another's": ("ADD phone text UNIQUE", "23505", "(app_users_phone_key)"),
+    "a default that is another's": ("ADD seat int UNIQUE DEFAULT 1", "23505", "(app_users_seat_key)"),
+}  # fmt: skip
+
+
+def missing(db):
+    """An auth user without a row."""
+    db.sql("CREATE DOMAIN public.size AS int NOT NULL", role=ADMIN)
+    auth_user(db, "ann@example.com", phone="123")
+
+
+@pytest.mark.parametrize("case", REQUIRED)
+def test_a_row_that_cannot_be_made(db, case):
+    ddl, sqlstate, detail = REQUIRED[case]
+    missing(db)
+    db.sql(f"ALTER TABLE onagui.app_users {ddl}")
+    if "UNIQUE" in ddl:
+        app_user(db, "bob@e.com", auth_user(db, "bob@e.com"), **({"phone": "123"} if "phone" in ddl else {}))
+    outcome = "failed" if "domain" in case else "refused"
+    error = foretold(db, sqlstate=sqlstate, outcome=outcome)
+    assert fix_one(db, None)["action"] == "create"
+    if detail:
+        assert any(part in error["detail"] for part in detail.split("|")) and error["hint"], error
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "ADD number int GENERATED ALWAYS AS IDENTITY UNIQUE CHECK (number > 0)",
+        "ADD number serial NOT NULL CHECK (number > 0)",
+        "ADD token uuid NOT NULL UNIQUE DEFAULT gen_random_uuid(), ADD half text GENERATED ALWAYS AS (left(email, 3)) STORED, ADD CHECK (half = 'ann')",
+        "ADD at timestamptz NOT NULL DEFAULT now(), ADD CHECK (at <= now())",
+        "ADD tenant int NOT NULL DEFAULT 7, ADD CHECK (tenant = 7)",
+        "ADD phone text UNIQUE",
+        "ALTER full_name TYPE varchar(3)",
+    ],
+)
+def test_a_row_that_can_be_made(db, ddl):
+    missing(db)
+    db.sql(f"ALTER TABLE onagui.app_users {ddl}")
+    goes_well(db)
+
+
+def test_a_username_that_is_taken_gets_another_ending(db):
+    missing(db)
+    app_user(db, "bob@example.com", auth_user(db, "bob@example.com"), username="ann")
+    db.sql("ALTER TABLE onagui.app_users ADD UNIQUE (username)")
+    goes_well(db)
+
+
+def test_what_a_trigger_fills_is_not_foretold(db):
+    missing(db)
+    db.sql(
+        """ALTER TABLE onagui.app_users ADD tenant int NOT NULL;
+           CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.tenant = 1; RETURN NEW; END $$;
+           CREATE TRIGGER fill BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION fill()"""
+    )
+    goes_well(db)
+
+
+def test_of_many_each_gets_their_own_answer(db):
+    """Two thousand rows are looked at in a few statements."""
+    session = db.session(ADMIN)
+    with session.transaction():
+        session.execute("SET LOCAL onagui_sync.enabled = off")
+        session.execute(
+            """INSERT INTO auth.users (id, email, phone, email_confirmed_at)
+               SELECT gen_random_uuid(), 'u' || i || '@example.com', i, now() FROM generate_series(1, 2500) i"""
+        )
+    db.sql("ALTER TABLE onagui.app_users ADD phone int CHECK (phone % 500 <> 7)")
+    plan = {row["email"]: row["outcome"] for row in db.rows("SELECT email, outcome FROM onagui.fix_user_ids()")}
+    done = {row["email"]: row["outcome"] for row in db.rows("SELECT email, outcome FROM onagui.fix_user_ids(p_apply => true)")}
+    assert {email for email, outcome in plan.items() if outcome != "planned"} == {f"u{i}@example.com" for i in (7, 507, 1007, 1507, 2007)}
+    assert {email: {"planned": "done"}.get(outcome, outcome) for email, outcome in plan.items()} == done

@@ -14,6 +14,9 @@ pub struct ShapeColumn {
     /// There is such a limit: a cast to `kind` cuts or rounds what does not fit.
     pub is_limited: bool,
     pub is_domain: bool,
+    pub not_null: bool,
+    /// Nobody can tell beforehand what a row has there that is made without a value: a sequence's number, for instance.
+    pub is_open: bool,
     /// The expression of a generated column, over the table's column names.
     pub generated: Option<String>,
 }
@@ -59,6 +62,13 @@ pub struct Check {
     pub partition: Option<String>,
 }
 
+impl Uniqueness {
+    /// Whether the (quoted) column is part of it.
+    pub fn concerns(&self, column: &str) -> bool {
+        self.uses.iter().any(|used| used == column)
+    }
+}
+
 #[derive(Debug)]
 pub struct Shape {
     pub columns: Vec<ShapeColumn>,
@@ -72,15 +82,19 @@ const COLUMNS: &str = "
     SELECT a.attname::text, quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
            CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END,
            a.attnum = ANY (pk.indkey),
-           kinds.base, kinds.limited, kinds.domain
+           kinds.base, kinds.limited, kinds.domain, a.attnotnull,
+           a.attidentity <> '' OR a.attgenerated = '' AND EXISTS (
+               SELECT FROM regexp_matches(concat(d.adbin, kinds.defaults), ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
+                 JOIN pg_proc p ON p.oid = f.id[1]::oid
+                WHERE p.provolatile = 'v')
       FROM pg_attribute a
       CROSS JOIN LATERAL (
-            WITH RECURSIVE kind(id, typmod, depth) AS (
-                SELECT a.atttypid, a.atttypmod, 0
+            WITH RECURSIVE kind(id, typmod, depth, value) AS (
+                SELECT a.atttypid, a.atttypmod, 0, NULL::text COLLATE \"C\"
                 UNION ALL
-                SELECT t.typbasetype, t.typtypmod, k.depth + 1
+                SELECT t.typbasetype, t.typtypmod, k.depth + 1, t.typdefaultbin::text COLLATE \"C\"
                   FROM kind k JOIN pg_type t ON t.oid = k.id AND t.typtype = 'd')
-            SELECT bool_or(k.typmod >= 0) AS limited, max(k.depth) > 0 AS domain,
+            SELECT bool_or(k.typmod >= 0) AS limited, max(k.depth) > 0 AS domain, string_agg(k.value, '') AS defaults,
                    (array_agg(format_type(k.id, -1) ORDER BY k.depth DESC))[1] AS base
               FROM kind k) kinds
       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -184,6 +198,8 @@ impl Shape {
                 base: rows.get(row, 6).unwrap_or_default(),
                 is_limited: rows.get(row, 7).unwrap_or_default(),
                 is_domain: rows.get(row, 8).unwrap_or_default(),
+                not_null: rows.get(row, 9).unwrap_or_default(),
+                is_open: rows.get(row, 10).unwrap_or(true),
             });
         }
         let unique = read_unique(session, table, mode);
@@ -231,6 +247,22 @@ impl Shape {
         self.checks.iter().filter(|check| {
             check.is_untested || check.uses.is_empty() || self.depends_on(&check.uses, changed)
         })
+    }
+
+    /// What a row that is made may break, or collide in, as far as that does not hang on columns of which nobody can tell what
+    /// they will be.
+    pub fn asked_of_new<'a>(
+        &'a self,
+        open: &'a [String],
+    ) -> (impl Iterator<Item = &'a Check>, impl Iterator<Item = &'a Uniqueness>) {
+        let is_clear = |uses: &[String]| match uses {
+            [] => open.is_empty(),
+            uses => !uses.iter().any(|used| open.contains(used)),
+        };
+        (
+            self.checks.iter().filter(move |check| is_clear(&check.uses)),
+            self.unique.iter().filter(move |unique| is_clear(&unique.uses)),
+        )
     }
 
     fn depends_on(&self, uses: &[String], changed: &[String]) -> bool {

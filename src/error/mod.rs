@@ -140,6 +140,11 @@ pub enum Error {
         what: String,
         action: Action,
     },
+    /// Columns that must have a value would have none.
+    ValuesMissing {
+        table: String,
+        columns: Vec<String>,
+    },
     /// What the tables' CHECKs and partitions would not take, in words.
     Violates {
         what: String,

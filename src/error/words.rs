@@ -193,6 +193,7 @@ impl From<Error> for Failure {
                 match action {
                     Action::Merge => "the users cannot be merged: both have rows of which only one may exist".into(),
                     Action::UpdateEmail => "the e-mail cannot be taken over: rows with it exist already".into(),
+                    Action::Create => "the row cannot be made: a row with one of its values exists already".into(),
                     _ => "the user cannot be re-keyed: rows with the new id exist already".into(),
                 },
                 what,
@@ -200,6 +201,12 @@ impl From<Error> for Failure {
                     Action::Merge => "Choose who stays: SELECT * FROM onagui.fix_user_ids(ARRAY['…'], p_on_conflict => 'keep_auth') or 'keep_app'. What gives way is kept in the audit log and undo_fix() brings it back.".into(),
                     _ => "Look at those rows, remove or change what should not be there, then try again.".into(),
                 },
+            ),
+            Error::ValuesMissing { table, columns } => (
+                "23502",
+                "the row cannot be made: columns that are NOT NULL would have no value".into(),
+                format!("{table} demands ({}), for which there is neither a value in auth.users nor a default.", columns.join(", ")),
+                format!("Give it a DEFAULT, or tell where it comes from: INSERT INTO onagui.sync_column (app_column, source, key) VALUES ({}, 'user_meta', '…');", pgrx::spi::quote_literal(&columns[0])),
             ),
             Error::Violates { what } => (
                 "23514",

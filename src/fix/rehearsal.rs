@@ -3,13 +3,19 @@
 use super::outcome::Outcome;
 use super::repair::Repair;
 use crate::error::Error;
-use crate::pg::{Mode, Session};
+use crate::pg::{self, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;
 use crate::statements::checks;
 use crate::statements::merge::Merge;
 use crate::statements::rekey::Collision;
+use onagui_decide::failure::must_pass_on;
 use onagui_decide::repair::Action;
+use pgrx::Uuid;
 use serde_json::json;
+use std::collections::HashMap;
+
+/// Of how many users it is looked up together what keeps their rows from being made.
+const AT_ONCE: usize = 1000;
 
 impl Repair {
     /// What `action` would do with one user, and what stands in the way: a read.
@@ -48,7 +54,12 @@ impl Repair {
                     Err(error) => return Ok(refused(candidate, action, error)),
                 }
             }
-            _ => return Ok(row),
+            _ => {
+                return Ok(match self.hindrance(session, candidate.auth()?) {
+                    Some(error) => refused(candidate, action, error),
+                    None => row,
+                });
+            }
         };
         row = row.moves(referring);
         if !collisions.is_empty() {
@@ -62,6 +73,37 @@ impl Repair {
             row = row.refused_for(error);
         }
         Ok(row)
+    }
+
+    /// What would keep the auth user's row from being made.
+    fn hindrance(&self, session: &Session, id: Uuid) -> Option<Error> {
+        if let Some(known) = self.hindered.borrow_mut().remove(&id) {
+            return known;
+        }
+        self.hindrances(session, &[id]).remove(&id)
+    }
+
+    fn hindrances(&self, session: &Session, ids: &[Uuid]) -> HashMap<Uuid, Error> {
+        let shape = self.mover.shape(session, 0, Mode::Read);
+        self.target().hindrances((&self.mover.references.tables[0], shape), ids)
+    }
+
+    /// Looks for what would keep the rows of these users from being made, many at a time. Where that fails, it will for one
+    /// of them, whose turn comes.
+    pub(super) fn foresee(&self, ids: &[Uuid]) -> Result<(), Error> {
+        for some in ids.chunks(AT_ONCE) {
+            pg::check_interrupts();
+            let look = || pg::connect(|session| Ok(self.hindrances(session, some)));
+            match subtransaction(look) {
+                Ok(mut found) => {
+                    let each = some.iter().map(|id| (*id, found.remove(id)));
+                    self.hindered.borrow_mut().extend(each);
+                }
+                Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether a re-key is one statement for each table, and need not be planned row by row.

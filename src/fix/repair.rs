@@ -17,7 +17,7 @@ use onagui_decide::repair::{Action, Status};
 use pgrx::Uuid;
 use serde_json::{Value, json};
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// A call that repairs: what it found of the tables, and how it was asked to go about it.
@@ -33,6 +33,8 @@ pub struct Repair {
     pub seen: RefCell<HashSet<Pair>>,
     /// App users who are to give up their e-mails, in a rehearsal.
     pub free: RefCell<HashSet<Uuid>>,
+    /// Auth users of whom it was looked up, in a rehearsal, what keeps their rows from being made.
+    pub hindered: RefCell<HashMap<Uuid, Option<Error>>>,
 }
 
 /// So few users are re-keyed one by one.
@@ -47,8 +49,17 @@ impl Repair {
     ) -> Result<Self, Error> {
         let finder = Finder::get(house)?;
         let mover = Mover::get(house, &finder.target.app)?;
-        let (everybody, seen, free) = (false, RefCell::default(), RefCell::default());
-        Ok(Repair { finder, mover, apply, policy, actor, everybody, seen, free })
+        Ok(Repair {
+            finder,
+            mover,
+            apply,
+            policy,
+            actor,
+            everybody: false,
+            seen: RefCell::default(),
+            free: RefCell::default(),
+            hindered: RefCell::default(),
+        })
     }
 
     pub fn target(&self) -> &Target {
@@ -110,6 +121,10 @@ impl Repair {
             self.rekey_all(&moving, &mut outcomes)?;
         } else {
             self.settle_each(&moving, &mut outcomes)?;
+        }
+        if !self.apply {
+            let new = others.iter().filter(|c| c.status.action() == Action::Create);
+            self.foresee(&new.filter_map(|c| c.auth_user_id).collect::<Vec<_>>())?;
         }
         self.settle_each(&others, &mut outcomes)?;
         emails::exchange(self, emails, &mut outcomes)?;
@@ -304,9 +319,11 @@ impl Repair {
         action: Action,
         failure: Box<Failure>,
     ) -> Result<Outcome, Error> {
-        let may_be_foreseen =
-            matches!(failure.sqlstate.as_str(), "22001" | "23503" | "23505" | "23514" | "23P01");
-        if !may_be_foreseen || action == Action::Create {
+        let may_be_foreseen = matches!(
+            failure.sqlstate.as_str(),
+            "22001" | "23502" | "23503" | "23505" | "23514" | "23P01"
+        );
+        if !may_be_foreseen {
             return Ok(Outcome::failed(candidate, action, failure));
         }
         let rehearsed =

@@ -31,29 +31,33 @@ pub fn broken(
     if checks.is_empty() && !changed.iter().any(is_domain) {
         return Vec::new();
     }
-    let counts: Vec<String> = checks.iter().map(|check| count_sql(check)).collect();
+    let count = |check: &&Check| format!("count(*) FILTER (WHERE {})", breaks(check));
+    let counts: Vec<String> = checks.iter().map(count).collect();
     let sql = format!(
         "WITH moved AS MATERIALIZED ({moved}) SELECT ARRAY[{}]::bigint[] FROM moved",
         counts.join(", ")
     );
     let counts: Option<Vec<i64>> = pg::as_role(table.owner, || session.run(&sql, args, mode).one());
-    let found = checks.iter().zip(counts.unwrap_or_default()).filter(|(_, rows)| *rows > 0);
-    found
-        .map(|(check, rows)| Collision {
-            table: table.label.clone(),
-            constraint: check.name.clone().unwrap_or_else(|| "no partition takes it".into()),
-            rows: rows as u64,
-        })
-        .collect()
+    let all = checks.iter().zip(counts.unwrap_or_default()).filter(|(_, rows)| *rows > 0);
+    all.map(|(check, rows)| found(table, check, rows as u64)).collect()
 }
 
-fn count_sql(Check { name, condition, partition, .. }: &Check) -> String {
-    let broken = match (name, partition) {
+/// The condition that a row, under the table's column names, breaks it.
+pub fn breaks(Check { name, condition, partition, .. }: &Check) -> String {
+    match (name, partition) {
         (None, _) => format!("({condition}) IS NOT TRUE"),
         (_, None) => format!("({condition}) IS FALSE"),
         (_, Some(bounds)) => format!("({bounds}) AND ({condition}) IS FALSE"),
-    };
-    format!("count(*) FILTER (WHERE {broken})")
+    }
+}
+
+/// A single row, or many, that break it.
+pub fn found(table: &Table, check: &Check, rows: u64) -> Collision {
+    Collision {
+        table: table.label.clone(),
+        constraint: check.name.clone().unwrap_or_else(|| "no partition takes it".into()),
+        rows,
+    }
 }
 
 impl Plan<'_> {

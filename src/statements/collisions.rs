@@ -95,6 +95,17 @@ fn key(unique: &Uniqueness) -> Key<'_> {
 const STAYS: &str =
     "(o.\"#table\", o.\"#row\") NOT IN (SELECT x.\"#table\", x.\"#row\" FROM moved x)";
 
+/// The `"#id"` of each row of `new`, a query for rows that are not there yet, whose key a row of the table has.
+pub fn taken(table: &Table, unique: &Uniqueness, new: &str) -> String {
+    let Key { equal, parts, predicate, within } = key(unique);
+    format!(
+        "SELECT DISTINCT m.\"#id\"
+           FROM (SELECT \"#id\", {parts} FROM ({new}) n WHERE ({predicate}) AND ({within}) OFFSET 0) m
+           JOIN (SELECT {parts} FROM {target} t WHERE ({predicate}) AND ({within})) o ON {equal}",
+        target = table.target(),
+    )
+}
+
 /// Pairs of a moved row and another one that is moved too, whose key it takes: their addresses.
 pub fn takes(table: &Table, unique: &Uniqueness, moved: &str) -> String {
     let Key { equal, parts, predicate, within } = key(unique);

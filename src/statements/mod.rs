@@ -8,6 +8,7 @@ pub mod candidates;
 pub mod changes;
 pub mod checks;
 pub mod collisions;
+pub mod creation;
 pub mod facts;
 pub mod followers;
 pub mod health;

@@ -277,7 +277,7 @@ impl Target {
     }
 
     fn create_from(&self, session: &Session, id: Uuid) -> Result<(), Error> {
-        let new = self.auth_user(session, id);
+        let new = self.auth_users(session, &[id], Mode::Fresh);
         if new.len() == 0 {
             return Err(Error::AuthUserGone { id: id.to_string() });
         }
@@ -298,17 +298,17 @@ impl Target {
         Err(failure.into())
     }
 
-    fn auth_user(&self, session: &Session, id: Uuid) -> RowSet {
+    pub(super) fn auth_users(&self, session: &Session, ids: &[Uuid], mode: Mode) -> RowSet {
         pg::as_role(self.auth.owner, || {
-            let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = $1";
-            RowSet::of_rows(&session.run(sql, &[id.into()], Mode::Fresh), self.auth.table)
+            let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = ANY ($1)";
+            RowSet::of_rows(&session.run(sql, &[ids.to_vec().into()], mode), self.auth.table)
         })
     }
 
     /// Whether the auth user `id` is there, and in `app_users` neither their row nor one with their e-mail.
     pub fn is_missing(&self, id: Uuid) -> bool {
         connect(|session| {
-            let arrivals = self.facts(&self.auth_user(session, id));
+            let arrivals = self.facts(&self.auth_users(session, &[id], Mode::Fresh));
             arrivals
                 .iter()
                 .any(|a| !a.facts.deleted && a.facts.own.is_none() && a.facts.namesakes.is_empty())

@@ -1,0 +1,182 @@
+//! What would keep auth users' rows from being made, as far as the catalog and the data tell.
+
+use super::mapping::Mapped;
+use super::rekey::{Collision, unquoted};
+use super::signup::Target;
+use super::{checks, collisions, offer_new};
+use crate::catalog::references::Table;
+use crate::catalog::shape::{Check, Shape, Uniqueness};
+use crate::error::Error;
+use crate::pg::{self, Mode, connect};
+use onagui_decide::repair::Action;
+use pgrx::Uuid;
+use std::collections::HashMap;
+
+/// The row that a sign-up would make.
+struct New<'t> {
+    table: &'t Table,
+    shape: &'t Shape,
+    /// A query over `new_users n` for it, under the table's column names, with the auth user's id in `"#id"`.
+    rows: String,
+    /// Quoted columns of which nobody can tell what they will be.
+    open: Vec<String>,
+}
+
+impl Target {
+    /// Of the auth users with these ids, those whose rows could not be made, and why. `table` and `shape` are those of
+    /// `app_users`. Where a BEFORE trigger may change a new row, nobody is named.
+    pub fn hindrances(
+        &self,
+        (table, shape): (&Table, &Shape),
+        ids: &[Uuid],
+    ) -> HashMap<Uuid, Error> {
+        if self.app.changes_rows {
+            return HashMap::new();
+        }
+        let new = self.new_row(table, shape);
+        connect(|session| {
+            let users = self.auth_users(session, ids, Mode::Read);
+            pg::as_role(self.app.owner, || {
+                connect(|session| {
+                    offer_new(session, &users);
+                    let rows = session.run(&self.look_sql(&new), &[], Mode::Read);
+                    let mut found: HashMap<Uuid, Error> = HashMap::new();
+                    for row in 0..rows.len() {
+                        let answers =
+                            |column| rows.get::<Vec<bool>>(row, column).unwrap_or_default();
+                        let why = new.hindrance(&answers(2), &answers(3), &answers(4), self);
+                        found.extend(rows.get::<Uuid>(row, 1).zip(why));
+                    }
+                    for unique in new.unique(self) {
+                        let sql = collisions::taken(table, unique, &new.rows);
+                        for id in session.run(&sql, &[], Mode::Read).column::<Uuid>() {
+                            found.entry(id).or_insert_with(|| new.collides(unique));
+                        }
+                    }
+                    found
+                })
+            })
+        })
+    }
+
+    fn new_row<'t>(&self, table: &'t Table, shape: &'t Shape) -> New<'t> {
+        let mut open = Vec::new();
+        let mut written = Vec::new();
+        for column in shape.columns.iter().filter(|c| c.generated.is_none()) {
+            let default = self.app.column(&column.name).and_then(|c| c.default.as_deref());
+            let value = match (column.name.as_str(), self.mapped_to(&column.name)) {
+                ("id" | "email", _) => format!("n.{}", column.quoted),
+                _ if column.is_open => {
+                    open.push(column.quoted.clone());
+                    "NULL".into()
+                }
+                (_, Some(mapped)) => mapped.value(),
+                (_, None) => default.unwrap_or("NULL").to_owned(),
+            };
+            written.push(format!("({value})::{} AS {}", column.kind, column.quoted));
+        }
+        let generated = shape.columns.iter().filter(|c| c.generated.is_some());
+        if !open.is_empty() {
+            open.extend(generated.clone().map(|c| c.quoted.clone()));
+        }
+        let computed: Vec<String> = generated
+            .filter_map(|c| Some(format!(", ({}) AS {}", c.generated.as_ref()?, c.quoted)))
+            .collect();
+        let raw: Vec<String> = self
+            .limited(shape)
+            .into_iter()
+            .enumerate()
+            .map(|(i, (_, text))| format!(", ({text}) AS \"#raw {i}\""))
+            .collect();
+        let rows = format!(
+            "SELECT *{} FROM (SELECT n.id AS \"#id\", {}{} FROM new_users n) AS image",
+            computed.concat(),
+            written.join(", "),
+            raw.concat()
+        );
+        New { table, shape, rows, open }
+    }
+
+    fn mapped_to(&self, column: &str) -> Option<&Mapped> {
+        self.mapped.iter().find(|m| m.name == column)
+    }
+
+    /// The columns that take texts of some length only, quoted, and what is assigned to them.
+    fn limited<'t>(&self, shape: &'t Shape) -> Vec<(&'t str, String)> {
+        let limited = shape.columns.iter().filter(|c| c.is_limited && !c.is_open);
+        let text = |name: &str| match (name, self.mapped_to(name)) {
+            ("email", _) => Some("n.email::text".to_owned()),
+            (_, Some(mapped)) if mapped.is_string => Some(format!("({})::text", mapped.value())),
+            _ => None,
+        };
+        limited.filter_map(|c| Some((c.quoted.as_str(), text(&c.name)?))).collect()
+    }
+
+    /// By auth user: which columns have no value though they must, which checks are broken, and what does not fit.
+    fn look_sql(&self, new: &New) -> String {
+        let nulls = new.demanded().map(|column| format!("{column} IS NULL"));
+        let breaks = new.checks().map(checks::breaks);
+        let limited = self.limited(new.shape);
+        let cut = limited
+            .iter()
+            .enumerate()
+            .filter_map(|(i, (column, _))| new.shape.overflow(column, &format!("\"#raw {i}\"")));
+        let array = |all: Vec<String>| format!("ARRAY[{}]::bool[]", all.join(", "));
+        format!(
+            "WITH new AS MATERIALIZED ({}) SELECT \"#id\", {}, {}, {} FROM new",
+            new.rows,
+            array(nulls.collect()),
+            array(breaks.collect()),
+            array(cut.collect()),
+        )
+    }
+}
+
+impl New<'_> {
+    /// Quoted columns that must have a value.
+    fn demanded(&self) -> impl Iterator<Item = &str> {
+        let columns = self.shape.columns.iter().map(|c| (c.not_null, c.quoted.as_str()));
+        columns
+            .filter(|(not_null, name)| *not_null && !self.open.iter().any(|o| o == name))
+            .map(|c| c.1)
+    }
+
+    fn checks(&self) -> impl Iterator<Item = &Check> {
+        self.shape.asked_of_new(&self.open).0
+    }
+
+    /// A username that is taken gets another ending.
+    fn unique(&self, target: &Target) -> impl Iterator<Item = &Uniqueness> {
+        let is_username =
+            |unique: &Uniqueness| target.username().is_some() && unique.concerns("username");
+        self.shape.asked_of_new(&self.open).1.filter(move |unique| !is_username(unique))
+    }
+
+    fn hindrance(
+        &self,
+        is_null: &[bool],
+        is_broken: &[bool],
+        is_cut: &[bool],
+        target: &Target,
+    ) -> Option<Error> {
+        let missing = self.demanded().zip(is_null).filter(|(_, is_null)| **is_null);
+        let columns: Vec<String> = missing.map(|(column, _)| unquoted(column)).collect();
+        let table = || self.table.label.clone();
+        if !columns.is_empty() {
+            return Some(Error::ValuesMissing { table: table(), columns });
+        }
+        let limited = target.limited(self.shape);
+        if let Some(((column, _), _)) = limited.iter().zip(is_cut).find(|(_, cut)| **cut) {
+            let kind = self.shape.column(column).map_or(String::new(), |c| c.kind.clone());
+            return Some(Error::DoesNotFit { table: table(), column: (*column).to_owned(), kind });
+        }
+        let broken = self.checks().zip(is_broken).filter(|(_, broken)| **broken);
+        checks::fail(broken.map(|(check, _)| checks::found(self.table, check, 1)).collect()).err()
+    }
+
+    fn collides(&self, unique: &Uniqueness) -> Error {
+        let (table, constraint) = (self.table.label.clone(), unique.name.clone());
+        let what = Collision::in_words(&[Collision { table, constraint, rows: 1 }]);
+        Error::Collides { what, action: Action::Create }
+    }
+}

@@ -1,7 +1,7 @@
 """The rehearsal foretells what the fix then meets: CHECKs, partitions, domains; required columns of rows to be made."""
 
 import pytest
-from repairs import ADMIN, app_user, auth_user, content, duplicate, fix_one, mismatched
+from repairs import ADMIN, app_user, auth_user, content, duplicate, fix, fix_one, mismatched, undo
 
 
 @pytest.fixture
@@ -261,3 +261,55 @@ def test_of_many_each_gets_their_own_answer(db):
     done = {row["email"]: row["outcome"] for row in db.rows("SELECT email, outcome FROM onagui.fix_user_ids(p_apply => true)")}
     assert {email for email, outcome in plan.items() if outcome != "planned"} == {f"u{i}@example.com" for i in (7, 507, 1007, 1507, 2007)}
     assert {email: {"planned": "done"}.get(outcome, outcome) for email, outcome in plan.items()} == done
+
+
+SPARES = """
+    CREATE TABLE roles (user_id uuid REFERENCES onagui.app_users ON DELETE CASCADE, role text, since int, PRIMARY KEY (user_id, role));
+    CREATE TABLE grants (id int GENERATED ALWAYS AS IDENTITY, user_id uuid, role text, FOREIGN KEY (user_id, role) REFERENCES roles);
+    CREATE TABLE settings (user_id uuid UNIQUE REFERENCES onagui.app_users, theme text);
+    CREATE TABLE orders (id int GENERATED ALWAYS AS IDENTITY, user_id uuid REFERENCES onagui.app_users);
+    ALTER TABLE onagui.app_users ADD invited_by uuid REFERENCES onagui.app_users"""
+
+
+@pytest.mark.parametrize("policy", ["error", "keep_auth", "keep_app"])
+@pytest.mark.parametrize("colliding", [False, True])
+def test_several_spare_users_of_one_person(db, policy, colliding):
+    """Their rows may collide with each other: the later one meets what the earlier one has brought."""
+    db.sql(SPARES)
+    first, auth = duplicate(db, "ann@example.com")
+    spares = [first, app_user(db, " ann@example.com", full_name="Ann"), app_user(db, "ann@example.com ", invited_by=first), app_user(db, "Ann@example.com")]
+    for number, id in enumerate([*spares, auth]):
+        role = "reader" if colliding else f"role {number}"
+        db.sql("INSERT INTO roles VALUES (%s, %s, %s), (%s, %s, %s)", [id, role, number, id, f"own {number}", number])
+        db.sql("INSERT INTO grants (user_id, role) VALUES (%s, %s)", [id, role])
+        if number in (1, 3) and colliding:
+            db.sql("INSERT INTO settings VALUES (%s, %s)", [id, f"theme {number}"])
+        db.sql("INSERT INTO orders (user_id) SELECT %s FROM generate_series(0, %s)", [id, number])
+    tables = ["onagui.app_users", "roles", "grants", "settings", "orders"]
+    before = content(db, *tables)
+    plan, done = fix(db, None, False, policy), fix(db, None, True, policy)
+
+    def told(row):
+        told = {part: row["details"].get(part) for part in ("conflicts", "references", "reason")}
+        return row["old_app_user_id"], row["outcome"].replace("planned", "done"), row["rows_changed"], told
+
+    assert len(plan) == len(done) == len(spares)
+    for planned, did in zip(plan, done):
+        assert told(planned) == told(did)
+    refused = [row for row in done if row["outcome"] == "refused"]
+    assert len(refused) == (4 if colliding and policy == "error" else 0)
+    for row in reversed([row for row in done if row["outcome"] == "done"]):
+        undo(db, row["audit_id"])
+    assert content(db, *tables) == before
+
+
+def test_spare_users_who_collide_with_each_other_alone(db):
+    db.sql(SPARES)
+    first, auth = duplicate(db, "ann@example.com")
+    for id in first, app_user(db, " ann@example.com"):
+        db.sql("INSERT INTO settings VALUES (%s, 'dark')", [id])
+    for apply in False, True:
+        rows = fix(db, None, apply)
+        assert sorted(row["outcome"] for row in rows) == ["done" if apply else "planned", "refused"], rows
+        (refused,) = [row for row in rows if row["outcome"] == "refused"]
+        assert refused["details"]["conflicts"] == [{"table": "public.settings", "constraint": "settings_user_id_key", "rows": 1}]

@@ -260,7 +260,7 @@ fn explain(
         return Ok(failed(failure.clone()));
     }
     let look = || pg::connect(|session| rehearse(repair, session, candidate, exchanging));
-    match subtransaction(look) {
+    match pg::with_own_changes(|| subtransaction(look)) {
         Ok(outcome) if outcome.failure.is_some() => Ok(outcome),
         Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
         _ if failure.sqlstate == "23505" => {

@@ -14,6 +14,9 @@ use pgrx::Uuid;
 use serde_json::json;
 use std::collections::HashMap;
 
+/// With so many of the spare app users that are merged into one before another, at most, it is looked at together.
+const MOST_BEFORE: usize = 20;
+
 /// Of how many users it is looked up together what keeps their rows from being made.
 const AT_ONCE: usize = 1000;
 
@@ -45,7 +48,8 @@ impl Repair {
             Action::Rekey | Action::Merge => {
                 let (app, auth) = pair()?;
                 let plan = if action == Action::Merge {
-                    Merge::plan(session, &self.mover, app, auth, self.policy, Mode::Read)
+                    let before = self.merged.borrow().get(&auth).cloned().unwrap_or_default();
+                    Merge::rehearse(session, &self.mover, &before, app, auth, self.policy)
                 } else {
                     Merge::plan_rekey(session, &self.mover, app, auth, &[], Mode::Read)
                 };
@@ -71,6 +75,12 @@ impl Repair {
             let error = collides(&collisions, action);
             row.details["reason"] = json!("rows would collide");
             row = row.refused_for(error);
+        } else if action == Action::Merge && !self.apply && row.rows_changed > 0 {
+            let (app, auth) = pair()?;
+            let mut merged = self.merged.borrow_mut();
+            let before = merged.entry(auth).or_default();
+            before.push(app);
+            before.drain(..before.len().saturating_sub(MOST_BEFORE));
         }
         Ok(row)
     }

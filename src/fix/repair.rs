@@ -33,6 +33,8 @@ pub struct Repair {
     pub seen: RefCell<HashSet<Pair>>,
     /// App users who are to give up their e-mails, in a rehearsal.
     pub free: RefCell<HashSet<Uuid>>,
+    /// By auth user, who was merged into them before, in a rehearsal.
+    pub merged: RefCell<HashMap<Uuid, Vec<Uuid>>>,
     /// Auth users of whom it was looked up, in a rehearsal, what keeps their rows from being made.
     pub hindered: RefCell<HashMap<Uuid, Option<Error>>>,
 }
@@ -58,6 +60,7 @@ impl Repair {
             everybody: false,
             seen: RefCell::default(),
             free: RefCell::default(),
+            merged: RefCell::default(),
             hindered: RefCell::default(),
         })
     }
@@ -326,9 +329,9 @@ impl Repair {
         if !may_be_foreseen {
             return Ok(Outcome::failed(candidate, action, failure));
         }
-        let rehearsed =
-            subtransaction(|| pg::connect(|session| self.rehearse(session, candidate, action)));
-        match rehearsed {
+        let rehearse =
+            || subtransaction(|| pg::connect(|session| self.rehearse(session, candidate, action)));
+        match pg::with_own_changes(rehearse) {
             Ok(outcome) if outcome.outcome == "refused" => Ok(outcome),
             _ => Ok(Outcome::failed(candidate, action, failure)),
         }

@@ -153,6 +153,29 @@ impl Drop for InMemory {
     }
 }
 
+/// While it lives, nothing is compiled: what is only looked at once is long, and soon answered.
+pub(super) struct Uncompiled {
+    before: bool,
+}
+
+impl Uncompiled {
+    pub(super) fn begin() -> Self {
+        // SAFETY: as in InMemory::assume().
+        unsafe {
+            let before = pg_sys::jit_enabled;
+            pg_sys::jit_enabled = false;
+            Uncompiled { before }
+        }
+    }
+}
+
+impl Drop for Uncompiled {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { pg_sys::jit_enabled = self.before };
+    }
+}
+
 /// While it lives, the server checks foreign keys of rows that have just been changed, and so are in memory. It plans a
 /// check once in a session; what triggers of the application do meanwhile is planned as ever.
 pub(super) struct ForeignKeyChecks {

@@ -239,3 +239,16 @@ pub fn table_name(table: pg_sys::Oid) -> String {
         from_server_c(pg_sys::quote_qualified_identifier(schema, name))
     }
 }
+
+/// Runs `f`, whose errors are caught inside, so that what it only reads is what this command has written so far, too.
+pub fn with_own_changes<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: a transaction is under way; the snapshot is popped on the level where it was pushed, or by the end of the
+    // subtransaction.
+    unsafe {
+        pg_sys::CommandCounterIncrement();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = f();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}

@@ -3,7 +3,7 @@
 use super::aside::Aside;
 use super::encoding::to_server_c;
 use super::loader::Loader;
-use super::planning::InMemory;
+use super::planning::{InMemory, Uncompiled};
 use super::rowset::RowSet;
 use super::values::{FromSql, ToSql};
 use pgrx::pg_sys;
@@ -141,6 +141,7 @@ impl Session {
     pub fn execute(&self, plan: &Plan, args: &[Arg], mode: Mode) -> Rows {
         assert_eq!(plan.arity, args.len(), "arguments of a prepared statement");
         let (mut values, nulls) = datums(args);
+        let _uncompiled = (mode == Mode::Read).then(Uncompiled::begin);
         // SAFETY: arrays are as long as the plan's arguments.
         let code = unsafe {
             pg_sys::SPI_execute_snapshot(

@@ -53,12 +53,38 @@ impl<'a> Merge<'a> {
     ) -> Result<Self, Error> {
         pg::with_stable_text(|| {
             let mut plan = Plan::new(session, mover, mode);
-            let leaving = plan.user(from)?;
-            let staying = plan.user(to)?;
-            take_over(&mut plan, &leaving, &staying, from, to);
-            plan.give_way(&leaving, &staying, Side::App);
-            plan.bring_soft_references(from, to);
-            Self::settle(plan, vec![leaving, staying], policy)
+            let users = hand_over(&mut plan, from, to)?;
+            Self::settle(plan, users.to_vec(), policy)
+        })
+    }
+
+    /// The same for a rehearsal in which others, `before`, are merged into `to` before.
+    pub fn rehearse(
+        session: &'a Session,
+        mover: &'a Mover,
+        before: &[Uuid],
+        from: Uuid,
+        to: Uuid,
+        policy: OnConflict,
+    ) -> Result<Self, Error> {
+        pg::with_stable_text(|| {
+            let mut plan = Plan::new(session, mover, Mode::Read);
+            let mut users = Vec::new();
+            for other in before {
+                users.extend(hand_over(&mut plan, *other, to)?);
+                plan.follow()?;
+                settle::settle(&mut plan, policy)?;
+                // What came over is the staying user's from now on.
+                plan.rows
+                    .values_mut()
+                    .for_each(|known| known.side = known.side.and(Some(Side::Auth)));
+            }
+            let state = |(row, known): (&Row, &Known)| {
+                (row.clone(), (known.after.clone(), plan.gone.contains_key(row)))
+            };
+            plan.earlier = plan.rows.iter().map(state).collect();
+            users.extend(hand_over(&mut plan, from, to)?);
+            Self::settle(plan, users, policy)
         })
     }
 
@@ -106,7 +132,8 @@ impl<'a> Merge<'a> {
         let settled = settle::settle(&mut plan, policy)?;
         plan.verify()?;
         let mut steps = Vec::new();
-        if !settled.unsettled && plan.hands_over(None) {
+        // No part of a plan that is put into steps may be done before.
+        if !settled.unsettled && plan.earlier.is_empty() && plan.hands_over(None) {
             steps = steps::before(&plan, &settled.rounds)?;
             plan.know_again(&steps)?;
             plan.verify()?;
@@ -145,16 +172,15 @@ impl<'a> Merge<'a> {
     /// How many rows of each table come over or give way, the users' own not counted.
     pub fn referring(&self) -> Vec<Referring> {
         let mut all: BTreeMap<usize, (BTreeSet<String>, u64)> = BTreeMap::new();
-        let is_touched = |row: &Row, known: &Known| {
-            !self.users.contains(row)
-                && (!known.after.is_empty() || self.plan.gone.contains_key(row))
-        };
-        for (row, known) in &self.plan.rows {
-            if is_touched(row, known) {
-                let (columns, rows) = all.entry(row.0).or_default();
-                columns.extend(known.after.keys().map(|c| unquoted(c)));
-                *rows += 1;
-            }
+        let is_touched = |row: &Row| !self.users.contains(row) && !self.plan.is_done_before(row);
+        for (row, known) in self.plan.rows.iter().filter(|(row, _)| is_touched(row)) {
+            let before = self.plan.earlier.get(row).map(|(after, _)| after);
+            let is_new = |(column, after): &(&String, &Text)| {
+                before.is_none_or(|before| before.get(*column) != Some(after))
+            };
+            let (columns, rows) = all.entry(row.0).or_default();
+            columns.extend(known.after.iter().filter(is_new).map(|(c, _)| unquoted(c)));
+            *rows += 1;
         }
         all.into_iter()
             .map(|(place, (columns, rows))| Referring {
@@ -221,6 +247,16 @@ pub fn rekey(
     Ok(Rekeyed::new(from, to, mover.held_to_json(&held), moved))
 }
 
+/// Notes that the app user `from` gives way to `to`, whose row takes over what it lacks. Answers the rows of the two.
+fn hand_over(plan: &mut Plan, from: Uuid, to: Uuid) -> Result<[Row; 2], Error> {
+    let leaving = plan.user(from)?;
+    let staying = plan.user(to)?;
+    take_over(plan, &leaving, &staying, from, to);
+    plan.give_way(&leaving, &staying, Side::App);
+    plan.bring_soft_references(from, to);
+    Ok([leaving, staying])
+}
+
 /// The fields that only the user who leaves has are taken over. Columns that refer together are taken together.
 fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid) {
     let references = &plan.mover.references;
@@ -231,8 +267,18 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
         .filter(|c| c.generated.is_none() && c.quoted != "id")
         .map(|c| c.quoted.as_str())
         .collect();
-    let theirs = plan.fields(leaving, &own);
-    let ours = plan.fields(staying, &own);
+    // In a rehearsal others may have changed them before.
+    let fields = |row: &Row| -> Vec<Text> {
+        let after = plan.rows.get(row).map(|known| &known.after);
+        let mut fields = plan.fields(row, &own);
+        for (field, column) in fields.iter_mut().zip(&own) {
+            if let Some(value) = after.and_then(|after| after.get(*column)) {
+                field.clone_from(value);
+            }
+        }
+        fields
+    };
+    let (theirs, ours) = (fields(leaving), fields(staying));
     let is_free = |column: &String| {
         let place = own.iter().position(|c| c == column);
         place.is_some_and(|place| ours[place].is_none())

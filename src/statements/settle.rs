@@ -46,10 +46,9 @@ pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
         let meetings = plan.meetings(order[next]);
         for meeting in &meetings {
             let rows = met.entry((next, meeting.unique)).or_default();
-            rows.insert(meeting.moved.clone());
-            if meeting.both {
-                rows.insert(meeting.other.clone());
-            }
+            let both = meeting.both.then_some(&meeting.other);
+            let moved = [&meeting.moved].into_iter().chain(both);
+            rows.extend(moved.filter(|row| !plan.is_done_before(row)).cloned());
         }
         // Another user's row never gives way.
         if policy == OnConflict::Error || order[next] == 0 {

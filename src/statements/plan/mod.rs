@@ -33,6 +33,9 @@ pub struct Known {
     pub side: Option<Side>,
 }
 
+/// By row: its new values, and whether it gave way.
+pub type Earlier = BTreeMap<Row, (BTreeMap<String, Text>, bool)>;
+
 pub struct Plan<'a> {
     pub mover: &'a Mover,
     pub session: &'a Session,
@@ -41,6 +44,8 @@ pub struct Plan<'a> {
     /// By table: the (quoted) columns that refer or are referred to, or hold an id.
     columns: Vec<Vec<String>>,
     pub rows: BTreeMap<Row, Known>,
+    /// In a rehearsal: what others will have done before.
+    pub earlier: Earlier,
     /// Rows that give way, and to which.
     pub gone: BTreeMap<Row, Row>,
     losers: BTreeMap<Row, Vec<Row>>,
@@ -72,6 +77,7 @@ impl<'a> Plan<'a> {
             mode,
             columns,
             rows: BTreeMap::new(),
+            earlier: BTreeMap::new(),
             gone: BTreeMap::new(),
             losers: BTreeMap::new(),
             parents: BTreeMap::new(),
@@ -109,6 +115,17 @@ impl<'a> Plan<'a> {
             heir = next;
         }
         heir
+    }
+
+    /// Whether others will have left the row as it is planned to be now.
+    pub fn is_done_before(&self, row: &Row) -> bool {
+        match (self.rows.get(row), self.earlier.get(row)) {
+            (Some(known), Some((after, gone))) => {
+                known.after == *after && self.gone.contains_key(row) == *gone
+            }
+            (Some(known), None) => known.after.is_empty() && !self.gone.contains_key(row),
+            (None, _) => true,
+        }
     }
 
     /// Notes what a row's columns become. [`Self::follow`] brings along what refers to it by them.

@@ -250,3 +250,14 @@ def test_of_users_who_are_named_no_others_are_brought_forward(db):
             assert row["details"]["conflicts"] == [{"table": "onagui.app_users", "constraint": "app_users_email_key", "rows": 1}], row
             assert row["details"]["error"]["sqlstate"] == "23505"
     assert content(db, "onagui.app_users") == before
+
+
+def test_a_table_that_fills_meanwhile_is_not_read_from_end_to_end_for_each_user(db):
+    """Statements are planned when app_users and the known ids are empty still, and serve until they are not."""
+    session = db.connect(ADMIN)
+    session.execute("SET onagui_sync.enabled = off")
+    session.execute("INSERT INTO auth.users (id, email, email_confirmed_at) SELECT gen_random_uuid(), 'u' || i || '@example.com', now() FROM generate_series(1, 500) i")
+    read = "SELECT relname, seq_tup_read FROM pg_stat_xact_all_tables WHERE relname IN ('app_users', 'sync_known_id')"
+    with session.transaction():
+        assert session.one("SELECT count(*) FROM onagui.fix_user_ids(p_apply => true) WHERE outcome = 'done'") == 500
+        assert all(rows <= 1500 for _, rows in session.execute(read).fetchall()), session.execute(read).fetchall()

@@ -153,6 +153,30 @@ impl Drop for InMemory {
     }
 }
 
+/// While it lives, plans read tables by index where they can: a table that is small, or empty, when the plan is made need not
+/// be so when it is used, later in the same transaction.
+pub(super) struct ByKey {
+    before: bool,
+}
+
+impl ByKey {
+    pub(super) fn assume() -> Self {
+        // SAFETY: as in InMemory::assume().
+        unsafe {
+            let before = pg_sys::enable_seqscan;
+            pg_sys::enable_seqscan = false;
+            ByKey { before }
+        }
+    }
+}
+
+impl Drop for ByKey {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { pg_sys::enable_seqscan = self.before };
+    }
+}
+
 /// While it lives, nothing is compiled: what is only looked at once is long, and soon answered.
 pub(super) struct Uncompiled {
     before: bool,

@@ -3,7 +3,7 @@
 use super::aside::Aside;
 use super::encoding::to_server_c;
 use super::loader::Loader;
-use super::planning::{InMemory, Uncompiled};
+use super::planning::{ByKey, InMemory, Uncompiled};
 use super::rowset::RowSet;
 use super::values::{FromSql, ToSql};
 use pgrx::pg_sys;
@@ -62,11 +62,24 @@ pub fn connect<R>(f: impl FnOnce(&Session) -> R) -> R {
 pub struct Plan {
     plan: pg_sys::SPIPlanPtr,
     arity: usize,
+    /// It looks rows up by a key that has an index.
+    by_key: bool,
 }
 
 impl Plan {
     pub(super) fn raw(&self) -> pg_sys::SPIPlanPtr {
         self.plan
+    }
+
+    /// Makes the generic plan that the statement will go on using, where there is none that holds.
+    fn make(&self) {
+        // SAFETY: the hold on the plan is given back.
+        unsafe {
+            let made = pg_sys::SPI_plan_get_cached_plan(self.plan);
+            if !made.is_null() {
+                pg_sys::ReleaseCachedPlan(made, pg_sys::CurrentResourceOwner);
+            }
+        }
     }
 }
 
@@ -96,17 +109,18 @@ impl Session {
         self.prepare_with(sql, kinds, pg_sys::CURSOR_OPT_GENERIC_PLAN)
     }
 
-    /// The same, planned now, for few rows by index ([`InMemory`]).
+    /// The same for rows that are looked up by a key which has an index ([`ByKey`]).
+    pub fn prepare_by_key(&self, sql: &str, kinds: &[pg_sys::Oid]) -> Plan {
+        let mut plan = self.prepare_generic(sql, kinds);
+        plan.by_key = true;
+        plan
+    }
+
+    /// A generic plan made now, for few rows by index ([`InMemory`]).
     pub fn prepare_by_index(&self, sql: &str, kinds: &[pg_sys::Oid]) -> Plan {
         let plan = self.prepare_generic(sql, kinds);
         let _in_memory = InMemory::assume();
-        // SAFETY: makes the plan that the statement will go on using, and gives the hold on it back.
-        unsafe {
-            let made = pg_sys::SPI_plan_get_cached_plan(plan.plan);
-            if !made.is_null() {
-                pg_sys::ReleaseCachedPlan(made, pg_sys::CurrentResourceOwner);
-            }
-        }
+        plan.make();
         plan
     }
 
@@ -133,7 +147,7 @@ impl Session {
                 panic!("no plan for: {sql}");
             }
             check(pg_sys::SPI_keepplan(plan), sql);
-            Plan { plan, arity: kinds.len() }
+            Plan { plan, arity: kinds.len(), by_key: false }
         }
     }
 
@@ -141,6 +155,11 @@ impl Session {
     pub fn execute(&self, plan: &Plan, args: &[Arg], mode: Mode) -> Rows {
         assert_eq!(plan.arity, args.len(), "arguments of a prepared statement");
         let (mut values, nulls) = datums(args);
+        if plan.by_key {
+            // What triggers of the application do meanwhile is planned as ever.
+            let _by_key = ByKey::assume();
+            plan.make();
+        }
         let _uncompiled = (mode == Mode::Read).then(Uncompiled::begin);
         // SAFETY: arrays are as long as the plan's arguments.
         let code = unsafe {
@@ -176,7 +195,13 @@ impl Session {
         self.execute(&self.prepare(sql, &kinds), args, mode)
     }
 
-    /// The same, for a statement of the program's own text: prepared and planned once per backend. `args` are of the same
+    /// The same, for rows that are looked up by a key which has an index, or by their addresses ([`ByKey`]).
+    pub fn run_by_key(&self, sql: &str, args: &[Arg], mode: Mode) -> Rows {
+        let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
+        self.execute(&self.prepare_by_key(sql, &kinds), args, mode)
+    }
+
+    /// As [`Self::run`], for a statement of the program's own text: prepared and planned once per backend. `args` are of the same
     /// types each time.
     pub fn run_kept(&self, sql: &'static str, args: &[Arg], mode: Mode) -> Rows {
         thread_local! {

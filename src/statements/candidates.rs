@@ -230,7 +230,7 @@ impl Finder {
         // As the owner of app_users, whose indexes may hold code of theirs.
         pg::as_role(self.target.app.owner, || {
             let plan = if lock { &self.locker } else { &self.app_side };
-            let prepare = || session.prepare_generic(&app_sql(&self.target, lock), &[UUIDARRAYOID]);
+            let prepare = || session.prepare_by_key(&app_sql(&self.target, lock), &[UUIDARRAYOID]);
             let rows = session.execute(plan.get_or_init(prepare), &[ids.into()], mode);
             let each = (0..rows.len()).filter_map(|row| {
                 Some((rows.get::<Uuid>(row, 1)?, (rows.get(row, 2), rows.get(row, 3))))
@@ -245,8 +245,7 @@ impl Finder {
         let ids = app.iter().chain(&auth).copied().flatten().collect();
         let here = self.app_users(session, ids, lock, mode);
         let there = pg::as_role(self.target.house.owner, || {
-            let prepare =
-                || session.prepare_read(&auth_sql(&self.target), &[UUIDARRAYOID; 2], true);
+            let prepare = || session.prepare_by_key(&auth_sql(&self.target), &[UUIDARRAYOID; 2]);
             let args = [app.into(), auth.into()];
             session.execute(self.auth_side.get_or_init(prepare), &args, mode)
         });

@@ -252,7 +252,7 @@ fn delete(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
         c.of.table.target(),
         c.of.shape.image()
     );
-    let rows = session.run(&sql, &[tables.into(), rows.into()], Mode::Queued);
+    let rows = session.run_by_key(&sql, &[tables.into(), rows.into()], Mode::Queued);
     done.removed = rows.column::<JsonB>().into_iter().map(|row| row.0).collect();
     rows.len()
 }
@@ -352,7 +352,7 @@ fn update(
                 serde_json::json!({ "t": table.to_string(), "r": row, "v": u.after })
             })
             .collect();
-        let rows = session.run(&sql, &[JsonB(rows).into()], Mode::Queued);
+        let rows = session.run_by_key(&sql, &[JsonB(rows).into()], Mode::Queued);
         let mut moved = Vec::with_capacity(rows.len());
         for row in 0..rows.len() {
             let place = rows.get::<i64>(row, 1).unwrap_or(1) as usize - 1;

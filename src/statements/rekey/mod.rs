@@ -256,7 +256,7 @@ impl Mover {
             self.references.tables[0].target()
         );
         pg::as_role(self.app_owner, || {
-            let prepare = || session.prepare_generic(&sql, &[UUIDARRAYOID]);
+            let prepare = || session.prepare_by_key(&sql, &[UUIDARRAYOID]);
             let plan = self.locker.get_or_init(prepare);
             session.execute(plan, &[users.to_vec().into()], Mode::Fresh).column()
         })

@@ -107,6 +107,34 @@ def test_a_domain_is_asked_too(db):
         assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("failed", "23514"), row
 
 
+def test_a_domain_of_the_email_costs_nobody_else_their_answer(db):
+    db.sql("CREATE DOMAIN address AS text CHECK (value LIKE '%@example.com'); ALTER TABLE onagui.app_users ALTER email TYPE address")
+    for name, there in ("ann", "org"), ("bob", "com"), ("eve", "org"):
+        app_user(db, f"old.{name}@example.com", auth_user(db, f"{name}@example.{there}"))
+    plan, done = fix(db, None, apply=False), fix(db, None)
+    for row in plan + done:
+        good = row["email"].endswith("com")
+        assert row["outcome"] == ("failed" if not good else "done" if row["audit_id"] else "planned"), row
+        assert good or row["details"]["error"]["sqlstate"] == "23514"
+
+
+def test_what_would_write_is_not_let(db):
+    """A domain's CHECK is asked with each value; whatever it does, a rehearsal writes nothing."""
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql(
+        """CREATE TABLE tried (what text);
+           CREATE FUNCTION fine(uuid) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.tried VALUES ('domain'); RETURN true; END $$;
+           CREATE DOMAIN user_id AS uuid CHECK (public.fine(value))"""
+    )
+    db.sql("CREATE TABLE orders (id int, user_id user_id UNIQUE REFERENCES onagui.app_users)")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    db.sql("TRUNCATE tried")
+    row = fix_one(db, None, apply=False)
+    assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("failed", "25006"), row
+    assert db.one("SELECT count(*) FROM tried") == 0
+    assert fix_one(db, None)["outcome"] == "done"
+
+
 PASSES = {
     "a check that is NULL": ORDERS.format("user_id <> NULL::uuid"),
     "a check of other columns": ORDERS.format("id > 0"),

@@ -98,7 +98,11 @@ fn rehearse_all(
 ) -> Result<Vec<Outcome>, Error> {
     let look = |candidate: &Candidate, free: &HashSet<Uuid>| {
         pg::check_interrupts();
-        pg::connect(|session| rehearse(repair, session, candidate, free))
+        match pg::rehearsal(|| pg::connect(|session| rehearse(repair, session, candidate, free))) {
+            Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+            Err(failure) => Ok(Outcome::failed(candidate, Action::UpdateEmail, failure)),
+            looked => looked.map_err(Error::from),
+        }
     };
     let mut outcomes =
         todo.iter().map(|c| look(c, free)).collect::<Result<Vec<Outcome>, Error>>()?;
@@ -260,7 +264,7 @@ fn explain(
         return Ok(failed(failure.clone()));
     }
     let look = || pg::connect(|session| rehearse(repair, session, candidate, exchanging));
-    match pg::with_own_changes(|| subtransaction(look)) {
+    match pg::with_own_changes(|| pg::rehearsal(look)) {
         Ok(outcome) if outcome.failure.is_some() => Ok(outcome),
         Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
         _ if failure.sqlstate == "23505" => {

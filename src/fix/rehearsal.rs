@@ -3,7 +3,7 @@
 use super::outcome::Outcome;
 use super::repair::Repair;
 use crate::error::Error;
-use crate::pg::{self, Mode, Session, subtransaction};
+use crate::pg::{self, Mode, Session};
 use crate::statements::candidates::Candidate;
 use crate::statements::checks;
 use crate::statements::merge::Merge;
@@ -104,7 +104,7 @@ impl Repair {
         for some in ids.chunks(AT_ONCE) {
             pg::check_interrupts();
             let look = || pg::connect(|session| Ok(self.hindrances(session, some)));
-            match subtransaction(look) {
+            match pg::rehearsal(look) {
                 Ok(mut found) => {
                     let each = some.iter().map(|id| (*id, found.remove(id)));
                     self.hindered.borrow_mut().extend(each);

@@ -270,7 +270,7 @@ impl Repair {
         }
         if !self.apply {
             let rehearsed =
-                subtransaction(|| pg::connect(|session| self.rehearse(session, candidate, action)));
+                pg::rehearsal(|| pg::connect(|session| self.rehearse(session, candidate, action)));
             return match rehearsed {
                 Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
                 Err(failure) => Ok(Outcome::failed(candidate, action, failure)),
@@ -330,7 +330,7 @@ impl Repair {
             return Ok(Outcome::failed(candidate, action, failure));
         }
         let rehearse =
-            || subtransaction(|| pg::connect(|session| self.rehearse(session, candidate, action)));
+            || pg::rehearsal(|| pg::connect(|session| self.rehearse(session, candidate, action)));
         match pg::with_own_changes(rehearse) {
             Ok(outcome) if outcome.outcome == "refused" => Ok(outcome),
             _ => Ok(Outcome::failed(candidate, action, failure)),

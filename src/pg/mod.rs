@@ -39,6 +39,6 @@ pub use procedure::{connect_nonatomic, restart_statement_timeout};
 pub use rowset::{Person, RowSet};
 pub use server::*;
 pub use spi::{Arg, Mode, Plan, Rows, Session, connect};
-pub use subxact::subtransaction;
+pub use subxact::{rehearsal, subtransaction};
 pub use trigger::{TriggerCall, TriggerEvent};
 pub use values::Json;

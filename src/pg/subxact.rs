@@ -30,3 +30,13 @@ pub fn subtransaction<R>(f: impl FnOnce() -> Result<R, Error>) -> Result<R, Box<
         outcome
     }
 }
+
+/// The same for an `f` that only reads: code of the application that would write fails (25006), as in a READ ONLY
+/// transaction.
+pub fn rehearsal<R>(f: impl FnOnce() -> Result<R, Error>) -> Result<R, Box<Failure>> {
+    subtransaction(|| {
+        // SAFETY: a backend-local variable; the subtransaction's end puts back what it was.
+        unsafe { pg_sys::XactReadOnly = true };
+        f()
+    })
+}

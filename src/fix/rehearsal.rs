@@ -2,7 +2,7 @@
 
 use super::outcome::Outcome;
 use super::repair::Repair;
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::pg::{self, Mode, Session};
 use crate::statements::candidates::Candidate;
 use crate::statements::checks;
@@ -83,6 +83,28 @@ impl Repair {
             before.drain(..before.len().saturating_sub(MOST_BEFORE));
         }
         Ok(row)
+    }
+
+    /// What stood in the way. A collision is looked up again, for its details.
+    pub(super) fn explain(
+        &self,
+        candidate: &Candidate,
+        action: Action,
+        failure: Box<Failure>,
+    ) -> Result<Outcome, Error> {
+        let may_be_foreseen = matches!(
+            failure.sqlstate.as_str(),
+            "22001" | "23502" | "23503" | "23505" | "23514" | "23P01"
+        );
+        if !may_be_foreseen {
+            return Ok(Outcome::failed(candidate, action, failure));
+        }
+        let rehearse =
+            || pg::rehearsal(|| pg::connect(|session| self.rehearse(session, candidate, action)));
+        match pg::with_own_changes(rehearse) {
+            Ok(outcome) if outcome.outcome == "refused" => Ok(outcome),
+            _ => Ok(Outcome::failed(candidate, action, failure)),
+        }
     }
 
     /// What would keep the auth user's row from being made.

@@ -4,7 +4,7 @@ use super::emails;
 use super::outcome::Outcome;
 use super::rehearsal::collides;
 use crate::catalog::House;
-use crate::error::{Error, Failure};
+use crate::error::Error;
 use crate::pg::{self, Mode, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Finder, List, Order, Pair};
@@ -312,28 +312,6 @@ impl Repair {
         match subtransaction(|| Ok(self.target().is_missing(id))) {
             Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
             looked => Ok(looked.is_ok_and(|is_missing| !is_missing)),
-        }
-    }
-
-    /// What stood in the way. A collision is looked up again, for its details.
-    fn explain(
-        &self,
-        candidate: &Candidate,
-        action: Action,
-        failure: Box<Failure>,
-    ) -> Result<Outcome, Error> {
-        let may_be_foreseen = matches!(
-            failure.sqlstate.as_str(),
-            "22001" | "23502" | "23503" | "23505" | "23514" | "23P01"
-        );
-        if !may_be_foreseen {
-            return Ok(Outcome::failed(candidate, action, failure));
-        }
-        let rehearse =
-            || pg::rehearsal(|| pg::connect(|session| self.rehearse(session, candidate, action)));
-        match pg::with_own_changes(rehearse) {
-            Ok(outcome) if outcome.outcome == "refused" => Ok(outcome),
-            _ => Ok(Outcome::failed(candidate, action, failure)),
         }
     }
 

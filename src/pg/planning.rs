@@ -122,82 +122,53 @@ unsafe extern "C-unwind" fn plan_in_memory(
     options: i32,
     params: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
-    let _in_memory = InMemory::assume();
+    let _in_memory = in_memory();
     // SAFETY: as in plan().
     unsafe { pg_guard_ffi_boundary(|| plan_next(query, text, options, params)) }
 }
 
-/// While it lives, plans are made as for pages that are in memory: to read them in any order costs as much as in turn.
+/// A setting of the planner that is another while this lives, also where an error ends it.
+pub(super) struct Assumption<T: Copy> {
+    setting: *mut T,
+    before: T,
+}
+
+impl<T: Copy> Assumption<T> {
+    /// # Safety
+    /// `setting` is a backend-local variable that nothing but settings depends on.
+    unsafe fn make(setting: *mut T, value: T) -> Self {
+        // SAFETY: by the function's contract.
+        unsafe { Assumption { setting, before: setting.replace(value) } }
+    }
+}
+
+impl<T: Copy> Drop for Assumption<T> {
+    fn drop(&mut self) {
+        // SAFETY: as in make().
+        unsafe { *self.setting = self.before };
+    }
+}
+
+/// Plans are made as for pages that are in memory: to read them in any order costs as much as in turn.
 ///
 /// For two or three rows the planner would otherwise set up a bitmap, which costs more than to read them, and saves nothing
 /// where there are more: an index has the rows of one value in their order.
-pub(super) struct InMemory {
-    before: f64,
+pub(super) fn in_memory() -> Assumption<f64> {
+    // SAFETY: settings of the planner.
+    unsafe { Assumption::make(&raw mut pg_sys::random_page_cost, pg_sys::seq_page_cost) }
 }
 
-impl InMemory {
-    pub(super) fn assume() -> Self {
-        // SAFETY: a backend-local setting, put back when this is dropped, also by an error.
-        unsafe {
-            let before = pg_sys::random_page_cost;
-            pg_sys::random_page_cost = pg_sys::seq_page_cost;
-            InMemory { before }
-        }
-    }
+/// Plans read tables by index where they can: a table that is small, or empty, when the plan is made need not be so when it
+/// is used, later in the same transaction.
+pub(super) fn by_key() -> Assumption<bool> {
+    // SAFETY: a setting of the planner.
+    unsafe { Assumption::make(&raw mut pg_sys::enable_seqscan, false) }
 }
 
-impl Drop for InMemory {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { pg_sys::random_page_cost = self.before };
-    }
-}
-
-/// While it lives, plans read tables by index where they can: a table that is small, or empty, when the plan is made need not
-/// be so when it is used, later in the same transaction.
-pub(super) struct ByKey {
-    before: bool,
-}
-
-impl ByKey {
-    pub(super) fn assume() -> Self {
-        // SAFETY: as in InMemory::assume().
-        unsafe {
-            let before = pg_sys::enable_seqscan;
-            pg_sys::enable_seqscan = false;
-            ByKey { before }
-        }
-    }
-}
-
-impl Drop for ByKey {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { pg_sys::enable_seqscan = self.before };
-    }
-}
-
-/// While it lives, nothing is compiled: what is only looked at once is long, and soon answered.
-pub(super) struct Uncompiled {
-    before: bool,
-}
-
-impl Uncompiled {
-    pub(super) fn begin() -> Self {
-        // SAFETY: as in InMemory::assume().
-        unsafe {
-            let before = pg_sys::jit_enabled;
-            pg_sys::jit_enabled = false;
-            Uncompiled { before }
-        }
-    }
-}
-
-impl Drop for Uncompiled {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { pg_sys::jit_enabled = self.before };
-    }
+/// Nothing is compiled: what is only looked at once is long, and soon answered.
+pub(super) fn uncompiled() -> Assumption<bool> {
+    // SAFETY: a setting of the planner.
+    unsafe { Assumption::make(&raw mut pg_sys::jit_enabled, false) }
 }
 
 /// While it lives, the server checks foreign keys of rows that have just been changed, and so are in memory. It plans a

@@ -3,7 +3,7 @@
 use super::aside::Aside;
 use super::encoding::to_server_c;
 use super::loader::Loader;
-use super::planning::{ByKey, InMemory, Uncompiled};
+use super::planning::{by_key, in_memory, uncompiled};
 use super::rowset::RowSet;
 use super::values::{FromSql, ToSql};
 use pgrx::pg_sys;
@@ -109,17 +109,17 @@ impl Session {
         self.prepare_with(sql, kinds, pg_sys::CURSOR_OPT_GENERIC_PLAN)
     }
 
-    /// The same for rows that are looked up by a key which has an index ([`ByKey`]).
+    /// The same for rows that are looked up by a key which has an index ([`by_key`]).
     pub fn prepare_by_key(&self, sql: &str, kinds: &[pg_sys::Oid]) -> Plan {
         let mut plan = self.prepare_generic(sql, kinds);
         plan.by_key = true;
         plan
     }
 
-    /// A generic plan made now, for few rows by index ([`InMemory`]).
+    /// A generic plan made now, for few rows by index ([`in_memory`]).
     pub fn prepare_by_index(&self, sql: &str, kinds: &[pg_sys::Oid]) -> Plan {
         let plan = self.prepare_generic(sql, kinds);
-        let _in_memory = InMemory::assume();
+        let _in_memory = in_memory();
         plan.make();
         plan
     }
@@ -157,10 +157,10 @@ impl Session {
         let (mut values, nulls) = datums(args);
         if plan.by_key {
             // What triggers of the application do meanwhile is planned as ever.
-            let _by_key = ByKey::assume();
+            let _by_key = by_key();
             plan.make();
         }
-        let _uncompiled = (mode == Mode::Read).then(Uncompiled::begin);
+        let _uncompiled = (mode == Mode::Read).then(uncompiled);
         // SAFETY: arrays are as long as the plan's arguments.
         let code = unsafe {
             pg_sys::SPI_execute_snapshot(
@@ -195,7 +195,7 @@ impl Session {
         self.execute(&self.prepare(sql, &kinds), args, mode)
     }
 
-    /// The same, for rows that are looked up by a key which has an index, or by their addresses ([`ByKey`]).
+    /// The same, for rows that are looked up by a key which has an index, or by their addresses ([`by_key`]).
     pub fn run_by_key(&self, sql: &str, args: &[Arg], mode: Mode) -> Rows {
         let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
         self.execute(&self.prepare_by_key(sql, &kinds), args, mode)

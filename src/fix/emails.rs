@@ -83,8 +83,10 @@ fn change_all(repair: &Repair, todo: &[Candidate]) -> Result<Vec<Outcome>, Error
     for group in groups {
         pg::check_interrupts();
         let users: Vec<&Candidate> = group.iter().map(|place| &todo[*place]).collect();
+        let turn = repair.turns.get() + 1;
+        repair.turns.set(turn);
         for (place, outcome) in group.iter().zip(together(repair, &users)?) {
-            outcomes[*place] = Some(outcome);
+            outcomes[*place] = Some(Outcome { turn, ..outcome });
         }
     }
     Ok(outcomes.into_iter().flatten().collect())

@@ -25,6 +25,8 @@ pub struct Outcome {
     pub failure: Option<Box<Failure>>,
     /// What undo_fix() needs; goes to the audit log only.
     pub undo: Value,
+    /// Of those whose order matters: whose turn it was, from 1 on.
+    pub turn: usize,
 }
 
 impl Outcome {
@@ -42,6 +44,7 @@ impl Outcome {
             audit_id: None,
             failure: None,
             undo: Value::Null,
+            turn: 0,
         }
     }
 

@@ -16,7 +16,7 @@ use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on};
 use onagui_decide::repair::{Action, Status};
 use pgrx::Uuid;
 use serde_json::{Value, json};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -33,6 +33,8 @@ pub struct Repair {
     pub seen: RefCell<HashSet<Pair>>,
     /// App users who are to give up their e-mails, in a rehearsal.
     pub free: RefCell<HashSet<Uuid>>,
+    /// How many turns there were in which e-mails were changed.
+    pub turns: Cell<usize>,
     /// By auth user, who was merged into them before, in a rehearsal.
     pub merged: RefCell<HashMap<Uuid, Vec<Uuid>>>,
     /// Auth users of whom it was looked up, in a rehearsal, what keeps their rows from being made.
@@ -60,6 +62,7 @@ impl Repair {
             everybody: false,
             seen: RefCell::default(),
             free: RefCell::default(),
+            turns: Cell::default(),
             merged: RefCell::default(),
             hindered: RefCell::default(),
         })
@@ -362,14 +365,17 @@ impl Repair {
         Ok(row)
     }
 
-    /// Writes what was done into the audit log, in one statement, and notes the entries' numbers.
+    /// Writes what was done into the audit log, in one statement, and notes the entries' numbers: in the order in which it
+    /// was done, so that it can be taken back from the last one on.
     fn record(&self, outcomes: &mut [Outcome]) {
         if !self.apply {
             return;
         }
         let mut places = Vec::new();
         let mut entries = Vec::new();
-        for (place, row) in outcomes.iter().enumerate() {
+        let mut all: Vec<(usize, &Outcome)> = outcomes.iter().enumerate().collect();
+        all.sort_by_key(|(_, row)| row.turn);
+        for (place, row) in all {
             let action = match row.outcome {
                 "done" => row.action.name(),
                 "failed" => "failure",

@@ -210,6 +210,91 @@ def test_a_column_that_came_since(db):
         undo(db, audit_id)
 
 
+def test_after_triggers_see_the_settings_of_the_caller(db):
+    """In merges, e-mail changes and their undos."""
+    db.sql("CREATE TABLE seen (zone text, style text)")
+    db.sql("GRANT INSERT ON seen TO PUBLIC")
+    db.sql(
+        """CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS
+           $$BEGIN INSERT INTO seen VALUES (current_setting('TimeZone'), current_setting('DateStyle')); RETURN NULL; END$$"""
+    )
+    db.sql("CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION note()")
+    duplicate(db, "ann@example.com")
+    app_user(db, "old@example.com", auth_user(db, "new@example.com"))
+    db.sql("TRUNCATE seen")
+    db.sql("SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'German, DMY'")
+    for row in fix(db, None):
+        undo(db, row["audit_id"])
+    assert set(db.sql("SELECT zone, style FROM seen")) == {("Asia/Kathmandu", "German, DMY")}
+    assert db.one("SELECT count(*) FROM seen") >= 4
+
+
+def test_columns_that_came_since_do_not_stand_in_the_way(db):
+    """Of rows that moved, of an e-mail, of a row that was made; whatever has been written there since."""
+    db.sql("CREATE TABLE orders (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users)")
+    db.sql("CREATE TABLE visits (user_id uuid REFERENCES onagui.app_users)")  # no key: found again by its content
+    app, _ = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    db.sql("INSERT INTO visits VALUES (%s)", [app])
+    mail = auth_user(db, "new@example.com")
+    app_user(db, "old@example.com", mail)
+    made = auth_user(db, "bob@example.com")
+    db.sql("DELETE FROM onagui.app_users WHERE id = %s", [made])
+    before = content(db, "orders", "visits", "onagui.app_users")
+    audit_ids = [row["audit_id"] for row in fix(db, None)]
+    assert len(audit_ids) == 3
+    for table in ("orders", "visits", "onagui.app_users"):
+        db.sql(f"ALTER TABLE {table} ADD came text, ADD plan text NOT NULL DEFAULT 'free'")
+    db.sql("UPDATE orders SET came = 'x'; UPDATE visits SET came = 'x'")
+    db.sql("UPDATE onagui.app_users SET came = 'x' WHERE id <> %s", [made])
+    for audit_id in audit_ids:
+        undo(db, audit_id)
+    assert db.sql("SELECT came, plan FROM orders UNION ALL SELECT came, plan FROM visits") == [("x", "free")] * 2
+    for table in ("orders", "visits", "onagui.app_users"):
+        db.sql(f"ALTER TABLE {table} DROP came, DROP plan")
+    assert content(db, "orders", "visits", "onagui.app_users") == before
+
+
+def test_what_a_new_column_holds_is_not_deleted(db):
+    made = auth_user(db, "bob@example.com")
+    db.sql("DELETE FROM onagui.app_users WHERE id = %s", [made])
+    audit_id = fix_one(db, "bob@example.com")["audit_id"]
+    db.sql("ALTER TABLE onagui.app_users ADD plan text NOT NULL DEFAULT 'free'")
+    db.sql("UPDATE onagui.app_users SET plan = 'paid'")
+    with expect_error("55000", detail="a row of onagui.app_users .* has changed"):
+        undo(db, audit_id)
+
+
+def test_a_lost_column_is_named(db):
+    """Whether the rest of a row is as it was left cannot be told without it."""
+    db.sql("CREATE TABLE orders (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, note text)")
+    app, _ = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("ALTER TABLE orders DROP note")
+    with expect_error("55000", detail="public.orders has lost the column note"):
+        undo(db, audit_id)
+
+
+def test_an_entry_of_version_0_1_0_names_no_columns(db):
+    db.sql("CREATE TABLE orders (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users)")
+    app, _ = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    before = content(db, "orders", "onagui.app_users")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    names = "SELECT count(*) FROM jsonb_path_query((SELECT details FROM onagui.sync_audit_log WHERE audit_id = %s), '$.undo[*].changes[*].columns')"
+    assert db.one(names, [audit_id], role=ADMIN) > 0
+    without = """
+        UPDATE onagui.sync_audit_log SET details = jsonb_set(details, '{undo}', (
+            SELECT jsonb_agg(jsonb_build_object('changes', (SELECT jsonb_agg(t - 'columns') FROM jsonb_array_elements(s -> 'changes') t)))
+              FROM jsonb_array_elements(details -> 'undo') s))
+         WHERE audit_id = %s"""
+    db.sql(without, [audit_id], role=ADMIN)
+    assert db.one(names, [audit_id], role=ADMIN) == 0
+    undo(db, audit_id)
+    assert content(db, "orders", "onagui.app_users") == before
+
+
 def test_a_report_of_an_email_with_blanks_can_be_pasted(db):
     email = '"john ronald reuel tolkien and others"@example.com'
     auth_user(db, email)

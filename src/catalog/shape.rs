@@ -19,6 +19,8 @@ pub struct ShapeColumn {
     pub is_open: bool,
     /// The expression of a generated column, over the table's column names.
     pub generated: Option<String>,
+    /// The expression of any other column's default.
+    pub default: Option<String>,
 }
 
 /// A part of an index key, over the table's column names.
@@ -86,7 +88,8 @@ const COLUMNS: &str = "
            a.attidentity <> '' OR a.attgenerated = '' AND EXISTS (
                SELECT FROM regexp_matches(concat(d.adbin, kinds.defaults), ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
                  JOIN pg_proc p ON p.oid = f.id[1]::oid
-                WHERE p.provolatile = 'v')
+                WHERE p.provolatile = 'v'),
+           CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END
       FROM pg_attribute a
       CROSS JOIN LATERAL (
             WITH RECURSIVE kind(id, typmod, depth, value) AS (
@@ -200,6 +203,7 @@ impl Shape {
                 is_domain: rows.get(row, 8).unwrap_or_default(),
                 not_null: rows.get(row, 9).unwrap_or_default(),
                 is_open: rows.get(row, 10).unwrap_or(true),
+                default: rows.get(row, 11),
             });
         }
         let unique = read_unique(session, table, mode);
@@ -275,6 +279,28 @@ impl Shape {
     /// A row as one jsonb object of texts, from which every value can be made again; over the alias `t`.
     pub fn image(&self) -> String {
         image_of(self.columns.iter())
+    }
+
+    /// The same of the columns of these names only.
+    pub fn image_over(&self, names: &[&str]) -> String {
+        image_of(self.columns.iter().filter(|c| names.contains(&c.name.as_str())))
+    }
+
+    /// SQL: whether a row has in all columns but those of these names what it would have if nobody had ever given them a value;
+    /// over the alias `t`.
+    pub fn untouched_but(&self, names: &[&str]) -> String {
+        let others = self.columns.iter().filter(|c| !names.contains(&c.name.as_str()));
+        let conditions = others.filter(|c| c.generated.is_none()).map(|c| {
+            let value = format!("t.{}::text", c.quoted);
+            match c.default.as_ref().filter(|_| !c.is_open) {
+                Some(default) => {
+                    let kind = &c.kind;
+                    format!(" AND ({value} IS NULL OR {value} = ({default})::{kind}::text)")
+                }
+                None => format!(" AND {value} IS NULL"),
+            }
+        });
+        format!("true{}", conditions.collect::<String>())
     }
 
     /// The primary key of a row in the same form, NULL where there is none.

@@ -53,6 +53,9 @@ impl Update {
 #[derive(Default, Serialize, Deserialize)]
 pub struct Done {
     pub table: String,
+    /// The names of the columns that the table had then, of which MD5s were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// Rows that were deleted, whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<Value>,
@@ -64,6 +67,17 @@ pub struct Done {
     /// Where the rows in `added` lie.
     #[serde(skip)]
     pub added_at: Vec<Address>,
+}
+
+impl Done {
+    /// Nothing yet.
+    pub fn to(table: &Table, shape: &Shape) -> Self {
+        Done {
+            table: table.label.clone(),
+            columns: shape.columns.iter().map(|c| c.name.clone()).collect(),
+            ..Done::default()
+        }
+    }
 }
 
 /// Rows of which the same columns were changed.
@@ -113,10 +127,7 @@ pub fn apply(
     mover: &Mover,
     changes: &[TableChanges],
 ) -> Result<Vec<Done>, Error> {
-    let mut done: Vec<Done> = changes
-        .iter()
-        .map(|c| Done { table: c.of.table.label.clone(), ..Done::default() })
-        .collect();
+    let mut done: Vec<Done> = changes.iter().map(|c| Done::to(c.of.table, c.of.shape)).collect();
     check_fit(session, changes, Mode::Fresh)?;
     let mut held_back = None;
     let owners = distinct(changes.iter().map(|c| c.of.table.owner));
@@ -124,30 +135,26 @@ pub fn apply(
     let turns: Vec<(Oid, usize)> =
         (0..3).flat_map(|step| owners.iter().map(move |owner| (*owner, step))).collect();
     let mut turn = turns.iter();
-    pg::with_stable_text(|| {
-        as_one_statement(
-            &turns.iter().map(|(owner, _)| *owner).collect::<Vec<_>>(),
-            &mover.references,
-            session,
-            |owner| {
-                let step = turn.next().map_or(0, |(_, step)| *step);
-                for (c, done) in
-                    changes.iter().zip(&mut done).filter(|(c, _)| c.of.table.owner == owner)
-                {
-                    let (wanted, written) = match step {
-                        0 => (c.deleted.len(), delete(session, c, done)),
-                        1 => (
-                            c.updated.values().map(Vec::len).sum(),
-                            update_all(session, c, done, mover.in_order.get()),
-                        ),
-                        _ => (c.inserted.len(), insert(session, c, done)),
-                    };
-                    if written != wanted {
-                        held_back.get_or_insert_with(|| c.of.table.label.clone());
-                    }
+    let all_turns: Vec<Oid> = turns.iter().map(|(owner, _)| *owner).collect();
+    as_one_statement(&all_turns, &mover.references, session, |owner| {
+        let step = turn.next().map_or(0, |(_, step)| *step);
+        let of_owner = changes.iter().zip(&mut done).filter(|(c, _)| c.of.table.owner == owner);
+        // AFTER triggers of the application, which have their turn later, are spared these settings.
+        pg::with_stable_text(|| {
+            for (c, done) in of_owner {
+                let (wanted, written) = match step {
+                    0 => (c.deleted.len(), delete(session, c, done)),
+                    1 => (
+                        c.updated.values().map(Vec::len).sum(),
+                        update_all(session, c, done, mover.in_order.get()),
+                    ),
+                    _ => (c.inserted.len(), insert(session, c, done)),
+                };
+                if written != wanted {
+                    held_back.get_or_insert_with(|| c.of.table.label.clone());
                 }
-            },
-        )
+            }
+        });
     });
     if let Some(table) = held_back {
         return Err(Error::HeldBack { table });

@@ -244,7 +244,7 @@ pub fn rekey(
         }
         merge.referring()
     };
-    Ok(Rekeyed::new(from, to, mover.held_to_json(&held), moved))
+    Ok(Rekeyed::new(from, to, mover.held_to_json(session, &held), moved))
 }
 
 /// Notes that the app user `from` gives way to `to`, whose row takes over what it lacks. Answers the rows of the two.

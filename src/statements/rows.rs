@@ -137,11 +137,10 @@ pub fn difference(
         now: None,
     };
     Some(Done {
-        table: table.label.clone(),
         moved: vec![Moved {
             columns: changed.iter().map(|c| c.quoted.clone()).collect(),
             rows: vec![row],
         }],
-        ..Done::default()
+        ..Done::to(table, shape)
     })
 }

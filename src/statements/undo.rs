@@ -1,6 +1,7 @@
 //! Taking back what the audit log tells of: the changes that lead from now to then, and whether they are possible.
 
 use super::changes::{Done, Moved, MovedRow, TableChanges, Update};
+use super::rekey::unquoted;
 use super::rows::{Address, address};
 use crate::catalog::House;
 use crate::catalog::references::Table;
@@ -8,7 +9,7 @@ use crate::catalog::shape::Shape;
 use crate::pg::{self, Mode, Session};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, Uuid};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 
 /// How many rows are named where an undo is refused.
@@ -80,11 +81,14 @@ pub fn inverse<'a>(
         .zip(tables)
         .map(|(d, t)| {
             let mut changes = TableChanges::new(&t.table, &t.shape);
-            let columns = d.removed.first().and_then(Value::as_object).into_iter().flatten();
-            for (name, _) in
-                columns.filter(|(name, _)| t.shape.columns.iter().all(|c| c.name != **name))
-            {
-                why.push(format!("{} has lost the column {name}", t.table.label));
+            let names = known_columns(d, &t.shape);
+            let is_there = |name: &String| t.shape.columns.iter().any(|c| c.name == *name);
+            let lost: Vec<&String> = names.iter().filter(|name| !is_there(name)).collect();
+            if !lost.is_empty() {
+                let lost =
+                    lost.iter().map(|name| format!("{} has lost the column {name}", t.table.label));
+                why.extend(lost);
+                return changes;
             }
             changes.inserted = d.removed.clone();
             // Rows of the same content stand for each other, but each only once.
@@ -92,10 +96,12 @@ pub fn inverse<'a>(
             let mut used: HashSet<Address> =
                 all.filter_map(|row| known.get(&row.number?)).cloned().collect();
             for moved in &d.moved {
-                let updates = take_back(session, t, moved, known, &mut used, why);
+                let updates = take_back(session, t, (moved, &names), known, &mut used, why);
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
-            for (row, found) in d.added.iter().zip(find(session, t, &d.added, true, &mut used)) {
+            for (row, found) in
+                d.added.iter().zip(find(session, t, Wanted::Whole(&d.added), &mut used))
+            {
                 match found {
                     Found { address: Some(address), same: true } => changes.deleted.push(address),
                     found => note(why, t, row, Some(&found)),
@@ -106,20 +112,29 @@ pub fn inverse<'a>(
         .collect()
 }
 
+/// The names of the columns that the log tells of. What has come to the table since stands in no undo's way.
+fn known_columns(done: &Done, shape: &Shape) -> Vec<String> {
+    if !done.columns.is_empty() {
+        return done.columns.clone();
+    }
+    // An entry of version 0.1.0: MD5s are taken to be of the columns there are now.
+    let removed = done.removed.first().and_then(Value::as_object).into_iter();
+    let moved = done.moved.iter().flat_map(|moved| &moved.columns).map(|c| unquoted(c));
+    let mut names: Vec<String> = removed.flat_map(|row| row.keys().cloned()).chain(moved).collect();
+    if !done.moved.is_empty() {
+        names.extend(shape.columns.iter().map(|c| c.name.clone()));
+    }
+    names
+}
+
 fn take_back(
     session: &Session,
     t: &Resolved,
-    moved: &Moved,
+    (moved, names): (&Moved, &[String]),
     known: &Known,
     used: &mut HashSet<Address>,
     why: &mut Vec<String>,
 ) -> Vec<Update> {
-    let missing: Vec<&String> =
-        moved.columns.iter().filter(|c| t.shape.column(c).is_none()).collect();
-    if !missing.is_empty() {
-        why.push(format!("{} has lost the column {}", t.table.label, missing[0]));
-        return Vec::new();
-    }
     let update = |address: Address, row: &MovedRow| Update {
         number: row.number,
         ..Update::new(address, row.after.clone(), row.before.clone())
@@ -129,9 +144,8 @@ fn take_back(
         moved.rows.iter().partition(|row| known_at(row).is_some());
     let mut updates: Vec<Update> =
         known.iter().filter_map(|row| Some(update(known_at(row)?, row))).collect();
-    let rows: Vec<Value> =
-        unknown.iter().map(|row| serde_json::json!({ "key": row.key, "md5": row.md5 })).collect();
-    for (row, found) in unknown.into_iter().zip(find(session, t, &rows, false, used)) {
+    let wanted = Wanted::Left(&unknown, names);
+    for (row, found) in unknown.iter().zip(find(session, t, wanted, used)) {
         match found {
             Found { address: Some(address), same: true } => updates.push(update(address, row)),
             found => note(why, t, row.key.as_ref().unwrap_or(&Value::Null), Some(&found)),
@@ -148,9 +162,7 @@ fn note(why: &mut Vec<String>, t: &Resolved, row: &Value, found: Option<&Found>)
     let key: Vec<String> = match row {
         Value::Object(values) => values
             .iter()
-            .filter(|(name, _)| {
-                t.shape.primary_key.iter().any(|k| super::rekey::unquoted(k) == **name)
-            })
+            .filter(|(name, _)| t.shape.primary_key.iter().any(|k| unquoted(k) == **name))
             .map(|(name, value)| format!("{name} {}", value.as_str().unwrap_or("NULL")))
             .collect(),
         _ => Vec::new(),
@@ -165,7 +177,50 @@ fn note(why: &mut Vec<String>, t: &Resolved, row: &Value, found: Option<&Found>)
     }
 }
 
-const MD5_OF_ROW: &str = "md5(x.r::text)";
+/// Rows as they were left.
+#[derive(Clone, Copy)]
+enum Wanted<'w> {
+    /// Whole ones, to be deleted: whatever anybody has put into them since would be lost.
+    Whole(&'w [Value]),
+    /// Some of which columns were changed, and the names of the columns that their MD5s are of.
+    Left(&'w [&'w MovedRow], &'w [String]),
+}
+
+impl Wanted<'_> {
+    /// As JSON: objects of `key` (NULL without a primary key) and `md5`.
+    fn rows(&self, session: &Session) -> Value {
+        match self {
+            Wanted::Whole(rows) => {
+                let sql = "SELECT jsonb_agg(jsonb_build_object('key', x.r, 'md5', md5(x.r::text)) ORDER BY x.place)
+                             FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)";
+                let args = [JsonB(rows.to_vec().into()).into()];
+                session
+                    .run(sql, &args, Mode::Fresh)
+                    .one::<JsonB>()
+                    .map_or(Value::Null, |rows| rows.0)
+            }
+            Wanted::Left(rows, _) => {
+                rows.iter().map(|row| json!({ "key": row.key, "md5": row.md5 })).collect()
+            }
+        }
+    }
+
+    /// SQL over the alias `t`: the MD5 of a row, and whether it is untouched but for what that is of.
+    fn md5(&self, shape: &Shape) -> (String, String) {
+        let names: Vec<&str> = match self {
+            Wanted::Whole(rows) => {
+                let first = rows.first().and_then(Value::as_object).into_iter();
+                first.flat_map(|row| row.keys().map(String::as_str)).collect()
+            }
+            Wanted::Left(_, names) => names.iter().map(String::as_str).collect(),
+        };
+        let untouched = match self {
+            Wanted::Whole(_) => shape.untouched_but(&names),
+            Wanted::Left(..) => "true".into(),
+        };
+        (format!("md5({}::text)", shape.image_over(&names)), untouched)
+    }
+}
 
 struct Found {
     address: Option<Address>,
@@ -173,26 +228,26 @@ struct Found {
     same: bool,
 }
 
-/// Finds and locks rows, each given by its primary key or else by its content. With `whole`, `rows` are whole rows;
-/// else objects of `key` and `md5`. Those in `used` are passed over, and those found are added to it.
+/// Finds and locks rows, each by its primary key or else by its content. Those in `used` are passed over, and those found are
+/// added to it.
 fn find(
     session: &Session,
     t: &Resolved,
-    rows: &[Value],
-    whole: bool,
+    wanted: Wanted,
     used: &mut HashSet<Address>,
 ) -> Vec<Found> {
-    if rows.is_empty() {
-        return Vec::new();
-    }
-    let has_key = !t.shape.primary_key.is_empty()
-        && rows.iter().all(|row| whole || row.get("key").is_some_and(Value::is_object));
     pg::with_stable_text(|| {
         pg::as_role(t.table.owner, || {
-            if has_key {
-                find_by_key(session, t, rows, whole, used)
-            } else {
-                find_by_content(session, t, rows, whole, used)
+            let rows = match wanted.rows(session) {
+                Value::Array(rows) => rows,
+                _ => return Vec::new(),
+            };
+            let has_key =
+                !t.shape.primary_key.is_empty() && rows.iter().all(|row| row["key"].is_object());
+            match (rows.is_empty(), has_key) {
+                (true, _) => Vec::new(),
+                (_, true) => find_by_key(session, t, rows, wanted.md5(&t.shape), used),
+                _ => find_by_content(session, t, &rows, wanted.md5(&t.shape), used),
             }
         })
     })
@@ -201,11 +256,10 @@ fn find(
 fn find_by_key(
     session: &Session,
     t: &Resolved,
-    rows: &[Value],
-    whole: bool,
+    rows: Vec<Value>,
+    (md5, untouched): (String, String),
     used: &mut HashSet<Address>,
 ) -> Vec<Found> {
-    let (key, md5) = if whole { ("x.r", MD5_OF_ROW) } else { ("x.r -> 'key'", "x.r ->> 'md5'") };
     let equal: Vec<String> = t
         .shape
         .columns
@@ -213,19 +267,19 @@ fn find_by_key(
         .filter(|c| t.shape.primary_key.contains(&c.quoted))
         .map(|c| {
             let name = pgrx::spi::quote_literal(&c.name);
-            format!("t.{} {} ({key} ->> {name})::{}", c.quoted, t.shape.equality(&c.quoted), c.kind)
+            let equality = t.shape.equality(&c.quoted);
+            format!("t.{} {equality} (x.r -> 'key' ->> {name})::{}", c.quoted, c.kind)
         })
         .collect();
     let sql = format!(
-        "SELECT x.place, t.tableoid, t.ctid::text, md5({}::text) = {md5}
+        "SELECT x.place, t.tableoid, t.ctid::text, {md5} = x.r ->> 'md5' AND {untouched}
            FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}
           ORDER BY x.place FOR UPDATE OF t",
-        t.shape.image(),
         t.table.target(),
         equal.join(" AND ")
     );
     let mut found: Vec<Found> = rows.iter().map(|_| Found { address: None, same: false }).collect();
-    let there = session.run(&sql, &[JsonB(rows.to_vec().into()).into()], Mode::Fresh);
+    let there = session.run(&sql, &[JsonB(rows.into()).into()], Mode::Fresh);
     for row in 0..there.len() {
         let place = there.get::<i64>(row, 1).unwrap_or(1) as usize - 1;
         let Some(address) = address(&there, row, 2) else {
@@ -244,24 +298,16 @@ fn find_by_content(
     session: &Session,
     t: &Resolved,
     rows: &[Value],
-    whole: bool,
+    (md5, untouched): (String, String),
     used: &mut HashSet<Address>,
 ) -> Vec<Found> {
-    let wanted: Vec<String> = if whole {
-        let sql = format!(
-            "SELECT {MD5_OF_ROW} FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) ORDER BY x.place"
-        );
-        session.run(&sql, &[JsonB(rows.to_vec().into()).into()], Mode::Fresh).column()
-    } else {
-        rows.iter().map(|row| row["md5"].as_str().unwrap_or_default().to_owned()).collect()
-    };
-    let distinct: HashSet<&String> = wanted.iter().collect();
-    let distinct: Vec<String> = distinct.into_iter().cloned().collect();
+    let wanted: Vec<&str> =
+        rows.iter().map(|row| row["md5"].as_str().unwrap_or_default()).collect();
+    let distinct: HashSet<&str> = wanted.iter().copied().collect();
+    let distinct: Vec<String> = distinct.into_iter().map(str::to_owned).collect();
     let sql = format!(
-        "SELECT md5({image}::text), t.tableoid, t.ctid::text
-           FROM {} t WHERE md5({image}::text) = ANY ($1) FOR UPDATE OF t",
+        "SELECT {md5}, t.tableoid, t.ctid::text FROM {} t WHERE {md5} = ANY ($1) AND {untouched} FOR UPDATE OF t",
         t.table.target(),
-        image = t.shape.image(),
     );
     let there = session.run(&sql, &[distinct.into()], Mode::Fresh);
     let mut by_content: HashMap<String, Vec<Address>> = HashMap::new();
@@ -270,7 +316,7 @@ fn find_by_content(
             by_content.entry(md5).or_default().push(address);
         }
     }
-    let mut next = |md5: &String| {
+    let mut next = |md5: &str| {
         let alike = by_content.get_mut(md5)?;
         while let Some(address) = alike.pop() {
             if used.insert(address.clone()) {

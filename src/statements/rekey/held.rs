@@ -18,6 +18,9 @@ pub struct Held {
     pub md5: String,
 }
 
+/// Which columns the MD5 is of, in the audit log.
+const COLUMNS: &str = "columns";
+
 impl Mover {
     /// Whether some row holds one of `ids` without any need to ([`Self::held`]).
     pub fn holds_any(&self, session: &Session, ids: &[Uuid]) -> bool {
@@ -37,15 +40,24 @@ impl Mover {
     /// Rows that hold an id in a column where no foreign key keeps them from it, whoever has that id: locked unless this
     /// is a rehearsal.
     pub fn held(&self, session: &Session, id: Uuid, mode: Mode) -> Vec<Held> {
+        self.held_as(session, id, mode, &[])
+    }
+
+    /// The same; MD5s are of the columns that rows of the table in `recorded` name.
+    fn held_as(&self, session: &Session, id: Uuid, mode: Mode, recorded: &[Value]) -> Vec<Held> {
         let mut held = Vec::new();
         let lock = if mode == Mode::Read { "" } else { " FOR UPDATE" };
         for (place, moving) in self.loose() {
             let table = &self.references.tables[place];
             let shape = self.shape(session, place, mode);
+            let of_table = |w: &&Value| w["table"] == table.label.as_str() && w[COLUMNS].is_array();
+            let names: Option<Vec<&str>> = recorded.iter().find(of_table).map(|w| {
+                w[COLUMNS].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+            });
             let sql = format!(
                 "SELECT t.tableoid, t.ctid::text, {}, md5({}::text) FROM {} t WHERE {}{lock}",
                 shape.key_image(),
-                shape.image(),
+                names.map_or_else(|| shape.image(), |names| shape.image_over(&names)),
                 table.target(),
                 moving.holds("t", "$1")
             );
@@ -67,10 +79,16 @@ impl Mover {
     }
 
     /// What the audit log keeps of rows that held the id before the user got it: taking that back must leave them alone.
-    pub fn held_to_json(&self, held: &[Held]) -> Value {
+    pub fn held_to_json(&self, session: &Session, held: &[Held]) -> Value {
         let rows = held.iter().map(|held| {
             let table = &self.references.tables[held.row.0].label;
-            json!({ "table": table, "column": held.column, "key": held.key, "md5": held.md5 })
+            let mut row =
+                json!({ "table": table, "column": held.column, "key": held.key, "md5": held.md5 });
+            if held.key.is_none() {
+                let columns = &self.shape(session, held.row.0, Mode::Fresh).columns;
+                row[COLUMNS] = columns.iter().map(|c| c.name.as_str()).collect();
+            }
+            row
         });
         rows.collect()
     }
@@ -86,7 +104,7 @@ impl Mover {
             return Ok(Vec::new());
         }
         let mut wanted: Vec<&Value> = recorded.iter().collect();
-        let mut found = self.held(session, id, Mode::Fresh);
+        let mut found = self.held_as(session, id, Mode::Fresh, recorded);
         found.retain(|held| {
             let table = self.references.tables[held.row.0].label.as_str();
             let is = |w: &&Value| {

@@ -106,6 +106,9 @@ def test_a_deleted_user_is_remembered_whatever_is_locked(db):
     with locker.transaction():
         locker.execute("LOCK TABLE onagui.sync_audit_log IN SHARE MODE")
         db.auth.delete(ann)
+    [warning] = db.warnings
+    assert warning.message.startswith("onagui_sync could not record which auth users were deleted: canceling statement due to lock timeout")
+    assert warning.hint.startswith("The delete goes on; the failure could not be recorded")
     assert db.sql("SELECT auth_user_id FROM onagui.sync_known_id", role=ADMIN) == [(ann,)]
     # For the id itself it waits.
     bob = db.auth.signup("bob@example.com")

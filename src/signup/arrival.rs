@@ -1,7 +1,7 @@
 //! What is done for each auth user of a statement whose rows could not simply be inserted.
 
 use super::halving::{Act, Failed, do_for_most};
-use super::{Actor, Change, give_up};
+use super::{Actor, Attempt, Change, give_up};
 use crate::error::{Error, Failure};
 use crate::fix::Linker;
 use crate::pg::{RowSet, subtransaction};
@@ -185,7 +185,7 @@ impl Visit<'_> {
             audit::record_signup(self.target.house, entries);
             Ok(())
         })
-        .or_else(|failure| give_up(&failure, &whom(entries), || ()))
+        .or_else(|failure| give_up(&failure, Attempt::SignUp(whom(entries)), || ()))
     }
 
     /// Records those that failed; one WARNING for all that failed with the same message.
@@ -208,7 +208,7 @@ impl Visit<'_> {
                 detail: first.detail.clone().filter(|_| failed.len() == 1),
                 ..Failure::clone(first)
             };
-            give_up(&one, &whom(&entries), || {
+            give_up(&one, Attempt::SignUp(whom(&entries)), || {
                 audit::record_signup(self.target.house, &entries);
             })?;
         }

@@ -148,7 +148,7 @@ fn forget(
             people::record_deletes(house, people, actor);
             Ok(())
         });
-        recorded.or_else(|failure| give_up(&failure, "deleted auth users", || note(&failure)))
+        recorded.or_else(|failure| give_up(&failure, Attempt::Delete, || note(&failure)))
     };
     let mut unrecorded = Ok(());
     let remembered = subtransaction(|| {
@@ -163,7 +163,7 @@ fn forget(
         Ok(()) => unrecorded,
         // The delete can be tried again; an id that was forgotten is lost.
         Err(failure) if failure.sqlstate == LOCK_NOT_AVAILABLE => Err(failure.into()),
-        Err(failure) => give_up(&failure, "deleted auth users", || note(&failure)),
+        Err(failure) => give_up(&failure, Attempt::Delete, || note(&failure)),
     }
 }
 
@@ -173,7 +173,7 @@ fn record_all(house: House, new: &RowSet, failure: &Failure, actor: &str) -> Res
         Some((Person { id: Some(id), .. }, _)) if new.len() == 1 => format!("auth user {id}"),
         _ => format!("{} auth users", new.len()),
     };
-    give_up(failure, &whom, || people::record_failures(house, new, failure, actor))
+    give_up(failure, Attempt::SignUp(whom), || people::record_failures(house, new, failure, actor))
 }
 
 /// After a wait for a lock that was in vain.
@@ -183,9 +183,16 @@ fn spent(failure: &Failure) {
     }
 }
 
+/// What Auth was doing.
+enum Attempt {
+    /// For whom, in words.
+    SignUp(String),
+    Delete,
+}
+
 /// Lets the sign-up go on without its app side: the failure is recorded and raised as a WARNING. Or not, where it must
 /// be passed on, or where the DBA wants it raised.
-fn give_up(failure: &Failure, whom: &str, record: impl FnOnce()) -> Result<(), Error> {
+fn give_up(failure: &Failure, attempt: Attempt, record: impl FnOnce()) -> Result<(), Error> {
     if must_pass_on(&failure.sqlstate) || settings::raise_errors() {
         return Err(Error::Raised(Box::new(failure.clone())));
     }
@@ -200,14 +207,20 @@ fn give_up(failure: &Failure, whom: &str, record: impl FnOnce()) -> Result<(), E
     {
         return Err(Error::Raised(unrecorded.clone()));
     }
+    let (what, attempt) = match attempt {
+        Attempt::SignUp(whom) => (format!("write the app user of {whom}"), "sign-up"),
+        Attempt::Delete => ("record which auth users were deleted".into(), "delete"),
+    };
     pg::warn(Failure {
         sqlstate: failure.sqlstate.clone(),
-        message: format!("onagui_sync could not write the app user of {whom}: {}", failure.message),
+        message: format!("onagui_sync could not {what}: {}", failure.message),
         detail: failure.detail.clone(),
         hint: Some(match unrecorded {
-            None => "The sign-up goes on; the failure is recorded in onagui.sync_audit_log.".into(),
+            None => {
+                format!("The {attempt} goes on; the failure is recorded in onagui.sync_audit_log.")
+            }
             Some(why) => {
-                format!("The sign-up goes on; the failure could not be recorded: {}", why.message)
+                format!("The {attempt} goes on; the failure could not be recorded: {}", why.message)
             }
         }),
         ..Failure::default()

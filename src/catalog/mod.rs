@@ -1,5 +1,6 @@
 //! What the database looks like: the two tables, and what refers to the application's users.
 
+pub mod code;
 pub mod lookup;
 pub mod references;
 pub mod shape;

@@ -1,5 +1,6 @@
 //! The extension's own tables, `auth.users` and `onagui.app_users` as they are now.
 
+use super::code::{read_changes_rows, read_runs_code};
 use crate::error::Error;
 use crate::pg::{self, Arg, Guarded, Mode, Session};
 use pgrx::pg_sys::Oid;
@@ -383,57 +384,4 @@ fn read_deferrable(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable>
         Some(Deferrable { name, initially, inbound })
     });
     each.collect()
-}
-
-/// Whether a trigger, or anything in a constraint, default, generated column or index that is not built in, takes part
-/// in an INSERT. What is built in leaves no dependency, so whatever else is depended on counts; and what is built in but
-/// may do anything, as set_config() does.
-fn read_runs_code(session: &Session, table: Oid) -> bool {
-    const RUNS_CODE: &str = "
-        WITH part(classid, objid) AS (
-            SELECT 'pg_class'::regclass, $1::oid
-            UNION ALL SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = $1
-            UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE conrelid = $1
-            UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid = $1
-        )
-        SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1 AND tgtype & 4 <> 0)
-            OR EXISTS (SELECT FROM pg_class WHERE oid = $1 AND relispartition)
-            OR EXISTS (SELECT FROM pg_depend d JOIN part p ON p.classid = d.classid AND p.objid = d.objid
-                        WHERE d.refclassid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass,
-                                                   'pg_namespace'::regclass, 'pg_collation'::regclass))
-            OR EXISTS (SELECT FROM (SELECT adbin::text FROM pg_attrdef WHERE adrelid = $1
-                                    UNION ALL SELECT conbin::text FROM pg_constraint WHERE conrelid = $1) e(tree)
-                        CROSS JOIN LATERAL regexp_matches(e.tree, ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
-                        JOIN pg_proc p ON p.oid = f.id[1]::oid
-                        WHERE p.provolatile = 'v'
-                          AND p.proname NOT IN ('gen_random_uuid', 'random', 'clock_timestamp', 'nextval'))";
-    session.run(RUNS_CODE, &[table.into()], Mode::Fresh).one().unwrap_or(true)
-}
-
-fn read_changes_rows(session: &Session, table: Oid) -> bool {
-    let sql = format!("SELECT {}", before_trigger("$1", INSERT));
-    session.run(&sql, &[table.into()], Mode::Fresh).one().unwrap_or(true)
-}
-
-/// Events in `pg_trigger.tgtype` (src/include/catalog/pg_trigger.h).
-const INSERT: u8 = 4;
-pub const UPDATE: u8 = 16;
-
-/// SQL: whether the table, or a partition of it, has a BEFORE trigger for each row that an event fires.
-pub fn before_trigger(table: &str, event: u8) -> String {
-    has_trigger(table, &format!("g.tgtype & 3 = 3 AND g.tgtype & {event} <> 0"))
-}
-
-/// SQL: whether the table, or a partition of it, has an AFTER trigger.
-pub fn after_trigger(table: &str) -> String {
-    has_trigger(table, "g.tgtype & 2 = 0")
-}
-
-fn has_trigger(table: &str, which: &str) -> String {
-    format!(
-        "EXISTS (SELECT FROM pg_catalog.pg_trigger g
-                  WHERE g.tgrelid IN (SELECT {table}::oid UNION ALL
-                                      SELECT p.relid FROM pg_catalog.pg_partition_tree({table}::oid::pg_catalog.regclass) p)
-                    AND {which} AND NOT g.tgisinternal)"
-    )
 }

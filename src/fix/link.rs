@@ -3,9 +3,10 @@
 use crate::error::Error;
 use crate::pg::{Mode, connect};
 use crate::statements::merge;
+use crate::statements::refresh::Refreshed;
 use crate::statements::rekey::{Mover, Referring};
 use crate::statements::rows;
-use crate::statements::signup::{Refreshed, Target};
+use crate::statements::signup::Target;
 use pgrx::Uuid;
 use serde_json::{Value, json};
 use std::rc::Rc;

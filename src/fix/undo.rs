@@ -6,7 +6,8 @@ use crate::catalog::references::ForeignKey;
 use crate::error::{Error, Failure, plain};
 use crate::pg::{self, Arg, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
-use crate::statements::changes::{self, Done};
+use crate::statements::changes;
+use crate::statements::done::{self, Done};
 use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::{Referring, unquoted};
 use crate::statements::rows::{self, Address};
@@ -148,7 +149,7 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
 
 impl Undone {
     fn remember(&mut self, done: &[Done]) {
-        for row in changes::moved(done) {
+        for row in done::moved(done) {
             if let (Some(origin), Some(now)) = (&row.origin, &row.now) {
                 self.origins.insert(now.clone(), origin.clone());
                 self.known.extend(row.number.map(|number| (number, now.clone())));
@@ -157,7 +158,7 @@ impl Undone {
     }
 
     fn into_json(mut self) -> Value {
-        changes::number(self.steps.iter_mut().filter_map(|step| match step {
+        done::number(self.steps.iter_mut().filter_map(|step| match step {
             Step::Changes(done) => Some(done),
             Step::Rekey(_) => None,
         }));

@@ -1,6 +1,7 @@
 //! Cursors: the rows of a query a few at a time, also across commits.
 
-use super::spi::{Plan, Rows, Session};
+use super::rows::Rows;
+use super::spi::{Plan, Session};
 use pgrx::pg_sys;
 use std::cell::Cell;
 

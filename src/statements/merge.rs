@@ -7,7 +7,8 @@
 //! A re-key is planned in the same way where tables are such that no condition on a row alone tells whether it refers to
 //! the user.
 
-use super::changes::{self, Done};
+use super::changes;
+use super::done::{self, Done};
 use super::plan::{Known, Plan, Row, Side};
 use super::rekey::{Collision, Held, Mover, Referring, unquoted};
 use super::rows::{self, Text};
@@ -160,12 +161,12 @@ impl<'a> Merge<'a> {
                 rows::find_again(session, &mut changes, &moved);
             }
             let done = changes::apply(session, mover, &changes)?;
-            let rows = changes::moved(&done);
+            let rows = done::moved(&done);
             moved.extend(rows.filter_map(|row| Some((row.was.clone()?, row.now.clone()?))));
             all.push(done);
             earlier = Some(plan);
         }
-        changes::number(all.iter_mut());
+        done::number(all.iter_mut());
         Ok(all)
     }
 
@@ -236,7 +237,7 @@ pub fn rekey(
         }
         let done = merge.carry_out()?;
         // What held the id before may have changed along with the user, in another column.
-        for row in done.iter().flat_map(|done| changes::moved(done)) {
+        for row in done.iter().flat_map(|done| done::moved(done)) {
             for held in held.iter_mut().filter(|held| Some(&held.row.1) == row.was.as_ref()) {
                 held.key.clone_from(&row.key);
                 held.md5.clone_from(&row.md5);

@@ -2,7 +2,8 @@
 //!
 //! An address holds as long as the row is locked. Values travel as text, in the form that `pg::with_stable_text` fixes.
 
-use super::changes::{Done, Moved, MovedRow, TableChanges};
+use super::changes::TableChanges;
+use super::done::{Done, Moved, MovedRow};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::pg::{self, Mode, Rows, Session};

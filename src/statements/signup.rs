@@ -3,9 +3,9 @@
 use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
 use crate::catalog::{App, Auth, Deferrable, Fold, House};
-use crate::error::{Error, Failure};
+use crate::error::Error;
 use crate::pg::{self, Kept, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
-use onagui_decide::failure::{is_about_values, must_pass_on};
+use onagui_decide::failure::must_pass_on;
 use onagui_decide::names;
 use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
@@ -349,57 +349,6 @@ impl Target {
         all_written(made, new)
     }
 
-    /// Gives the rows with the ids of `new` auth's e-mail where `take_email`, and fills their empty columns where
-    /// `fill`. What cannot be filled (a username that is taken, say) keeps the e-mail of a single user from nothing.
-    pub fn refresh(&self, new: &RowSet, take_email: bool, fill: bool) -> Result<Refreshed, Error> {
-        let all = |written| Refreshed { written, unfilled: None };
-        if !(take_email && fill && new.len() == 1) {
-            return Ok(all(self.write_refresh(new, take_email, fill)));
-        }
-        match subtransaction(|| Ok(self.write_refresh(new, true, true))) {
-            Ok(written) => Ok(all(written)),
-            Err(failure) if is_about_values(&failure.sqlstate) => {
-                let written = self.write_refresh(new, true, false);
-                Ok(Refreshed { written, unfilled: Some(failure) })
-            }
-            Err(failure) => Err(failure.into()),
-        }
-    }
-
-    fn write_refresh(&self, new: &RowSet, take_email: bool, fill: bool) -> u64 {
-        let mut assignments = Vec::new();
-        let mut differences = Vec::new();
-        if take_email {
-            assignments.push("email = n.email".to_owned());
-            let (old, new) = (self.app.email("a"), self.auth.email("n"));
-            differences.push(format!("{old} IS DISTINCT FROM {new}"));
-        }
-        for m in self.mapped.iter().filter(|_| fill) {
-            let (column, source) = (&m.column, m.source_cut());
-            assignments
-                .push(format!("{column} = coalesce(a.{column}, {})", self.typed(m, &source)));
-            differences.push(format!("a.{column} IS NULL AND {source} IS NOT NULL"));
-        }
-        if assignments.is_empty() {
-            return 0;
-        }
-        let sql = format!(
-            "UPDATE {}onagui.app_users a SET {} FROM new_users n WHERE a.id = n.id AND ({})",
-            self.app.only,
-            assignments.join(", "),
-            differences.join(" OR "),
-        );
-        self.write(|session| {
-            offer_new(session, new);
-            session.run(&sql, &[], Mode::Fresh).touched()
-        })
-    }
-
-    fn typed(&self, m: &Mapped, source: &str) -> String {
-        let kind = self.app.column(&m.name).map_or("text", |c| c.kind.as_str());
-        format!("({source})::{kind}")
-    }
-
     /// The condition, over the alias `a`, that an app user has the username `name`, a text; as the unique index on the
     /// username compares. None where there is no such index.
     pub fn same_username(&self, name: &str) -> Option<String> {
@@ -430,13 +379,6 @@ fn ids(new: &RowSet) -> Vec<Option<Uuid>> {
     let mut ids = Vec::with_capacity(new.len());
     new.people(usize::MAX, |people| ids.extend(people.iter().map(|person| person.id)));
     ids
-}
-
-/// What came of [`Target::refresh`].
-pub struct Refreshed {
-    pub written: u64,
-    /// Why empty columns were not filled.
-    pub unfilled: Option<Box<Failure>>,
 }
 
 /// Fails where a trigger of the application has kept rows from being written.

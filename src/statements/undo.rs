@@ -1,6 +1,7 @@
 //! Taking back what the audit log tells of: the changes that lead from now to then, and whether they are possible.
 
-use super::changes::{Done, Moved, MovedRow, TableChanges, Update};
+use super::changes::{TableChanges, Update};
+use super::done::{Done, Moved, MovedRow};
 use super::rekey::unquoted;
 use super::rows::{Address, address};
 use crate::catalog::House;

@@ -1,7 +1,8 @@
 //! Finding the references in the catalog.
 
 use super::{Bounds, ForeignKey, Form, Moving, References, Table};
-use crate::catalog::tables::{APP_USERS, App, UPDATE, after_trigger, before_trigger};
+use crate::catalog::code::{UPDATE, after_trigger, before_trigger};
+use crate::catalog::tables::{APP_USERS, App};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;

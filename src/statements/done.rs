@@ -1,0 +1,87 @@
+//! What was done to rows, as the audit log keeps it.
+
+use super::rows::{Address, Text};
+use crate::catalog::references::Table;
+use crate::catalog::shape::Shape;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What was done to one table, kept in the audit log for [`crate::statements::undo`].
+#[derive(Default, Serialize, Deserialize)]
+pub struct Done {
+    pub table: String,
+    /// The names of the columns that the table had then, of which MD5s were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    /// Rows that were deleted, whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<Value>,
+    /// Rows that were inserted, whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<Moved>,
+    /// Where the rows in `added` lie.
+    #[serde(skip)]
+    pub added_at: Vec<Address>,
+}
+
+impl Done {
+    /// Nothing yet.
+    pub fn to(table: &Table, shape: &Shape) -> Self {
+        Done {
+            table: table.label.clone(),
+            columns: shape.columns.iter().map(|c| c.name.clone()).collect(),
+            ..Done::default()
+        }
+    }
+}
+
+/// Rows of which the same columns were changed.
+#[derive(Serialize, Deserialize)]
+pub struct Moved {
+    /// Quoted.
+    pub columns: Vec<String>,
+    pub rows: Vec<MovedRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct MovedRow {
+    /// The row's primary key after the change, where the table has one.
+    pub key: Option<Value>,
+    pub before: Vec<Text>,
+    pub after: Vec<Text>,
+    /// MD5 of the whole row after the change: whether it is still as it was left.
+    pub md5: String,
+    /// The number of a row that was changed in several steps, the same in each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<usize>,
+    /// Where it lay before the first step, before the change, and where it lies since.
+    #[serde(skip)]
+    pub origin: Option<Address>,
+    #[serde(skip)]
+    pub was: Option<Address>,
+    #[serde(skip)]
+    pub now: Option<Address>,
+}
+
+/// The rows that were changed.
+pub fn moved(done: &[Done]) -> impl Iterator<Item = &MovedRow> {
+    done.iter().flat_map(|d| &d.moved).flat_map(|m| &m.rows)
+}
+
+/// Numbers the rows that were changed in several steps.
+pub fn number<'d>(steps: impl Iterator<Item = &'d mut Vec<Done>>) {
+    let mut seen: BTreeMap<Address, Vec<&mut MovedRow>> = BTreeMap::new();
+    for row in steps.flatten().flat_map(|d| &mut d.moved).flat_map(|m| &mut m.rows) {
+        row.number = None;
+        if let Some(origin) = row.origin.clone() {
+            seen.entry(origin).or_default().push(row);
+        }
+    }
+    let often = seen.into_values().filter(|rows| rows.len() > 1);
+    for (number, rows) in often.enumerate() {
+        rows.into_iter().for_each(|row| row.number = Some(number));
+    }
+}

@@ -6,7 +6,7 @@ use super::repair::Repair;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;
-use crate::statements::changes::{self, TableChanges, Update, Written};
+use crate::statements::changes::{self, TableChanges, Update, Wanted, Written};
 use crate::statements::done::Done;
 use crate::statements::merge::Merge;
 use crate::statements::rekey::Collision;
@@ -397,5 +397,5 @@ fn set_email(
     of_table
         .updated
         .insert(vec!["email".into()], vec![Update::new(address, vec![before], vec![after])]);
-    changes::apply(session, &repair.mover, &[of_table])
+    changes::apply(session, &repair.mover, &[of_table], Wanted::Keys)
 }

@@ -6,7 +6,7 @@ use crate::catalog::references::ForeignKey;
 use crate::error::{Error, Failure, plain};
 use crate::pg::{self, Arg, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
-use crate::statements::changes;
+use crate::statements::changes::{self, Wanted};
 use crate::statements::done::{self, Done};
 use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::{Referring, unquoted};
@@ -309,7 +309,7 @@ fn take_back_changes(
     if !undone.origins.is_empty() {
         rows::find_again(session, &mut inverse, &HashMap::new());
     }
-    let now = changes::apply(session, &repair.mover, &inverse)?;
+    let now = changes::apply(session, &repair.mover, &inverse, Wanted::Everything)?;
     undone.remember(&now);
     // A trigger of the application may have made something else of what was put back.
     for (wanted, got) in done.iter().zip(&now) {

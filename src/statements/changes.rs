@@ -6,7 +6,7 @@
 use super::collisions;
 use super::done::{Done, Moved, MovedRow};
 use super::one_statement::{as_one_statement, distinct};
-use super::rekey::Mover;
+use super::rekey::{Mover, unquoted};
 use super::rows::{Address, Text, address, addresses, follow};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
@@ -67,6 +67,7 @@ pub fn apply(
     session: &Session,
     mover: &Mover,
     changes: &[TableChanges],
+    wanted: Wanted,
 ) -> Result<Vec<Done>, Error> {
     let mut done: Vec<Done> = changes.iter().map(|c| Done::to(c.of.table, c.of.shape)).collect();
     check_fit(session, changes, Mode::Fresh)?;
@@ -87,7 +88,7 @@ pub fn apply(
                     0 => (c.deleted.len(), delete(session, c, done)),
                     1 => (
                         c.updated.values().map(Vec::len).sum(),
-                        update_all(session, c, done, mover.in_order.get()),
+                        update_all(session, c, done, &Writing { mover, wanted }),
                     ),
                     _ => (c.inserted.len(), insert(session, c, done)),
                 };
@@ -103,24 +104,29 @@ pub fn apply(
     // An AFTER trigger of the application may have gone on changing them.
     if changes.iter().any(|c| c.of.table.after_triggers) {
         for (c, done) in changes.iter().zip(&mut done) {
-            look_again(session, c, done);
+            if !look_again(session, c, done, &Writing { mover, wanted }) {
+                return Err(Error::HeldBack { table: c.of.table.label.clone() });
+            }
         }
     }
     Ok(done)
 }
 
-/// Makes `done` tell of rows as AFTER triggers have left them.
-fn look_again(session: &Session, c: &TableChanges, done: &mut Done) {
+/// Makes `done` tell of rows as AFTER triggers have left them; answers whether these have left them what they were to be.
+fn look_again(session: &Session, c: &TableChanges, done: &mut Done, writing: &Writing) -> bool {
     let Done { added, added_at, moved, .. } = done;
-    let mut rows: Vec<&mut MovedRow> = moved.iter_mut().flat_map(|m| &mut m.rows).collect();
-    let mut all: Vec<Address> = rows.iter().filter_map(|row| row.now.clone()).collect();
+    let mut rows: Vec<(&Vec<String>, &mut MovedRow)> = Vec::new();
+    for Moved { columns, rows: of_columns } in moved {
+        rows.extend(of_columns.iter_mut().map(|row| (&*columns, row)));
+    }
+    let mut all: Vec<Address> = rows.iter().filter_map(|(_, row)| row.now.clone()).collect();
     if all.len() < rows.len() {
-        return;
+        return true;
     }
     all.append(added_at);
     let changed = follow(session, c.of.table, &mut all.iter_mut().collect::<Vec<_>>());
     if changed.is_empty() {
-        return;
+        return true;
     }
     let (tables, places) = addresses(changed.iter().map(|place| &all[*place]));
     let sql = format!(
@@ -134,18 +140,72 @@ fn look_again(session: &Session, c: &TableChanges, done: &mut Done) {
     pg::with_stable_text(|| {
         pg::as_role(c.of.table.owner, || {
             let now = session.run(&sql, &[tables.into(), places.into()], Mode::Fresh);
+            // A row that is not there was deleted.
+            let mut as_wanted = now.len() == changed.len();
             for row in 0..now.len() {
                 let place = changed[now.get::<i64>(row, 1).unwrap_or(1) as usize - 1];
-                if let Some(moved) = rows.get_mut(place) {
+                let Some(JsonB(image)) = now.get(row, 4) else {
+                    continue;
+                };
+                if let Some((columns, moved)) = rows.get_mut(place) {
+                    as_wanted &= columns.iter().enumerate().all(|(i, column)| {
+                        let now = image[unquoted(column)].as_str();
+                        writing.accepts(c, column, (&moved.before[i], &moved.after[i]), now)
+                    });
                     moved.key = now.get::<JsonB>(row, 2).map(|key| key.0);
                     moved.md5 = now.get(row, 3).unwrap_or_default();
                     moved.now = Some(all[place].clone());
-                } else if let Some(JsonB(image)) = now.get(row, 4) {
+                } else {
                     added[place - rows.len()] = image;
                 }
             }
+            as_wanted
         })
-    });
+    })
+}
+
+/// What must have come of the values that are written, whatever triggers of the application make of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Ids are what they were to be, and e-mails of users but for their case and blanks around them.
+    Keys,
+    /// Ids and e-mails of users are, and no other value is kept from being changed.
+    Everything,
+}
+
+/// How changes are written.
+struct Writing<'m> {
+    mover: &'m Mover,
+    wanted: Wanted,
+}
+
+impl Writing<'_> {
+    fn is_email(&self, c: &TableChanges, column: &str) -> bool {
+        column == "email" && c.of.table.oid == self.mover.references.tables[0].oid
+    }
+
+    /// Whether a value that was to change from one to another may be `now` instead.
+    fn accepts(
+        &self,
+        c: &TableChanges,
+        column: &str,
+        (before, after): (&Text, &Text),
+        now: Option<&str>,
+    ) -> bool {
+        let exact = self.wanted == Wanted::Everything;
+        let is_id = self.mover.references.tables.iter().any(|table| {
+            table.oid == c.of.table.oid && table.moving.iter().any(|m| m.column == column)
+        });
+        let (before, after) = (before.as_deref(), after.as_deref());
+        if is_id || exact && self.is_email(c, column) {
+            return now == after;
+        }
+        if self.is_email(c, column) {
+            let folded = |email: Option<&str>| email.map(|email| email.trim().to_lowercase());
+            return folded(now) == folded(after);
+        }
+        !exact || now != before || before == after
+    }
 }
 
 /// Fails where a value would be cut or rounded: it might be somebody else's then.
@@ -206,14 +266,14 @@ fn delete(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
 }
 
 /// Changes the rows; `in_order`, each after those that leave a key in a unique index which it takes.
-fn update_all(session: &Session, c: &TableChanges, done: &mut Done, in_order: bool) -> usize {
+fn update_all(session: &Session, c: &TableChanges, done: &mut Done, writing: &Writing) -> usize {
     let all: Vec<(&Vec<String>, &Update)> = c
         .updated
         .iter()
         .flat_map(|(columns, rows)| rows.iter().map(move |u| (columns, u)))
         .collect();
-    if !in_order {
-        return update(session, c, done, &all);
+    if !writing.mover.in_order.get() {
+        return update(session, c, done, &all, writing);
     }
     let takes = takes(session, c);
     let mut left = all;
@@ -224,7 +284,7 @@ fn update_all(session: &Session, c: &TableChanges, done: &mut Done, in_order: bo
             |u: &Update| takes.get(&u.address).is_some_and(|t| t.iter().any(|o| there.contains(o)));
         let (later, now): (Vec<_>, Vec<_>) = left.iter().copied().partition(|(_, u)| waits(u));
         let (now, later) = if now.is_empty() { (later, now) } else { (now, later) };
-        written += update(session, c, done, &now);
+        written += update(session, c, done, &now, writing);
         left = later;
     }
     written
@@ -260,6 +320,7 @@ fn update(
     c: &TableChanges,
     done: &mut Done,
     all: &[(&Vec<String>, &Update)],
+    writing: &Writing,
 ) -> usize {
     let mut written = 0;
     let mut by_columns: BTreeMap<&Vec<String>, Vec<&Update>> = BTreeMap::new();
@@ -275,23 +336,18 @@ fn update(
                 format!("{column} = (x.r -> 'v' ->> {i})::{kind}")
             })
             .collect();
-        // A trigger may have put an id back.
-        let moved_ids: Vec<String> = columns
-            .iter()
-            .enumerate()
-            .filter(|(_, column)| c.of.table.moving.iter().any(|m| m.column == **column))
-            .map(|(i, column)| format!("t.{column}::text IS NOT DISTINCT FROM x.r -> 'v' ->> {i}"))
-            .collect();
+        let values: Vec<String> =
+            columns.iter().map(|column| format!("t.{column}::text")).collect();
         let sql = format!(
             "UPDATE {} t SET {}
                FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)
               WHERE t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid
-            RETURNING x.place, {}, md5({}::text), t.tableoid, t.ctid::text, {}",
+            RETURNING x.place, {}, md5({}::text), t.tableoid, t.ctid::text, ARRAY[{}]::text[]",
             c.of.table.target(),
             sets.join(", "),
             c.of.shape.key_image(),
             c.of.shape.image(),
-            if moved_ids.is_empty() { "true".into() } else { moved_ids.join(" AND ") },
+            values.join(", "),
         );
         let rows: Value = updates
             .iter()
@@ -315,7 +371,17 @@ fn update(
                 now: address(&rows, row, 4),
             });
         }
-        written += (0..rows.len()).filter(|row| rows.get(*row, 6) == Some(true)).count();
+        written += (0..rows.len())
+            .filter(|row| {
+                let now: Vec<Text> = rows.get(*row, 6).unwrap_or_default();
+                let update = updates[rows.get::<i64>(*row, 1).unwrap_or(1) as usize - 1];
+                // A trigger may have put something back.
+                columns.iter().zip(now).enumerate().all(|(i, (column, now))| {
+                    let wanted = (&update.before[i], &update.after[i]);
+                    writing.accepts(c, column, wanted, now.as_deref())
+                })
+            })
+            .count();
         done.moved.push(Moved { columns: columns.clone(), rows: moved });
     }
     written

@@ -3,7 +3,7 @@
 use super::changes::{TableChanges, Update};
 use super::rekey::{Mover, unquoted};
 use super::rows::{Address, Text, address};
-use crate::catalog::references::ForeignKey;
+use crate::catalog::references::{ForeignKey, Table};
 use crate::pg::{self, Mode, Session};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, Uuid};
@@ -87,6 +87,12 @@ pub fn follow<'a>(
         }
         open = next;
     }
+    for key in mover.references.keys.iter().filter(|key| key.acts) {
+        let drawn = drawn_along(session, mover, key, changes, &fates);
+        if drawn > 0 {
+            why.push(would_act(mover, drawn, key));
+        }
+    }
     why.extend(soft_left_behind(session, mover, changes, &changing));
     let followers = found.len();
     for ((place, address), columns) in found {
@@ -111,6 +117,18 @@ fn may_have_been_there(mover: &Mover, rows: usize, key: &ForeignKey) -> String {
     format!(
         "{rows} {refer} from {table} by {}, which is {state}, and may have referred to nobody before",
         key.name
+    )
+}
+
+fn would_act(mover: &Mover, rows: usize, key: &ForeignKey) -> String {
+    let refer = if rows == 1 { "row refers" } else { "rows refer" };
+    let label = |place: usize| &mover.references.tables[place].label;
+    format!(
+        "{rows} {refer} from {} by {}, whose ON UPDATE or ON DELETE action would change them when their key passes from one row \
+         of {} to another",
+        label(key.child),
+        key.name,
+        label(key.parent)
     )
 }
 
@@ -185,6 +203,47 @@ struct Child {
     becomes: Option<Vec<Text>>,
 }
 
+/// The rows that are referred to through a key and whose key changes, or which are deleted.
+fn parents<'r>(
+    session: &Session,
+    mover: &Mover,
+    key: &ForeignKey,
+    fates: &'r BTreeMap<Row, Fate>,
+) -> Vec<Parent<'r>> {
+    let changes = |fate: &Fate| match fate {
+        Some(fate) => key.keys.iter().any(|k| fate.contains_key(k)),
+        None => true,
+    };
+    let parents: Vec<(&Row, &Fate)> =
+        fates.iter().filter(|(row, fate)| row.0 == key.parent && changes(fate)).collect();
+    if parents.is_empty() {
+        return Vec::new();
+    }
+    let table = &mover.references.tables[key.parent];
+    let values = values_of(session, table, &key.keys, &parents).into_iter();
+    values
+        .map(|(number, now)| {
+            let (row, fate) = parents[number];
+            let becomes = after(&key.keys, fate, &now);
+            (row, now, becomes)
+        })
+        .collect()
+}
+
+/// What becomes of columns (quoted) that are `now`; None where the row is deleted.
+fn after(columns: &[String], fate: &Fate, now: &[Text]) -> Option<Vec<Text>> {
+    let fate = fate.as_ref()?;
+    let after = |(column, now): (&String, &Text)| fate.get(column).unwrap_or(now).clone();
+    Some(columns.iter().zip(now).map(after).collect())
+}
+
+/// Columns (quoted) of rows that are inserted.
+fn inserted_as(inserted: &[&Value], columns: &[String]) -> Vec<Vec<Text>> {
+    let names: Vec<String> = columns.iter().map(|k| unquoted(k)).collect();
+    let text = |row: &Value, name: &String| row[name.as_str()].as_str().map(str::to_owned);
+    inserted.iter().map(|row| names.iter().map(|name| text(row, name)).collect()).collect()
+}
+
 /// The rows, locked, that refer through a key to one of `open`, and whose key no row has in the end.
 fn children(
     session: &Session,
@@ -194,39 +253,77 @@ fn children(
     fates: &BTreeMap<Row, Fate>,
     inserted: &[&Value],
 ) -> Vec<Child> {
-    let changes = |fate: &Fate| match fate {
-        Some(fate) => key.keys.iter().any(|k| fate.contains_key(k)),
-        None => true,
-    };
-    let parents: Vec<(&Row, &Fate)> =
-        fates.iter().filter(|(row, fate)| row.0 == key.parent && changes(fate)).collect();
-    if !parents.iter().any(|(row, _)| open.contains(*row)) {
+    if !open.iter().any(|row| row.0 == key.parent) {
         return Vec::new();
     }
-    let becomes = |fate: &Fate, now: &[Text]| -> Option<Vec<Text>> {
-        let fate = fate.as_ref()?;
-        let after = |(k, now): (&String, &Text)| fate.get(k).unwrap_or(now).clone();
-        Some(key.keys.iter().zip(now).map(after).collect())
-    };
-    let keys: Vec<Parent> = keys_of(session, mover, key, &parents)
-        .into_iter()
-        .map(|(number, now)| {
-            let (row, fate) = parents[number];
-            let becomes = becomes(fate, &now);
-            (row, now, becomes)
-        })
-        .collect();
-    let names: Vec<String> = key.keys.iter().map(|k| unquoted(k)).collect();
+    let keys = parents(session, mover, key, fates);
     let mut stay: BTreeSet<Vec<Text>> =
         keys.iter().filter_map(|(_, _, becomes)| becomes.clone()).collect();
-    stay.extend(inserted.iter().map(|row| {
-        names.iter().map(|name| row[name.as_str()].as_str().map(str::to_owned)).collect()
-    }));
+    stay.extend(inserted_as(inserted, &key.keys));
     let goes = |(row, now, _): &Parent| {
         open.contains(*row) && !stay.contains(now) && now.iter().all(Option::is_some)
     };
     let keys: Vec<_> = keys.into_iter().filter(goes).collect();
-    if keys.is_empty() {
+    let wanted: Vec<&Vec<Text>> = keys.iter().map(|(_, now, _)| now).collect();
+    holders(session, mover, key, &wanted)
+        .into_iter()
+        .map(|(number, address, holds)| Child { address, holds, becomes: keys[number].2.clone() })
+        .collect()
+}
+
+/// How many rows refer, before or after, through a key that acts, to a row whose key passes to another one meanwhile: they
+/// would be changed, or deleted, along with the first.
+fn drawn_along(
+    session: &Session,
+    mover: &Mover,
+    key: &ForeignKey,
+    changes: &[TableChanges],
+    fates: &BTreeMap<Row, Fate>,
+) -> usize {
+    let inserted_into = |place: usize| -> Vec<&Value> {
+        let oid = mover.references.tables[place].oid;
+        changes.iter().filter(|c| c.of.table.oid == oid).flat_map(|c| &c.inserted).collect()
+    };
+    let parents = parents(session, mover, key, fates);
+    let leaves = |(_, now, becomes): &&Parent| becomes.as_ref() != Some(now);
+    let mut taken: BTreeSet<Vec<Text>> =
+        parents.iter().filter(leaves).filter_map(|(_, _, becomes)| becomes.clone()).collect();
+    taken.extend(inserted_as(&inserted_into(key.parent), &key.keys));
+    let passes = |now: &&Vec<Text>| taken.contains(*now) && now.iter().all(Option::is_some);
+    let handed: Vec<&Vec<Text>> =
+        parents.iter().filter(leaves).map(|(_, now, _)| now).filter(passes).collect();
+    if handed.is_empty() {
+        return 0;
+    }
+    let stays = |(_, address, _): &(usize, Address, Vec<Text>)| {
+        fates.get(&(key.child, address.clone())).is_none_or(|fate| {
+            fate.as_ref().is_some_and(|fate| !key.columns.iter().any(|c| fate.contains_key(c)))
+        })
+    };
+    let stay = holders(session, mover, key, &handed).into_iter().filter(stays).count();
+    let changes = |fate: &Fate| {
+        fate.as_ref().is_some_and(|fate| key.columns.iter().any(|c| fate.contains_key(c)))
+    };
+    let children: Vec<(&Row, &Fate)> =
+        fates.iter().filter(|(row, fate)| row.0 == key.child && changes(fate)).collect();
+    let table = &mover.references.tables[key.child];
+    let come = values_of(session, table, &key.columns, &children)
+        .into_iter()
+        .filter_map(|(number, now)| after(&key.columns, children[number].1, &now))
+        .filter(|becomes| handed.contains(&becomes))
+        .count();
+    let made = inserted_as(&inserted_into(key.child), &key.columns);
+    stay + come + made.iter().filter(|row| handed.contains(row)).count()
+}
+
+/// The rows, locked, that hold one of these keys: each with the number of the key, and the columns of it as they are.
+fn holders(
+    session: &Session,
+    mover: &Mover,
+    key: &ForeignKey,
+    wanted: &[&Vec<Text>],
+) -> Vec<(usize, Address, Vec<Text>)> {
+    if wanted.is_empty() {
         return Vec::new();
     }
     let (child, shape) =
@@ -246,32 +343,33 @@ fn children(
         child.target(),
         on.join(" AND ")
     );
-    let wanted: Value = keys.iter().map(|(_, now, _)| json!(now)).collect();
     pg::with_stable_text(|| {
         pg::as_role(child.owner, || {
-            let rows = session.run(&sql, &[JsonB(wanted).into()], Mode::Fresh);
+            let rows = session.run(&sql, &[JsonB(json!(wanted)).into()], Mode::Fresh);
             (0..rows.len())
                 .filter_map(|row| {
-                    Some(Child {
-                        address: address(&rows, row, 2)?,
-                        holds: rows.get(row, 4)?,
-                        becomes: keys[rows.get::<i64>(row, 1)? as usize - 1].2.clone(),
-                    })
+                    Some((
+                        rows.get::<i64>(row, 1)? as usize - 1,
+                        address(&rows, row, 2)?,
+                        rows.get(row, 4)?,
+                    ))
                 })
                 .collect()
         })
     })
 }
 
-/// The keys of rows, each with the row's number.
-fn keys_of(
+/// Columns (quoted) of rows of a table as they are, each with the row's number.
+fn values_of(
     session: &Session,
-    mover: &Mover,
-    key: &ForeignKey,
+    table: &Table,
+    columns: &[String],
     rows: &[(&Row, &Fate)],
 ) -> Vec<(usize, Vec<Text>)> {
-    let table = &mover.references.tables[key.parent];
-    let list: Vec<String> = key.keys.iter().map(|c| format!("t.{c}::text")).collect();
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let list: Vec<String> = columns.iter().map(|c| format!("t.{c}::text")).collect();
     let sql = format!(
         "SELECT x.place, ARRAY[{}]::text[]
            FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS x(at, row, place)

@@ -7,7 +7,7 @@
 //! A re-key is planned in the same way where tables are such that no condition on a row alone tells whether it refers to
 //! the user.
 
-use super::changes;
+use super::changes::{self, Wanted};
 use super::done::{self, Done};
 use super::plan::{Known, Plan, Row, Side};
 use super::rekey::{Collision, Held, Mover, Referring, unquoted};
@@ -160,7 +160,7 @@ impl<'a> Merge<'a> {
             if earlier.is_some() {
                 rows::find_again(session, &mut changes, &moved);
             }
-            let done = changes::apply(session, mover, &changes)?;
+            let done = changes::apply(session, mover, &changes, Wanted::Keys)?;
             let rows = done::moved(&done);
             moved.extend(rows.filter_map(|row| Some((row.was.clone()?, row.now.clone()?))));
             all.push(done);

@@ -101,7 +101,7 @@ pub fn inverse<'a>(
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
             for (row, found) in
-                d.added.iter().zip(find(session, t, Wanted::Whole(&d.added), &mut used))
+                d.added.iter().zip(find(session, t, Sought::Whole(&d.added), &mut used))
             {
                 match found {
                     Found { address: Some(address), same: true } => changes.deleted.push(address),
@@ -145,7 +145,7 @@ fn take_back(
         moved.rows.iter().partition(|row| known_at(row).is_some());
     let mut updates: Vec<Update> =
         known.iter().filter_map(|row| Some(update(known_at(row)?, row))).collect();
-    let wanted = Wanted::Left(&unknown, names);
+    let wanted = Sought::Left(&unknown, names);
     for (row, found) in unknown.iter().zip(find(session, t, wanted, used)) {
         match found {
             Found { address: Some(address), same: true } => updates.push(update(address, row)),
@@ -180,18 +180,18 @@ fn note(why: &mut Vec<String>, t: &Resolved, row: &Value, found: Option<&Found>)
 
 /// Rows as they were left.
 #[derive(Clone, Copy)]
-enum Wanted<'w> {
+enum Sought<'w> {
     /// Whole ones, to be deleted: whatever anybody has put into them since would be lost.
     Whole(&'w [Value]),
     /// Some of which columns were changed, and the names of the columns that their MD5s are of.
     Left(&'w [&'w MovedRow], &'w [String]),
 }
 
-impl Wanted<'_> {
+impl Sought<'_> {
     /// As JSON: objects of `key` (NULL without a primary key) and `md5`.
     fn rows(&self, session: &Session) -> Value {
         match self {
-            Wanted::Whole(rows) => {
+            Sought::Whole(rows) => {
                 let sql = "SELECT jsonb_agg(jsonb_build_object('key', x.r, 'md5', md5(x.r::text)) ORDER BY x.place)
                              FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)";
                 let args = [JsonB(rows.to_vec().into()).into()];
@@ -200,7 +200,7 @@ impl Wanted<'_> {
                     .one::<JsonB>()
                     .map_or(Value::Null, |rows| rows.0)
             }
-            Wanted::Left(rows, _) => {
+            Sought::Left(rows, _) => {
                 rows.iter().map(|row| json!({ "key": row.key, "md5": row.md5 })).collect()
             }
         }
@@ -209,15 +209,15 @@ impl Wanted<'_> {
     /// SQL over the alias `t`: the MD5 of a row, and whether it is untouched but for what that is of.
     fn md5(&self, shape: &Shape) -> (String, String) {
         let names: Vec<&str> = match self {
-            Wanted::Whole(rows) => {
+            Sought::Whole(rows) => {
                 let first = rows.first().and_then(Value::as_object).into_iter();
                 first.flat_map(|row| row.keys().map(String::as_str)).collect()
             }
-            Wanted::Left(_, names) => names.iter().map(String::as_str).collect(),
+            Sought::Left(_, names) => names.iter().map(String::as_str).collect(),
         };
         let untouched = match self {
-            Wanted::Whole(_) => shape.untouched_but(&names),
-            Wanted::Left(..) => "true".into(),
+            Sought::Whole(_) => shape.untouched_but(&names),
+            Sought::Left(..) => "true".into(),
         };
         (format!("md5({}::text)", shape.image_over(&names)), untouched)
     }
@@ -234,7 +234,7 @@ struct Found {
 fn find(
     session: &Session,
     t: &Resolved,
-    wanted: Wanted,
+    wanted: Sought,
     used: &mut HashSet<Address>,
 ) -> Vec<Found> {
     pg::with_stable_text(|| {

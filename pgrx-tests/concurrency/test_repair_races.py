@@ -274,3 +274,105 @@ def test_application_takes_the_email_while_a_row_is_created(db):
     mine.execute("COMMIT")
     assert running.result() == [("none", "unchanged", 0, None)]
     assert log(db) == [] and statuses(db) == {"MISMATCHED": 1}
+
+
+def waits_for(db, user, query, params=None):
+    """The query, held back by a row that somebody is about to add for the user."""
+    holder = db.connect(ADMIN)
+    holder.execute("BEGIN")
+    holder.execute("SELECT FROM onagui.app_users WHERE id = %s FOR KEY SHARE", [user])
+    return holder, db.in_background(query, params).wait_blocked(by=holder)
+
+
+@pytest.mark.parametrize("acts", ["ON DELETE CASCADE", "ON DELETE SET NULL", "ON UPDATE SET NULL", ""])
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+def test_a_table_that_comes_while_a_fix_waits(db, make, acts):
+    app, auth = make(db, "ann@example.com")
+    holder, running = waits_for(db, app, FIX)
+    db.sql(f"CREATE TABLE late (user_id uuid REFERENCES onagui.app_users {acts})")
+    db.sql("INSERT INTO late VALUES (%s)", [app])
+    holder.execute("COMMIT")
+    assert [row[1:3] for row in running.result() if row[0] != "none"] == [("done", 1)]
+    assert db.sql("SELECT user_id FROM late") == [(auth,)]
+    undo(db, log(db)[-1]["audit_id"])
+    assert db.sql("SELECT user_id FROM late") == [(app,)]
+
+
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+def test_a_reference_that_is_registered_while_a_fix_waits(db, make):
+    app, auth = make(db, "ann@example.com")
+    db.sql("CREATE TABLE files (owner uuid)")
+    db.sql("INSERT INTO files VALUES (%s)", [app])
+    holder, running = waits_for(db, app, FIX)
+    db.sql("SELECT onagui.register_reference('files', 'owner')")
+    holder.execute("COMMIT")
+    running.result()
+    assert db.sql("SELECT owner FROM files") == [(auth,)]
+
+
+def test_a_table_that_comes_while_a_row_that_gives_way_is_waited_for(db):
+    db.sql("CREATE TABLE seats (id int PRIMARY KEY, user_id uuid UNIQUE REFERENCES onagui.app_users)")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO seats VALUES (1, %s), (2, %s)", [app, auth])
+    call = "SELECT outcome FROM onagui.fix_user_ids(NULL, true, 'keep_auth')"
+    holder, running = waits_for(db, app, call)
+    db.sql("CREATE TABLE notes (seat int REFERENCES seats ON DELETE CASCADE)")
+    db.sql("INSERT INTO notes VALUES (1)")
+    holder.execute("COMMIT")
+    running.result()
+    assert db.sql("SELECT seat FROM notes") == [(2,)]
+
+
+def test_a_column_that_comes_while_a_fix_waits(db):
+    """What it holds of a row that gives way is kept."""
+    db.sql("CREATE TABLE seats (id int PRIMARY KEY, user_id uuid UNIQUE REFERENCES onagui.app_users)")
+    call = "SELECT audit_id FROM onagui.fix_user_ids(NULL, true, 'keep_auth') WHERE action = 'merge'"
+    for seat, email in (1, "warm@example.com"), (3, "ann@example.com"):
+        app, auth = duplicate(db, email)
+        db.sql("INSERT INTO seats VALUES (%s, %s), (%s, %s)", [seat, app, seat + 1, auth])
+        if seat == 1:
+            db.sql(call)
+    holder, running = waits_for(db, app, call)
+    db.sql("ALTER TABLE seats ADD COLUMN note text")
+    db.sql("UPDATE seats SET note = 'precious' WHERE id = 3")
+    holder.execute("COMMIT")
+    [(audit_id,)] = running.result()
+    undo(db, audit_id)
+    assert db.one("SELECT note FROM seats WHERE id = 3") == "precious"
+
+
+def test_an_undo_of_a_creation_and_a_table_that_comes_meanwhile(db):
+    auth = auth_user(db, "ann@example.com")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    holder, running = waits_for(db, auth, "SELECT onagui.undo_fix(%s)", [audit_id])
+    db.sql("CREATE TABLE late (user_id uuid REFERENCES onagui.app_users ON DELETE CASCADE)")
+    db.sql("INSERT INTO late VALUES (%s)", [auth])
+    holder.execute("COMMIT")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        running.result()
+    assert db.sql("SELECT user_id FROM late") == [(auth,)]
+
+
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE files ADD FOREIGN KEY (owner) REFERENCES onagui.app_users ON DELETE CASCADE ON UPDATE SET NULL",
+        "SELECT onagui.register_reference('files', 'owner')",
+    ],
+)
+def test_what_a_snapshot_does_not_see_of_the_catalog(db, make, change):
+    """The server's foreign-key checks see it."""
+    app, auth = make(db, "ann@example.com")
+    db.sql("CREATE TABLE files (owner uuid)")
+    db.sql("INSERT INTO files VALUES (%s)", [app])
+    fixer = db.connect()
+    fixer.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    fixer.execute("SELECT count(*) FROM files")
+    db.sql(change)
+    with pytest.raises(psycopg.errors.SerializationFailure, match="what refers to users was changed meanwhile"):
+        fixer.execute("SELECT * FROM onagui.fix_user_id_mismatch('ann@example.com')")
+    fixer.execute("ROLLBACK")
+    assert db.sql("SELECT owner FROM files") == [(app,)]
+    fixer.execute("SELECT * FROM onagui.fix_user_id_mismatch('ann@example.com')")
+    assert db.sql("SELECT owner FROM files") == [(auth,)]

@@ -96,6 +96,9 @@ pub enum Error {
     ChangedMeanwhile {
         table: String,
     },
+    /// Foreign keys or columns were added or changed while somebody waited for a lock, or since the transaction took its
+    /// snapshot.
+    ReferencesChanged,
     /// Rows refer to a key of the leaving user that the staying one does not have.
     NoKeyToReferTo {
         table: String,

@@ -137,6 +137,12 @@ impl From<Error> for Failure {
                 format!("A row of {table} is not as it was a moment ago; nothing was changed."),
                 "Try again.".into(),
             ),
+            Error::ReferencesChanged => (
+                "40001",
+                "what refers to users was changed meanwhile".into(),
+                "Foreign keys, columns or registered references are not what this transaction saw of them; nothing was changed.".into(),
+                "Try again, in a new transaction.".into(),
+            ),
             Error::NoKeyToReferTo { table, columns } => (
                 "23505",
                 "the users cannot be merged: rows refer to a key that the auth user's row does not have".into(),

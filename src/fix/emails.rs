@@ -141,8 +141,9 @@ fn rehearse(
     free: &HashSet<Uuid>,
 ) -> Result<Outcome, Error> {
     let mut row = Outcome::of(candidate, Action::UpdateEmail, "planned");
-    let table = &repair.mover.references.tables[0];
-    let shape = repair.mover.shape(session, 0, Mode::Read);
+    let mover = repair.mover();
+    let table = &mover.references.tables[0];
+    let shape = mover.shape(session, 0, Mode::Read);
     let email = vec![candidate.auth_email.clone()];
     if let Err(error) = (Written { table, shape }).check_fit(session, "email", email, Mode::Read) {
         row.details = json!({ "reason": "the e-mail does not fit into the column" });
@@ -178,7 +179,7 @@ fn rehearse(
             });
         }
     }
-    if found.is_empty() && repair.mover.email_is_key() {
+    if found.is_empty() && repair.mover().email_is_key() {
         return rehearse_with_children(repair, session, candidate, holder, row);
     }
     if !found.is_empty() {
@@ -203,8 +204,8 @@ fn rehearse_with_children(
 ) -> Result<Outcome, Error> {
     let id = candidate.app()?;
     let mut wanted = vec![(id, candidate.auth_email.clone())];
-    let plan =
-        |wanted: &[(Uuid, _)]| Merge::plan_emails(session, &repair.mover, wanted, Mode::Read);
+    let mover = repair.mover();
+    let plan = |wanted: &[(Uuid, _)]| Merge::plan_emails(session, &mover, wanted, Mode::Read);
     let alone = match plan(&wanted) {
         Ok(merge) => merge,
         Err(error) => return Ok(refused(candidate, Action::UpdateEmail, error)),
@@ -292,10 +293,10 @@ impl Parking {
     fn ways(repair: &Repair, is_ring: bool) -> Vec<Self> {
         let email = ["email".to_owned()];
         let is_unique = pg::connect(|session| {
-            repair.mover.shape(session, 0, repair.mode()).touched_by(&email).next().is_some()
+            repair.mover().shape(session, 0, repair.mode()).touched_by(&email).next().is_some()
         });
         let may_be_null = repair.target().app.column("email").is_some_and(|c| !c.not_null);
-        let may_be_null = may_be_null && !repair.mover.email_is_key();
+        let may_be_null = may_be_null && !repair.mover().email_is_key();
         match (is_ring && is_unique, may_be_null) {
             (false, _) => vec![Parking::Nothing],
             (true, true) => vec![Parking::Null, Parking::Placeholder],
@@ -328,17 +329,18 @@ fn change(
             if let [alone] = users {
                 return Ok(vec![Outcome::overtaken(alone)]);
             }
-            let table = repair.mover.references.tables[0].label.clone();
+            let table = repair.mover().references.tables[0].label.clone();
             return Err(Error::ChangedMeanwhile { table });
         }
     }
+    let mover = repair.hold(session)?;
     let mut steps = Vec::new();
     // What refers to each of them, as the last step moves it.
     let mut moved = Vec::new();
     let mut set = |candidate: &Candidate, before: &Option<String>, after: &Option<String>| {
-        if repair.mover.email_is_key() {
+        if mover.email_is_key() {
             let email = [(candidate.app()?, after.clone())];
-            let merge = Merge::plan_emails(session, &repair.mover, &email, Mode::Fresh)?;
+            let merge = Merge::plan_emails(session, &mover, &email, Mode::Fresh)?;
             if merge.unsettled {
                 return Err(collides(&merge.collisions, Action::UpdateEmail));
             }
@@ -388,8 +390,9 @@ fn set_email(
     before: Option<String>,
     after: Option<String>,
 ) -> Result<Vec<Done>, Error> {
-    let table = &repair.mover.references.tables[0];
-    let shape = repair.mover.shape(session, 0, Mode::Fresh);
+    let mover = repair.mover();
+    let table = &mover.references.tables[0];
+    let shape = mover.shape(session, 0, Mode::Fresh);
     let id = candidate.app_user_id.ok_or_else(|| Error::AppUserGone { id: "NULL".into() })?;
     let address = rows::address_of(session, table, id)
         .ok_or_else(|| Error::AppUserGone { id: id.to_string() })?;
@@ -397,5 +400,5 @@ fn set_email(
     of_table
         .updated
         .insert(vec!["email".into()], vec![Update::new(address, vec![before], vec![after])]);
-    changes::apply(session, &repair.mover, &[of_table], Wanted::Keys)
+    changes::apply(session, &mover, &[of_table], Wanted::Keys)
 }

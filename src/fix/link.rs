@@ -17,14 +17,15 @@ pub struct Linked {
 }
 
 /// Links the app users of one statement.
-pub struct Linker {
+pub struct Linker<'t> {
+    target: &'t Target,
     mover: Rc<Mover>,
 }
 
-impl Linker {
-    pub fn start(target: &Target) -> Result<Self, Error> {
+impl<'t> Linker<'t> {
+    pub fn start(target: &'t Target) -> Result<Self, Error> {
         let mover = Mover::get(target.house, &target.app)?;
-        Ok(Linker { mover })
+        Ok(Linker { target, mover })
     }
 
     /// Re-keys the app user `app` to the auth user `auth`, then lets `refresh` bring the row up to date. Fails with
@@ -36,13 +37,13 @@ impl Linker {
         is_still_so: impl FnOnce() -> bool,
         refresh: impl FnOnce() -> Result<Refreshed, Error>,
     ) -> Result<Linked, Error> {
-        let mover = &self.mover;
         connect(|session| {
-            mover.lock(session, &[app, auth]);
+            self.mover.lock(session, &[app, auth]);
             if !is_still_so() {
                 return Err(Error::AppUserGone { id: app.to_string() });
             }
-            let done = merge::rekey(session, mover, app, auth, &[])?;
+            let mover = self.mover.clone().hold(session, &self.target.app)?;
+            let done = merge::rekey(session, &mover, app, auth, &[])?;
             let (table, shape) =
                 (&mover.references.tables[0], mover.shape(session, 0, Mode::Fresh));
             let before = rows::whole_row(session, table, shape, auth);

@@ -31,27 +31,27 @@ impl Repair {
         let mut row = Outcome::of(candidate, action, "planned");
         row.new_app_user_id = candidate.auth_user_id;
         let pair = || Ok::<_, Error>((candidate.app()?, candidate.auth()?));
+        let mover = self.mover();
         let (referring, collisions, unsettled) = match action {
             Action::Rekey if self.is_plain(session, candidate)? => {
                 let (app, auth) = pair()?;
-                let collisions = self.mover.collisions(session, app, auth, Mode::Read);
+                let collisions = mover.collisions(session, app, auth, Mode::Read);
                 let unsettled = !collisions.is_empty();
                 if !unsettled
-                    && let Err(error) =
-                        checks::fail(self.mover.broken(session, app, auth, Mode::Read))
+                    && let Err(error) = checks::fail(mover.broken(session, app, auth, Mode::Read))
                 {
                     return Ok(refused(candidate, action, error));
                 }
-                let referring = self.mover.count(session, app, Mode::Read);
+                let referring = mover.count(session, app, Mode::Read);
                 (referring, collisions, unsettled)
             }
             Action::Rekey | Action::Merge => {
                 let (app, auth) = pair()?;
                 let plan = if action == Action::Merge {
                     let before = self.merged.borrow().get(&auth).cloned().unwrap_or_default();
-                    Merge::rehearse(session, &self.mover, &before, app, auth, self.policy)
+                    Merge::rehearse(session, &mover, &before, app, auth, self.policy)
                 } else {
-                    Merge::plan_rekey(session, &self.mover, app, auth, &[], Mode::Read)
+                    Merge::plan_rekey(session, &mover, app, auth, &[], Mode::Read)
                 };
                 match plan {
                     Ok(merge) => (merge.referring(), merge.collisions.clone(), merge.unsettled),
@@ -116,8 +116,9 @@ impl Repair {
     }
 
     fn hindrances(&self, session: &Session, ids: &[Uuid]) -> HashMap<Uuid, Error> {
-        let shape = self.mover.shape(session, 0, Mode::Read);
-        self.target().hindrances((&self.mover.references.tables[0], shape), ids)
+        let mover = self.mover();
+        let shape = mover.shape(session, 0, Mode::Read);
+        self.target().hindrances((&mover.references.tables[0], shape), ids)
     }
 
     /// Looks for what would keep the rows of these users from being made, many at a time. Where that fails, it will for one
@@ -140,8 +141,8 @@ impl Repair {
 
     /// Whether a re-key is one statement for each table, and need not be planned row by row.
     fn is_plain(&self, session: &Session, candidate: &Candidate) -> Result<bool, Error> {
-        let held = self.mover.held(session, candidate.auth()?, Mode::Read);
-        Ok(held.is_empty() && !self.mover.references.by_rows)
+        let held = self.mover().held(session, candidate.auth()?, Mode::Read);
+        Ok(held.is_empty() && !self.mover().references.by_rows)
     }
 }
 

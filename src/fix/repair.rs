@@ -23,7 +23,7 @@ use std::rc::Rc;
 /// A call that repairs: what it found of the tables, and how it was asked to go about it.
 pub struct Repair {
     pub finder: Rc<Finder>,
-    pub mover: Rc<Mover>,
+    pub(super) mover: RefCell<Rc<Mover>>,
     pub apply: bool,
     pub policy: OnConflict,
     pub actor: String,
@@ -55,7 +55,7 @@ impl Repair {
         let mover = Mover::get(house, &finder.target.app)?;
         Ok(Repair {
             finder,
-            mover,
+            mover: RefCell::new(mover),
             apply,
             policy,
             actor,
@@ -70,6 +70,18 @@ impl Repair {
 
     pub fn target(&self) -> &Target {
         &self.finder.target
+    }
+
+    /// What refers to the users.
+    pub fn mover(&self) -> Rc<Mover> {
+        self.mover.borrow().clone()
+    }
+
+    /// The same once users are locked, when it cannot change any more ([`Mover::hold`]).
+    pub fn hold(&self, session: &Session) -> Result<Rc<Mover>, Error> {
+        let held = self.mover().hold(session, &self.target().app)?;
+        self.mover.replace(held.clone());
+        Ok(held)
     }
 
     pub fn mode(&self) -> Mode {
@@ -123,7 +135,7 @@ impl Repair {
         let (moving, others): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|c| c.status == Status::Mismatched);
         let mut outcomes = Vec::with_capacity(emails.len() + moving.len() + others.len());
-        if self.apply && self.mover.moves_many() {
+        if self.apply && self.mover().moves_many() {
             self.rekey_all(&moving, &mut outcomes)?;
         } else {
             self.settle_each(&moving, &mut outcomes)?;
@@ -195,12 +207,13 @@ impl Repair {
             todo.iter().map(|c| Ok((c.app()?, c.auth()?))).collect::<Result<_, Error>>()?;
         let auth: Vec<Uuid> = pairs.iter().map(|(_, auth)| *auth).collect();
         let still = self.finder.lock(session, todo);
-        if self.mover.holds_any(session, &auth) {
+        let mover = self.hold(session)?;
+        if !mover.moves_many() || mover.holds_any(session, &auth) {
             return Ok(None);
         }
         let users: Vec<_> =
             pairs.iter().zip(&still).filter(|(_, s)| **s).map(|(p, _)| *p).collect();
-        let mut moved = self.mover.rekey_all(session, &users)?.into_iter();
+        let mut moved = mover.rekey_all(session, &users)?.into_iter();
         let outcomes = todo.iter().zip(still).zip(pairs).map(|((candidate, still), (from, to))| {
             match still.then(|| moved.next()).flatten() {
                 Some(moved) => Self::rekeyed(candidate, to, Rekeyed::plainly(from, to, moved)),
@@ -287,6 +300,7 @@ impl Repair {
                     if checked && !still {
                         return Ok(None);
                     }
+                    self.hold(session)?;
                     match action {
                         Action::Rekey => self.rekey(session, candidate),
                         Action::Merge => self.merge(session, candidate),
@@ -296,7 +310,7 @@ impl Repair {
                 })
             })
         };
-        match self.mover.at_once_or_in_order(attempt) {
+        match self.mover().at_once_or_in_order(attempt) {
             Ok(Some(outcome)) => Ok(outcome),
             Ok(None) => Ok(Outcome::overtaken(candidate)),
             Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
@@ -333,13 +347,14 @@ impl Repair {
 
     fn rekey(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let (from, to) = (candidate.app()?, candidate.auth()?);
-        let done = merge::rekey(session, &self.mover, from, to, &[])?;
+        let done = merge::rekey(session, &self.mover(), from, to, &[])?;
         Ok(Self::rekeyed(candidate, to, done))
     }
 
     fn merge(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let (from, to) = (candidate.app()?, candidate.auth()?);
-        let merge = Merge::plan(session, &self.mover, from, to, self.policy, Mode::Fresh)?;
+        let mover = self.mover();
+        let merge = Merge::plan(session, &mover, from, to, self.policy, Mode::Fresh)?;
         if merge.unsettled {
             return Err(collides(&merge.collisions, Action::Merge));
         }
@@ -355,8 +370,9 @@ impl Repair {
     fn create(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let id = candidate.auth()?;
         self.target().create_one(id)?;
-        let shape = self.mover.shape(session, 0, Mode::Fresh);
-        let table = &self.mover.references.tables[0];
+        let mover = self.mover();
+        let shape = mover.shape(session, 0, Mode::Fresh);
+        let table = &mover.references.tables[0];
         let row_image = rows::whole_row(session, table, shape, id)
             .ok_or_else(|| Error::HeldBack { table: table.label.clone() })?;
         let mut row = Outcome::of(candidate, Action::Create, "done");

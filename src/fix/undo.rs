@@ -37,6 +37,8 @@ struct Logged {
 struct Undone {
     steps: Vec<Step>,
     rows: u64,
+    /// What was moved along with a re-key.
+    references: Vec<Referring>,
     /// Where the rows lie that were changed so far, by the numbers they have in the log.
     known: undo::Known,
     /// Where rows lay before the first step, by where they lie now.
@@ -54,7 +56,7 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     let logged = read(house, audit_id)?;
     let repair = Repair::start(house, true, OnConflict::Error, super::actor())?;
     let undone = repair
-        .mover
+        .mover()
         .at_once_or_in_order(|| {
             subtransaction(|| pg::connect(|session| take_back(&repair, session, audit_id, &logged)))
         })
@@ -66,7 +68,7 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
         new_app_user_id: logged.old_app_user_id,
         email: logged.email.clone(),
         rows_changed: rows,
-        details: json!({ "undoes": audit_id, "undo": undone.into_json() }).to_string(),
+        details: undone.into_details(audit_id).to_string(),
         ..Entry::new("undo", "done", &repair.actor)
     };
     let by = audit::record(house, &[entry]).first().copied().unwrap_or_default();
@@ -88,9 +90,10 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     ))))
 }
 
-/// What stands in the way was not foreseen: a constraint or a trigger refused.
+/// What stands in the way was not foreseen: a constraint refused, or a table is not what it was.
 fn refusal(audit_id: i64, failure: Box<Failure>) -> Error {
-    if failure.sqlstate.starts_with("23") {
+    let of_the_schema = ["22", "23", "42", "0A"];
+    if of_the_schema.iter().any(|class| failure.sqlstate.starts_with(class)) {
         let mut why = vec![failure.message.clone()];
         why.extend(failure.detail.clone().map(|d| d.trim_end_matches('.').to_owned()));
         return Error::CannotUndo { audit_id, why };
@@ -157,7 +160,17 @@ impl Undone {
         }
     }
 
-    fn into_json(mut self) -> Value {
+    /// What the audit log tells of it.
+    fn into_details(mut self, audit_id: i64) -> Value {
+        let mut details = json!({ "undoes": audit_id });
+        if !self.references.is_empty() {
+            details["references"] = json!(std::mem::take(&mut self.references));
+        }
+        details["undo"] = self.into_steps();
+        details
+    }
+
+    fn into_steps(mut self) -> Value {
         done::number(self.steps.iter_mut().filter_map(|step| match step {
             Step::Changes(done) => Some(done),
             Step::Rekey(_) => None,
@@ -178,7 +191,8 @@ fn take_back(
 ) -> Result<Undone, Error> {
     let users: Vec<Uuid> =
         [logged.old_app_user_id, logged.new_app_user_id].into_iter().flatten().collect();
-    repair.mover.lock(session, &users);
+    repair.mover().lock(session, &users);
+    repair.hold(session)?;
     let is_rekey = logged.steps.iter().any(|step| step.get("rekey").is_some());
     let mut undone = Undone {
         // More may move back with a re-key than once moved. What else changes with one is the user's own row.
@@ -220,7 +234,7 @@ fn take_back_rekey(
         return Err(Error::CannotUndo { audit_id, why: vec!["the entry is not whole".into()] });
     };
     let mut why = Vec::new();
-    if !repair.mover.lock(session, &[after]).contains(&after) {
+    if !repair.mover().lock(session, &[after]).contains(&after) {
         why.push(format!("app user {after} is gone"));
     }
     why.extend(in_use(repair, session, before, logged));
@@ -229,18 +243,23 @@ fn take_back_rekey(
         return Err(Error::CannotUndo { audit_id, why });
     }
     let held = rekey["held"].as_array().cloned().unwrap_or_default();
-    let done = merge::rekey(session, &repair.mover, after, before, &held).map_err(|error| {
+    let done = merge::rekey(session, &repair.mover(), after, before, &held).map_err(|error| {
         let failure = Failure::from(error);
-        Error::CannotUndo { audit_id, why: failure.detail.into_iter().collect() }
+        let detail = failure.detail.map(|detail| detail.trim_end_matches('.').to_owned());
+        Error::CannotUndo {
+            audit_id,
+            why: [Some(failure.message), detail].into_iter().flatten().collect(),
+        }
     })?;
     undone.rows += Referring::total(&done.moved);
+    undone.references.extend(done.moved);
     undone.steps.push(Step::Rekey(done.step));
     Ok(())
 }
 
 /// Why an app user cannot have the id `id` again: somebody else has it by now.
 fn in_use(repair: &Repair, session: &Session, id: Uuid, logged: &Logged) -> Option<String> {
-    if !repair.mover.lock(session, &[id]).is_empty() {
+    if !repair.mover().lock(session, &[id]).is_empty() {
         return Some(format!("another app user has the id {id} now"));
     }
     let was_so = logged.auth_user_id == Some(id) || logged.auths.contains(&id);
@@ -253,7 +272,8 @@ fn left_behind(repair: &Repair, session: &Session, logged: &Logged, id: Uuid) ->
     for reference in &logged.references {
         let label = reference["table"].as_str().unwrap_or_default();
         let columns = reference["columns"].as_array().into_iter().flatten();
-        let references = &repair.mover.references;
+        let mover = repair.mover();
+        let references = &mover.references;
         let is_moved = |column: &str| {
             let mut tables = references.tables.iter().enumerate().filter(|(_, t)| t.label == label);
             tables.any(|(place, table)| {
@@ -285,7 +305,8 @@ fn take_back_changes(
 ) -> Result<(), Error> {
     let done: Vec<Done> = serde_json::from_value(recorded.clone())
         .map_err(|_| Error::CannotUndo { audit_id, why: vec!["the entry is not whole".into()] })?;
-    let app_users = &repair.mover.references.tables[0].label;
+    let mover = repair.mover();
+    let app_users = &mover.references.tables[0].label;
     let mut why = Vec::new();
     for row in done.iter().filter(|d| d.table == *app_users).flat_map(|d| &d.removed) {
         if let Some(id) = id_of(&row["id"]) {
@@ -297,7 +318,7 @@ fn take_back_changes(
         return Err(Error::CannotUndo { audit_id, why });
     }
     let mut inverse = undo::inverse(session, &done, &tables, &undone.known, &mut why);
-    undone.rows += followers::follow(session, &repair.mover, &mut inverse, &mut why) as u64;
+    undone.rows += followers::follow(session, &mover, &mut inverse, &mut why) as u64;
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }
@@ -309,7 +330,7 @@ fn take_back_changes(
     if !undone.origins.is_empty() {
         rows::find_again(session, &mut inverse, &HashMap::new());
     }
-    let now = changes::apply(session, &repair.mover, &inverse, Wanted::Everything)?;
+    let now = changes::apply(session, &mover, &inverse, Wanted::Everything)?;
     undone.remember(&now);
     // A trigger of the application may have made something else of what was put back.
     for (wanted, got) in done.iter().zip(&now) {
@@ -326,7 +347,7 @@ fn take_back_changes(
             return Err(Error::CannotUndo {
                 audit_id,
                 why: vec![format!(
-                    "a trigger of {} changes the rows that are put back",
+                    "rows put back into {} come out otherwise: a trigger changes them, or the type of a column is another now",
                     wanted.table
                 )],
             });

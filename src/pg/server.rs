@@ -40,6 +40,22 @@ pub fn sees_latest() -> bool {
     unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
+/// Locks a table as statements do that write rows of it, until the transaction ends. Without effect on one that is gone.
+pub fn lock_for_writing(table: pg_sys::Oid) {
+    // SAFETY: within a transaction.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as i32) };
+}
+
+/// Runs `f`, in which statements of [`super::Mode::Read`] see what others have committed until now.
+pub fn with_latest_snapshot<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: within a transaction; a subtransaction that is rolled back takes its snapshots along.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    let result = f();
+    // SAFETY: paired with the push.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}
+
 fn changed() {
     CHANGES.set(CHANGES.get().wrapping_add(1));
     anything_changed();

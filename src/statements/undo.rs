@@ -104,7 +104,9 @@ pub fn inverse<'a>(
                 d.added.iter().zip(find(session, t, Sought::Whole(&d.added), &mut used))
             {
                 match found {
-                    Found { address: Some(address), same: true } => changes.deleted.push(address),
+                    Found { address: Some(address), same: true, .. } => {
+                        changes.deleted.push(address)
+                    }
                     found => note(why, t, row, Some(&found)),
                 }
             }
@@ -148,7 +150,7 @@ fn take_back(
     let wanted = Sought::Left(&unknown, names);
     for (row, found) in unknown.iter().zip(find(session, t, wanted, used)) {
         match found {
-            Found { address: Some(address), same: true } => updates.push(update(address, row)),
+            Found { address: Some(address), same: true, .. } => updates.push(update(address, row)),
             found => note(why, t, row.key.as_ref().unwrap_or(&Value::Null), Some(&found)),
         }
     }
@@ -157,6 +159,7 @@ fn take_back(
 
 fn note(why: &mut Vec<String>, t: &Resolved, row: &Value, found: Option<&Found>) {
     let what = match found {
+        Some(found) if found.ambiguous => "cannot be told from others, for want of a primary key",
         Some(found) if found.address.is_some() => "has changed",
         _ => "is gone or has changed",
     };
@@ -223,10 +226,13 @@ impl Sought<'_> {
     }
 }
 
+#[derive(Default)]
 struct Found {
     address: Option<Address>,
     /// It is to the last byte as it was left.
     same: bool,
+    /// Rows that are not alike could be it.
+    ambiguous: bool,
 }
 
 /// Finds and locks rows, each by its primary key or else by its content. Those in `used` are passed over, and those found are
@@ -243,8 +249,10 @@ fn find(
                 Value::Array(rows) => rows,
                 _ => return Vec::new(),
             };
-            let has_key =
-                !t.shape.primary_key.is_empty() && rows.iter().all(|row| row["key"].is_object());
+            // The key may have been made, or become another, since.
+            let key: Vec<String> = t.shape.primary_key.iter().map(|k| unquoted(k)).collect();
+            let has_key = !key.is_empty()
+                && rows.iter().all(|row| key.iter().all(|k| row["key"].get(k.as_str()).is_some()));
             match (rows.is_empty(), has_key) {
                 (true, _) => Vec::new(),
                 (_, true) => find_by_key(session, t, rows, wanted.md5(&t.shape), used),
@@ -279,7 +287,7 @@ fn find_by_key(
         t.table.target(),
         equal.join(" AND ")
     );
-    let mut found: Vec<Found> = rows.iter().map(|_| Found { address: None, same: false }).collect();
+    let mut found: Vec<Found> = rows.iter().map(|_| Found::default()).collect();
     let there = session.run(&sql, &[JsonB(rows.into()).into()], Mode::Fresh);
     for row in 0..there.len() {
         let place = there.get::<i64>(row, 1).unwrap_or(1) as usize - 1;
@@ -288,7 +296,7 @@ fn find_by_key(
         };
         if found[place].address.is_none() && used.insert(address.clone()) {
             let same = there.get(row, 4).unwrap_or_default();
-            found[place] = Found { address: Some(address), same };
+            found[place] = Found { address: Some(address), same, ambiguous: false };
         }
     }
     found
@@ -307,30 +315,38 @@ fn find_by_content(
     let distinct: HashSet<&str> = wanted.iter().copied().collect();
     let distinct: Vec<String> = distinct.into_iter().map(str::to_owned).collect();
     let sql = format!(
-        "SELECT {md5}, t.tableoid, t.ctid::text FROM {} t WHERE {md5} = ANY ($1) AND {untouched} FOR UPDATE OF t",
+        "SELECT {md5}, t.tableoid, t.ctid::text, md5({}::text)
+           FROM {} t WHERE {md5} = ANY ($1) AND {untouched} FOR UPDATE OF t",
+        t.shape.image(),
         t.table.target(),
     );
     let there = session.run(&sql, &[distinct.into()], Mode::Fresh);
-    let mut by_content: HashMap<String, Vec<Address>> = HashMap::new();
+    let mut by_content: HashMap<String, Vec<(Address, String)>> = HashMap::new();
     for row in (0..there.len()).rev() {
-        if let (Some(md5), Some(address)) = (there.get(row, 1), address(&there, row, 2)) {
-            by_content.entry(md5).or_default().push(address);
+        if let (Some(md5), Some(address), Some(whole)) =
+            (there.get(row, 1), address(&there, row, 2), there.get(row, 4))
+            && !used.contains(&address)
+        {
+            by_content.entry(md5).or_default().push((address, whole));
+        }
+    }
+    // What has come to the table since may make a difference between those that were alike.
+    for (md5, alike) in &by_content {
+        let wanted = wanted.iter().filter(|w| *w == md5).count();
+        if alike.len() > wanted && alike.iter().any(|(_, whole)| *whole != alike[0].1) {
+            return rows.iter().map(|_| Found { ambiguous: true, ..Found::default() }).collect();
         }
     }
     let mut next = |md5: &str| {
-        let alike = by_content.get_mut(md5)?;
-        while let Some(address) = alike.pop() {
-            if used.insert(address.clone()) {
-                return Some(address);
-            }
-        }
-        None
+        let (address, _) = by_content.get_mut(md5)?.pop()?;
+        used.insert(address.clone());
+        Some(address)
     };
     wanted
         .iter()
         .map(|md5| {
             let address = next(md5);
-            Found { same: address.is_some(), address }
+            Found { same: address.is_some(), address, ambiguous: false }
         })
         .collect()
 }

@@ -135,7 +135,8 @@ impl Table {
         let sql = format!(
             "SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p',
                     EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}, {}
-               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE c.oid = $1 AND c.relkind IN ('r', 'p')",
             before_trigger("c.oid", UPDATE),
             after_trigger("c.oid"),
         );

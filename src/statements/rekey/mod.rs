@@ -25,6 +25,8 @@ use text::{any_condition, count_sql, new_value, remain_sql, update_many_sql, upd
 
 /// What refers to the users, and the statements that move it.
 pub struct Mover {
+    /// Of the catalog, when it was read.
+    version: u64,
     pub house: House,
     pub app_owner: Oid,
     pub references: References,
@@ -38,6 +40,9 @@ pub struct Mover {
 thread_local! {
     static MOVER: Kept<Mover> = const { Kept::new() };
 }
+
+/// How often tables that change meanwhile are looked at again.
+const LOOKS: usize = 5;
 
 /// With more tables than this, a backend does not keep what it knows of them, and the plans, from call to call.
 const KEPT_TABLES: usize = 100;
@@ -113,13 +118,19 @@ impl Mover {
                         && mover.soft == soft
                 };
                 let few = |mover: &Mover| mover.references.tables.len() <= KEPT_TABLES;
-                let learn = || Self::read(session, house, app, soft.clone());
+                let learn = || Self::read(session, version, house, app, soft.clone());
                 MOVER.with(|kept| kept.get(version, fits, few, learn))
             })
         })
     }
 
-    fn read(session: &Session, house: House, app: &App, soft: Vec<Soft>) -> Result<Self, Error> {
+    fn read(
+        session: &Session,
+        version: u64,
+        house: House,
+        app: &App,
+        soft: Vec<Soft>,
+    ) -> Result<Self, Error> {
         let references = References::read(session, app, &soft, Mode::Fresh)?;
         let statements = (0..references.tables.len())
             .map(|place| Statements {
@@ -137,7 +148,51 @@ impl Mover {
             .collect();
         let locker = OnceCell::new();
         let in_order = Cell::new(false);
-        Ok(Mover { house, app_owner: app.owner, references, soft, statements, locker, in_order })
+        let app_owner = app.owner;
+        Ok(Mover { version, house, app_owner, references, soft, statements, locker, in_order })
+    }
+
+    /// Once users are locked: what refers to them cannot change any more until the transaction ends. Answers `self`, or what
+    /// is so now where it has changed since the call began: what is not known of would be left behind, or worse, be deleted
+    /// along by a foreign key that acts.
+    pub fn hold(self: Rc<Self>, session: &Session, app: &App) -> Result<Rc<Self>, Error> {
+        let mut mover = self;
+        for _ in 0..LOOKS {
+            // As an UPDATE does, and before it is looked at again. Columns and foreign keys cannot be added meanwhile.
+            mover.references.tables.iter().for_each(|table| pg::lock_for_writing(table.oid));
+            if mover.is_so(session) {
+                return match pg::sees_latest() || mover.is_so_to_all(session) {
+                    true => Ok(mover),
+                    false => Err(Error::ReferencesChanged),
+                };
+            }
+            let now = Self::get(mover.house, app)?;
+            now.in_order.set(mover.in_order.get());
+            mover = now;
+        }
+        Err(Error::ReferencesChanged)
+    }
+
+    fn is_so(&self, session: &Session) -> bool {
+        pg::as_role(self.house.owner, || {
+            pg::catalog_version() == self.version && Soft::read(session, Mode::Fresh) == self.soft
+        })
+    }
+
+    /// Whether a transaction that sees the catalog as it once was sees of this what foreign-key checks see.
+    fn is_so_to_all(&self, session: &Session) -> bool {
+        const OF_CATALOG: &str = "
+            SELECT md5(concat((SELECT string_agg(concat_ws(' ', c.oid, c.xmin), ',' ORDER BY c.oid)
+                                 FROM pg_constraint c WHERE c.contype = 'f'),
+                              (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.xmin), ',' ORDER BY a.attrelid, a.attnum)
+                                 FROM pg_attribute a WHERE a.attrelid = ANY ($1)),
+                              (SELECT string_agg(r::text, ',' ORDER BY r::text) FROM onagui.sync_reference r)))";
+        let tables: Vec<Oid> = self.references.tables.iter().map(|table| table.oid).collect();
+        pg::as_role(self.house.owner, || {
+            let read =
+                |mode| session.run(OF_CATALOG, &[tables.clone().into()], mode).one::<String>();
+            read(Mode::Fresh) == pg::with_latest_snapshot(|| read(Mode::Read))
+        })
     }
 
     /// Tries once more, in order, what failed for a key that is taken: it may be one that the next row leaves.

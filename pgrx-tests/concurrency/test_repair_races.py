@@ -376,3 +376,41 @@ def test_what_a_snapshot_does_not_see_of_the_catalog(db, make, change):
     assert db.sql("SELECT owner FROM files") == [(app,)]
     fixer.execute("SELECT * FROM onagui.fix_user_id_mismatch('ann@example.com')")
     assert db.sql("SELECT owner FROM files") == [(auth,)]
+
+
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+def test_a_second_auth_user_with_the_email_while_a_fix_waits(db, make):
+    """It is a CONFLICT by then: whose row it is, a person must say."""
+    app, auth = make(db, "ann@example.com")
+    holder, running = waits_for(db, app, FIX)
+    db.auth.signup("ann@example.com", sso=True)
+    holder.execute("COMMIT")
+    assert ("unchanged", 0) in [row[1:3] for row in running.result()]
+    assert db.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [app]) == 1
+
+
+def test_a_second_app_row_with_the_email_while_a_fix_waits(db):
+    db.sql("DROP INDEX onagui.app_users_email_key")
+    app, auth = mismatched(db, "ann@example.com")
+    holder, running = waits_for(db, app, FIX)
+    app_user(db, "Ann@example.com")
+    holder.execute("COMMIT")
+    assert [row[1:3] for row in running.result()] == [("unchanged", 0)]
+
+
+@pytest.mark.parametrize(
+    "change, outcome",
+    [
+        ("DELETE FROM auth.users WHERE id = %s", ("failed", "P0002")),
+        ("UPDATE auth.users SET deleted_at = now() WHERE id = %s", ("failed", "P0002")),
+        ("UPDATE auth.users SET email_confirmed_at = NULL WHERE id = %s", ("failed", "55000")),
+    ],
+)
+def test_a_persons_decision_is_looked_at_again(db, change, outcome):
+    app, auth = mismatched(db, "ann@example.com")
+    call = "SELECT outcome, details #>> '{error,sqlstate}' FROM onagui.fix_user_id(%s, %s, true)"
+    holder, running = waits_for(db, app, call, [app, auth])
+    db.sql(change, [auth], role="supabase_auth_admin")
+    holder.execute("COMMIT")
+    assert running.result() == [outcome]
+    assert db.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [app]) == 1

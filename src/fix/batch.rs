@@ -46,8 +46,10 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
     connect_nonatomic(|connection| {
         // What is done may let others be helped: whose e-mail was free again, for instance. So look until there is nobody.
         loop {
-            let list = start()?.list(Order::Place, None);
+            let surveyor = start()?;
+            let list = surveyor.list(Order::Place, None);
             list.keep();
+            let mut surveyed_at = surveyor.surveyed_at.get();
             let mut again = seen.len();
             let mut helped = false;
             loop {
@@ -68,6 +70,7 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
                 // What refers to the users is looked up anew: there may be new tables since the last commit.
                 let repair = start()?;
                 repair.seen.replace(std::mem::take(&mut seen));
+                repair.surveyed_at.set(surveyed_at);
                 let outcomes = repair.run(batch)?;
                 // Others than were listed here were brought forward, and are listed still.
                 again += outcomes.len() - listed_here;
@@ -81,6 +84,7 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
                 }
                 seen = repair.seen.take();
                 connection.commit();
+                surveyed_at += 1;
                 progress.taken += started.elapsed();
                 let left = list.left().unwrap_or_default().saturating_sub(again);
                 progress.report("batch committed", left);

@@ -324,7 +324,7 @@ fn change(
     users: &[&Candidate],
     parking: Parking,
 ) -> Result<Vec<Outcome>, Error> {
-    for still in repair.finder.lock(session, users) {
+    for still in repair.finder.lock(session, users, repair.surveyed_at.get()) {
         if !still {
             if let [alone] = users {
                 return Ok(vec![Outcome::overtaken(alone)]);

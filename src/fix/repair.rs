@@ -27,6 +27,8 @@ pub struct Repair {
     pub apply: bool,
     pub policy: OnConflict,
     pub actor: String,
+    /// What [`pg::completions`] were when the users were looked at.
+    pub surveyed_at: Cell<u64>,
     /// Everybody is to be repaired, a few at a time: some may be brought forward.
     pub everybody: bool,
     /// Where `everybody`: whose turn need not, or must not, come again. Of those that are done, the ones brought forward.
@@ -51,6 +53,7 @@ impl Repair {
         policy: OnConflict,
         actor: String,
     ) -> Result<Self, Error> {
+        let surveyed_at = Cell::new(pg::completions());
         let finder = Finder::get(house)?;
         let mover = Mover::get(house, &finder.target.app)?;
         Ok(Repair {
@@ -59,6 +62,7 @@ impl Repair {
             apply,
             policy,
             actor,
+            surveyed_at,
             everybody: false,
             seen: RefCell::default(),
             free: RefCell::default(),
@@ -206,7 +210,7 @@ impl Repair {
         let pairs: Vec<(Uuid, Uuid)> =
             todo.iter().map(|c| Ok((c.app()?, c.auth()?))).collect::<Result<_, Error>>()?;
         let auth: Vec<Uuid> = pairs.iter().map(|(_, auth)| *auth).collect();
-        let still = self.finder.lock(session, todo);
+        let still = self.finder.lock(session, todo, self.surveyed_at.get());
         let mover = self.hold(session)?;
         if !mover.moves_many() || mover.holds_any(session, &auth) {
             return Ok(None);
@@ -243,8 +247,8 @@ impl Repair {
             Status::Duplicate => Action::Merge,
             _ => Action::Rekey,
         };
-        let leaving = candidate.app_user_id.filter(|id| self.is_auths(*id));
         let mut outcomes = vec![self.settle(&candidate, action, false)?];
+        let leaving = candidate.app_user_id.filter(|id| self.is_auths(*id));
         if let (Some(id), Some(Value::Array(steps))) =
             (leaving, outcomes.first_mut().map(|o| &mut o.undo))
         {
@@ -296,8 +300,18 @@ impl Repair {
         let attempt = || {
             subtransaction(|| {
                 pg::connect(|session| {
-                    let still = self.finder.lock(session, &[candidate]) == [true];
-                    if checked && !still {
+                    let still =
+                        self.finder.lock(session, &[candidate], self.surveyed_at.get()) == [true];
+                    // What a person has decided must still be possible, and be the same thing to do.
+                    let still = match checked {
+                        true => still,
+                        false => {
+                            let (app, auth) = (candidate.app()?, candidate.auth()?);
+                            let now = self.finder.decided(session, app, auth, Mode::Fresh)?;
+                            now.status == candidate.status
+                        }
+                    };
+                    if !still {
                         return Ok(None);
                     }
                     self.hold(session)?;

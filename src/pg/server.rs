@@ -40,6 +40,14 @@ pub fn sees_latest() -> bool {
     unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
+/// Counts the transactions of all sessions that may have written something and have ended: as long as it stays, nobody else
+/// has committed anything. One more for each commit of our own, and for each subtransaction that was rolled back.
+pub fn completions() -> u64 {
+    // SAFETY: within a transaction. The server keeps the count to use snapshots again (GetSnapshotDataReuse() in
+    // src/backend/storage/ipc/procarray.c).
+    unsafe { (*pg_sys::GetLatestSnapshot()).snapXactCompletionCount }
+}
+
 /// Locks a table as statements do that write rows of it, until the transaction ends. Without effect on one that is gone.
 pub fn lock_for_writing(table: pg_sys::Oid) {
     // SAFETY: within a transaction.

@@ -55,6 +55,7 @@ pub struct Finder {
     auth_side: OnceCell<Plan>,
     app_side: OnceCell<Plan>,
     locker: OnceCell<Plan>,
+    crowded: OnceCell<Plan>,
 }
 
 thread_local! {
@@ -76,6 +77,7 @@ impl Finder {
                 auth_side: OnceCell::new(),
                 app_side: OnceCell::new(),
                 locker: OnceCell::new(),
+                crowded: OnceCell::new(),
             })
         };
         FINDER.with(|kept| kept.get(version, fits, |_| true, learn))
@@ -269,11 +271,53 @@ impl Finder {
     }
 
     /// Locks the app users of `candidates`, in the order of their ids, and answers of each candidate whether it still is
-    /// what the survey saw.
-    pub fn lock<C: Borrow<Candidate>>(&self, session: &Session, candidates: &[C]) -> Vec<bool> {
-        let users: Vec<_> = candidates.iter().map(|c| c.borrow().pair()).collect();
+    /// what the survey saw, when [`pg::completions`] were `surveyed_at`.
+    pub fn lock<C: Borrow<Candidate>>(
+        &self,
+        session: &Session,
+        candidates: &[C],
+        surveyed_at: u64,
+    ) -> Vec<bool> {
+        let candidates: Vec<&Candidate> = candidates.iter().map(Borrow::borrow).collect();
+        let users: Vec<_> = candidates.iter().map(|c| c.pair()).collect();
         let now = self.facts(session, &users, true, Mode::Fresh);
-        candidates.iter().zip(now).map(|(c, now)| c.borrow().is_still(&now)).collect()
+        let is_linked = |c: &Candidate| matches!(c.status, Status::Mismatched | Status::Duplicate);
+        let linked = candidates.iter().zip(&now).filter(|(c, now)| is_linked(c) && c.is_still(now));
+        let linked: Vec<String> = linked.filter_map(|(_, now)| now.auth_key.clone()).collect();
+        let crowded = match pg::completions() == surveyed_at {
+            // Nobody has come since.
+            true => HashMap::new(),
+            false => self.crowded(session, linked),
+        };
+        let is_alone = |c: &Candidate, now: &Facts| {
+            let several = now.auth_key.as_ref().and_then(|key| crowded.get(key));
+            several.is_none_or(|(auth, app)| match c.status {
+                Status::Mismatched => *auth <= 1 && *app <= 1,
+                Status::Duplicate => *auth <= 1,
+                _ => true,
+            })
+        };
+        candidates.iter().zip(&now).map(|(c, now)| c.is_still(now) && is_alone(c, now)).collect()
+    }
+
+    /// How many auth users and how many app rows have an e-mail (as a key), of those that several have: whose app row it is
+    /// is for a person to say then.
+    fn crowded(&self, session: &Session, keys: Vec<String>) -> HashMap<String, (i64, i64)> {
+        if keys.is_empty() {
+            return HashMap::new();
+        }
+        pg::as_role(self.target.house.owner, || {
+            let prepare = || {
+                let sql = self.survey(Tag::Nothing).crowded_sql();
+                session.prepare_read(&sql, &[TEXTARRAYOID], true)
+            };
+            let args = [keys.into()];
+            let rows = session.execute(self.crowded.get_or_init(prepare), &args, Mode::Fresh);
+            let each = (0..rows.len()).filter_map(|row| {
+                Some((rows.get(row, 1)?, (rows.get(row, 2)?, rows.get(row, 3)?)))
+            });
+            each.collect()
+        })
     }
 
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or

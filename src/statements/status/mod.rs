@@ -349,6 +349,27 @@ impl<'a> Survey<'a> {
         )
     }
 
+    /// A query for those of the e-mails in `$1`, as keys, that several have: how many auth users and how many app rows.
+    pub fn crowded_sql(&self) -> String {
+        let count = |side| match side {
+            // Its unique index sees to it.
+            Side::App if self.app.email_is_unique => {
+                "SELECT NULL::text AS key, NULL::bigint AS n WHERE false".to_owned()
+            }
+            side => {
+                format!("SELECT f.key, count(*) AS n FROM ({}) f GROUP BY f.key", self.found(side))
+            }
+        };
+        format!(
+            "WITH wanted AS MATERIALIZED (SELECT DISTINCT given.key FROM unnest($1) AS given(key))
+             SELECT w.key, coalesce(a.n, 0), coalesce(p.n, 0)
+               FROM wanted w LEFT JOIN ({}) a ON a.key = w.key LEFT JOIN ({}) p ON p.key = w.key
+              WHERE a.n > 1 OR p.n > 1",
+            count(Side::Auth),
+            count(Side::App),
+        )
+    }
+
     fn among_found(&self) -> String {
         format!(
             "pair AS (

@@ -174,13 +174,12 @@ impl Registration {
                 }));
             }
         };
-        if !statements::set_as_given(target, self.id, &self.wanted) {
-            return Err(Error::HeldBack { table: APP_USERS.into() });
+        let is_set = statements::set_as_given(target, self.id, &self.wanted);
+        match statements::app_user(target, self.id) {
+            Some(user) if is_set => Ok(Outcome::Done(action, user)),
+            Some(_) => Err(Error::HeldBack { table: APP_USERS.into() }),
+            None => Ok(Outcome::Overtaken),
         }
-        Ok(match statements::app_user(target, self.id) {
-            Some(user) => Outcome::Done(action, user),
-            None => Outcome::Overtaken,
-        })
     }
 
     /// As at a sign-up, but a username in the body is taken as it is.

@@ -312,3 +312,41 @@ def test_the_row_to_link_goes_meanwhile(app, unique, change, commits):
     assert app.warnings == []
     assert [row for row in users(app) if row[0] == A] == [(A, "same@example.com", "same" if commits else "mine")]
     assert [entry["action"] for entry in audit(app)] == ([] if commits else ["link"])
+
+
+@pytest.mark.parametrize("email", ["ann@example.com", None])
+@pytest.mark.parametrize("by", ["sign-up", "fix"])
+def test_the_row_of_a_sign_up_under_way_is_not_linked_away(app, email, by):
+    """It needs no filling, so that nothing of it is written."""
+    row = app.one(
+        "INSERT INTO onagui.app_users (id, email, username, full_name, metadata) VALUES (gen_random_uuid(), 'ann@example.com', 'ann', 'Ann', '{}') RETURNING id"
+    )
+    if by == "fix":
+        app.sql("ALTER TABLE auth.users DISABLE TRIGGER USER", role="supabase_auth_admin")
+        app.auth.signup("ann@example.com")
+        app.sql("ALTER TABLE auth.users ENABLE TRIGGER USER", role="supabase_auth_admin")
+    auth = app.connect("supabase_auth_admin")
+    auth.execute("BEGIN")
+    app.auth.signup(email, id=row, phone=None if email else "4912345", sso=bool(email), connection=auth)
+    if by == "fix":
+        running = app.in_background("SELECT outcome FROM onagui.fix_user_ids(ARRAY['ann@example.com'], true)")
+    else:
+        insert = "INSERT INTO auth.users (id, email, email_confirmed_at, is_sso_user) VALUES (gen_random_uuid(), 'ann@example.com', now(), false)"
+        running = app.in_background(insert, role="supabase_auth_admin")
+    running.wait_blocked(by=auth)
+    auth.execute("COMMIT")
+    running.result()
+    assert app.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [row]) == 1
+
+
+def test_an_email_change_whose_row_is_deleted_meanwhile(app):
+    """Without a row it is treated as a sign-up."""
+    ann = app.auth.signup("ann@example.com")
+    other = app.connect()
+    other.execute("BEGIN")
+    other.execute("DELETE FROM onagui.app_users")
+    running = app.in_background("UPDATE auth.users SET email = 'new@example.com'", role="supabase_auth_admin").wait_blocked(by=other)
+    other.execute("COMMIT")
+    running.result()
+    assert app.sql("SELECT id, email FROM onagui.app_users") == [(ann, "new@example.com")]
+    assert app.one("SELECT count(*) FROM onagui.sync_audit_log WHERE action = 'failure'", role="supabase_admin") == 0

@@ -19,6 +19,9 @@ use std::collections::{BTreeMap, HashSet};
 /// The app user to link is not there any more, or has another e-mail.
 const GONE: &str = "P0002";
 
+/// Rows were not written, without an error: they may be gone, or have been kept back by a trigger.
+const DISCARDED: &str = "09000";
+
 /// Handles each of `new` by what is found in `app_users`.
 pub fn settle(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error> {
     if new.len() <= AT_ONCE {
@@ -100,8 +103,10 @@ fn settle_first(target: &Target, new: &RowSet, actor: &str) -> Result<Option<Row
     }
     visit.record(&entries)?;
     visit.create(&create)?;
-    visit.attempt(&refresh, &|new, places| visit.take_email(new, places, true))?;
-    visit.attempt(&fill, &|new, _| {
+    visit.update(&refresh, &|new, places| visit.take_email(new, places, true))?;
+    visit.update(&fill, &|new, _| {
+        // Else somebody else could link a row that needs no filling before anybody sees whose it is.
+        target.hold_own(new)?;
         target.refresh(new, false, true)?;
         Ok(())
     })?;
@@ -124,7 +129,7 @@ pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &Actor) -> 
     let visit = Visit { target, new, arrivals: &arrivals, actor };
     match decide(&arrival.facts, settings::link_policy()) {
         Decision::Refresh { take_email: true } if change.email_changed || !arrival.same_key => {
-            visit.attempt(&[0], &|new, places| visit.take_email(new, places, false))
+            visit.update(&[0], &|new, places| visit.take_email(new, places, false))
         }
         Decision::Conflict(conflict) if change.email_changed => {
             visit.record(&[visit.conflict(0, conflict.reason())])
@@ -297,13 +302,18 @@ impl Visit<'_> {
         Ok(failed)
     }
 
-    /// Does `act` for as many of `places` as possible; what fails is recorded.
-    fn attempt(&self, places: &[usize], act: Act) -> Result<(), Error> {
+    /// Does `act` with the users' own rows for as many of `places` as possible; what fails is recorded. Whose row is gone by then
+    /// is treated as one who signs up.
+    fn update(&self, places: &[usize], act: Act) -> Result<(), Error> {
         if places.is_empty() {
             return Ok(());
         }
         let failed = do_for_most(&self.rows(places), places, act)?;
-        self.fail(failed)
+        let has_own = |_, now| {
+            matches!(now, Decision::Refresh { .. } | Decision::Conflict(_) | Decision::Nothing)
+        };
+        let failed = self.decide_anew(failed, GONE, has_own)?;
+        self.fail(self.decide_anew(failed, DISCARDED, has_own)?)
     }
 }
 

@@ -6,6 +6,7 @@ use super::signup::Target;
 use crate::error::{Error, Failure};
 use crate::pg::{Mode, RowSet, subtransaction};
 use onagui_decide::failure::is_about_values;
+use pgrx::Uuid;
 
 /// What came of [`Target::refresh`].
 pub struct Refreshed {
@@ -15,6 +16,22 @@ pub struct Refreshed {
 }
 
 impl Target {
+    /// Keeps the rows with the ids of `new` from being deleted or getting other ids. Fails (P0002) where one is not there.
+    pub fn hold_own(&self, new: &RowSet) -> Result<(), Error> {
+        let sql = format!(
+            "SELECT n.id FROM new_users n JOIN {}onagui.app_users a ON a.id = n.id FOR KEY SHARE OF a",
+            self.app.only
+        );
+        let held: Vec<Uuid> = self.write(|session| {
+            offer_new(session, new);
+            session.run(&sql, &[], Mode::Fresh).column()
+        });
+        match held.len() < new.len() {
+            true => Err(Error::AppUserGone { id: "of the auth user".into() }),
+            false => Ok(()),
+        }
+    }
+
     /// Gives the rows with the ids of `new` auth's e-mail where `take_email`, and fills their empty columns where
     /// `fill`. What cannot be filled (a username that is taken, say) keeps the e-mail of a single user from nothing.
     pub fn refresh(&self, new: &RowSet, take_email: bool, fill: bool) -> Result<Refreshed, Error> {

@@ -5,7 +5,7 @@ mod text;
 use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{self, Call, Reply};
-use crate::statements::status::{Listed, Overview, STATUSES};
+use crate::statements::status::{ANOTHERS_ROW, Listed, Overview, STATUSES};
 use text::{BREAK, literal, shown, thousands, wrapped};
 
 /// No more of each status are told in full.
@@ -85,8 +85,11 @@ fn advice(status: &str) -> &'static str {
             "Nothing is done about these: the auth user was deleted or never signed up. Delete the app row yourself if \
              its owner is gone."
         }
-        "PENDING" => "Nothing to do: the confirmation of the e-mail settles it.",
-        _ => "Decide which app row is whose. Leave p_apply out to see first what would be done.",
+        "PENDING" => "Nothing to do yet: wait for the confirmation of the e-mail.",
+        _ => {
+            "Decide which app row is whose, where the fix does not say it. Leave p_apply out to see first what would be \
+             done."
+        }
     }
 }
 
@@ -107,6 +110,20 @@ fn tell(out: &mut Vec<String>, user: &Listed) {
     if let Some(fix) = fix(user, email) {
         wrapped(out, "    fix   ", &fix, WIDTH);
     }
+    if is_anothers(user) {
+        wrapped(
+            out,
+            "    then  ",
+            "the same once more, when the other user has their e-mail",
+            WIDTH,
+        );
+    }
+}
+
+const FIXABLE: [&str; 4] = ["EMAIL_MISMATCH", "MISMATCHED", "DUPLICATE", "MISSING_IN_APP_USERS"];
+
+fn is_anothers(user: &Listed) -> bool {
+    user.detail.as_deref() == Some(ANOTHERS_ROW)
 }
 
 /// The call that brings the user into step.
@@ -114,7 +131,7 @@ fn fix(user: &Listed, email: Option<&str>) -> Option<String> {
     match (user.status.as_str(), &user.app_id, &user.auth_id) {
         // The e-mail stays: there is none to take over.
         ("EMAIL_MISMATCH", _, _) if !user.auth_has_email => None,
-        ("EMAIL_MISMATCH" | "MISMATCHED" | "DUPLICATE" | "MISSING_IN_APP_USERS", _, _) => {
+        (status, _, _) if FIXABLE.contains(&status) || is_anothers(user) => {
             Some(match email {
                 Some(email) => {
                     format!(

@@ -414,3 +414,16 @@ def test_a_persons_decision_is_looked_at_again(db, change, outcome):
     holder.execute("COMMIT")
     assert running.result() == [outcome]
     assert db.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [app]) == 1
+
+
+def test_two_undos_of_an_exchange(db):
+    ids = [auth_user(db, f"u{i}@example.com") for i in range(2)]
+    for i, id in enumerate(ids):
+        app_user(db, f"u{1 - i}@example.com", id)
+    one, other = (row["audit_id"] for row in fix(db, None))
+    holder, first = waits_for(db, ids[0], "SELECT onagui.undo_fix(%s)", [one])
+    second = db.in_background("SELECT onagui.undo_fix(%s)", [other]).wait_blocked()
+    holder.execute("COMMIT")
+    assert first.result()[0][0].startswith("UNDONE")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        second.result()

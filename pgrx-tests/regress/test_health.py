@@ -317,3 +317,11 @@ def test_who_may_ask(clinic):
     with support.expect_error("42501", detail=False, hint=False):
         with clinic.session("authenticator").acting_as("authenticated", sub=uuid.uuid4()) as api:
             api.execute("SELECT * FROM onagui.sync_health()")
+
+
+def test_users_whose_email_auth_does_not_have_are_no_warning(clinic):
+    """No fix touches them, and so no fix may be asked for."""
+    clinic.auth.signup(phone="4912345")
+    clinic.sql("UPDATE onagui.app_users SET email = 'kept@example.com'")
+    [(status, detail, _)] = findings(clinic, "users out of step")
+    assert (status, detail) == ("ok", "0 users in step, 1 whose e-mail auth does not have")

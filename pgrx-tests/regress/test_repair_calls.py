@@ -361,3 +361,28 @@ def test_one_bad_user_costs_only_themselves(db):
     assert bad["outcome"] == "failed" and bad["rows_changed"] == 0 and bad["new_app_user_id"] == users[2][0]
     assert bad["details"]["error"] == {"sqlstate": "P0099", "message": "not this one", "detail": "d", "hint": "h"}
     assert [entry["audit_id"] for entry in log(db, action="failure")] == [bad["audit_id"]]
+
+
+def test_the_row_of_another_with_an_outdated_email(db):
+    """No person need decide: the report and the hint name the call that helps, which gives nobody another's rows."""
+    first = auth_user(db, "new@example.com")
+    second = auth_user(db, "old@example.com")
+    db.sql("DELETE FROM onagui.app_users")
+    app_user(db, "old@example.com", first)
+    report = db.one("SELECT onagui.sync_report()")
+    lines = report[report.index("\nCONFLICT") :]
+    call = " ".join(lines[lines.index("    fix ") + 7 : lines.index("    then ")].split())
+    assert call == "SELECT * FROM onagui.fix_user_ids(ARRAY['old@example.com'], p_apply => true);", report
+    with expect_error("21000", hint=r"SELECT \* FROM onagui.fix_user_ids\(ARRAY\['…'\], p_apply => true\); gives the other user"):
+        db.sql("SELECT onagui.fix_user_id_mismatch('old@example.com')")
+    db.sql(call)
+    db.sql(call)
+    assert set(db.sql("SELECT id, email FROM onagui.app_users")) == {(first, "new@example.com"), (second, "old@example.com")}
+
+
+def test_a_decision_that_takes_somebodys_row_says_so(db):
+    ann, bob = auth_user(db, "ann@example.com"), auth_user(db, "bob@example.com")
+    app_user(db, "ann@example.com", ann)
+    app_user(db, "bob@example.com", bob)
+    row = db.rows("SELECT outcome, details->>'reason' AS reason FROM onagui.fix_user_id(%s, %s)", [ann, bob])[0]
+    assert (row["outcome"], row["reason"]) == ("planned", f"the app row is that of auth user {ann}, who has none then")

@@ -1,5 +1,6 @@
 """undo_fix: what it refuses, and what it puts back."""
 
+import psycopg
 import pytest
 from repairs import ADMIN, app_user, auth_user, content, duplicate, fix_one, log, mismatched, new_id, undo
 from support import expect_error
@@ -318,3 +319,133 @@ def test_a_row_that_had_referred_to_nobody_does_not_go_along(db, mine):
     undo(db, audit_id)
     assert content(db, "teams") == {"teams": before["teams"]}
     assert mine is False or content(db, "notes") == {"notes": before["notes"]}
+
+
+@pytest.mark.parametrize("acts", ["ON UPDATE CASCADE", "ON UPDATE SET NULL", "ON DELETE CASCADE", ""])
+def test_no_key_that_acts_draws_rows_along(db, acts):
+    """A username that the auth user took over goes back: whoever refers to it since must not be changed, or deleted, by that."""
+    db.sql("DROP TABLE orders; DROP TABLE onagui.app_users")
+    db.sql("CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, username text UNIQUE)")
+    db.sql(f"CREATE TABLE posts (id int PRIMARY KEY, author text REFERENCES onagui.app_users (username) {acts})")
+    app_user(db, "ann@example.com", auth_user(db, "ann@example.com"))
+    app_user(db, "Ann@example.com", username="ann")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("INSERT INTO posts VALUES (2, 'ann')")
+    steps = 0
+    try:
+        for _ in range(4):
+            answer = undo(db, audit_id)
+            audit_id = int(answer.rsplit(" ", 1)[1])
+            steps += 1
+    except psycopg.errors.ObjectNotInPrerequisiteState as error:
+        assert "1 row refers from public.posts by posts_author_fkey" in error.diag.message_detail
+    assert db.sql("SELECT id, author FROM posts") == [(2, "ann")]
+    assert steps == 4 or acts
+
+
+def trigger(db, table, when, body):
+    db.sql(f"CREATE FUNCTION interfere() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} END$$")
+    db.sql(f"CREATE TRIGGER interfere {when} ON {table} FOR EACH ROW EXECUTE FUNCTION interfere()")
+
+
+@pytest.mark.parametrize(
+    "when, body",
+    [
+        ("BEFORE UPDATE", "NEW.user_id = OLD.user_id; RETURN NEW;"),
+        ("AFTER UPDATE", "DELETE FROM public.orders WHERE id = NEW.id; RETURN NULL;"),
+        ("AFTER UPDATE", "UPDATE public.orders SET user_id = OLD.user_id WHERE id = NEW.id AND user_id <> OLD.user_id; RETURN NULL;"),
+    ],
+)
+def test_a_trigger_that_keeps_rows_from_moving_back(db, when, body):
+    app, auth, audit_id = merged(db)
+    trigger(db, "orders", when, f"IF pg_trigger_depth() > 1 THEN RETURN NEW; END IF; {body}")
+    with expect_error("55000", detail="held at least one of them back"):
+        undo(db, audit_id)
+    assert db.one("SELECT count(*) FROM orders WHERE user_id = %s", [auth]) == 2
+
+
+@pytest.mark.parametrize("value", ["OLD.email", "lower(NEW.email)"])
+def test_a_trigger_that_makes_another_email_of_what_comes_back(db, value):
+    app_user(db, "Old@example.com", auth_user(db, "new@example.com"))
+    audit_id = fix_one(db, "new@example.com")["audit_id"]
+    trigger(db, "onagui.app_users", "BEFORE UPDATE", f"NEW.email = {value}; RETURN NEW;")
+    with expect_error("55000", detail="held at least one of them back"):
+        undo(db, audit_id)
+
+
+def test_a_trigger_that_keeps_the_email(db):
+    """Nothing that was not done is called done. One that changes nothing but case is no obstacle."""
+    app_user(db, "old@example.com", auth_user(db, "New@example.com"))
+    trigger(db, "onagui.app_users", "BEFORE UPDATE", "NEW.email = OLD.email; RETURN NEW;")
+    assert fix_one(db, "New@example.com")["outcome"] == "failed"
+    db.sql("CREATE OR REPLACE FUNCTION interfere() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.email = lower(NEW.email); RETURN NEW; END$$")
+    assert fix_one(db, "New@example.com")["outcome"] == "done"
+
+
+def test_rows_without_a_key_that_differ_in_a_new_column(db):
+    """Which of them moved cannot be told."""
+    db.sql("CREATE TABLE visits (user_id uuid REFERENCES onagui.app_users, day int)")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO visits VALUES (%s, 1)", [app])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("ALTER TABLE visits ADD COLUMN note text")
+    db.sql("UPDATE visits SET note = 'moved'")
+    db.sql("INSERT INTO visits VALUES (%s, 1, 'came since')", [auth])
+    with expect_error("55000", detail="a row of public.visits cannot be told from others"):
+        undo(db, audit_id)
+    db.sql("DELETE FROM visits WHERE note = 'came since'")
+    undo(db, audit_id)
+    assert db.sql("SELECT user_id FROM visits") == [(app,)]
+
+
+@pytest.mark.parametrize("change", ["RENAME COLUMN id TO file_id", "DROP CONSTRAINT files_pkey", "DROP CONSTRAINT files_pkey, ADD n serial PRIMARY KEY"])
+def test_rows_that_had_the_id_before_and_have_another_key(db, change):
+    db.sql("CREATE TABLE files (id int PRIMARY KEY, owner uuid, name text)")
+    db.sql("SELECT onagui.register_reference('files', 'owner')")
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql("INSERT INTO files VALUES (1, %s, 'a'), (2, %s, 'b')", [auth, app])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql(f"ALTER TABLE files {change}")
+    try:
+        undo(db, audit_id)
+    except psycopg.errors.ObjectNotInPrerequisiteState:
+        assert "RENAME" in change
+        return
+    assert db.sql("SELECT name, owner FROM files ORDER BY name") == [("a", auth), ("b", app)]
+
+
+def test_undoing_an_undo_leaves_nothing_behind(db):
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    undo(db, fix_one(db, "ann@example.com")["audit_id"])
+    db.sql("ALTER TABLE orders DROP CONSTRAINT orders_user_id_fkey")
+    refused(db, log(db)[-1]["audit_id"], "which does not refer to users any more")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE seats ALTER COLUMN note TYPE int USING 7",
+        "ALTER TABLE seats RENAME TO chairs; CREATE VIEW seats AS SELECT * FROM chairs",
+        "CREATE RULE none AS ON INSERT TO seats DO INSTEAD NOTHING",
+    ],
+)
+def test_a_table_that_is_not_what_it_was(db, change):
+    db.sql("CREATE TABLE seats (user_id uuid UNIQUE REFERENCES onagui.app_users, note text)")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO seats VALUES (%s, 'app'), (%s, 'auth')", [app, auth])
+    audit_id = db.one("SELECT audit_id FROM onagui.fix_user_ids(NULL, true, 'keep_auth') WHERE action = 'merge'")
+    db.sql(change)
+    with expect_error("55000"):
+        undo(db, audit_id)
+
+
+def test_which_entry_to_undo(db):
+    app, auth = mismatched(db, "ann@example.com")
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    second = int(undo(db, first).rsplit(" ", 1)[1])
+    with expect_error("55000", detail=f"undone by audit_id {second}.$", hint=rf"To do it again, undo the undo: SELECT onagui.undo_fix\({second}\)"):
+        undo(db, first)
+    third = int(undo(db, second).rsplit(" ", 1)[1])
+    with expect_error("55000", detail=f"undone by audit_id {second}, that by audit_id {third}.$", hint=rf"in force. To undo it: SELECT onagui.undo_fix\({third}\)"):
+        undo(db, first)

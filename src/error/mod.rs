@@ -164,6 +164,8 @@ pub enum Error {
     Conflict {
         email: String,
         reason: String,
+        /// It is about a row of another auth user who has got another e-mail since.
+        is_anothers: bool,
     },
     Unconfirmed {
         email: String,
@@ -182,7 +184,8 @@ pub enum Error {
     },
     UndoneAlready {
         audit_id: i64,
-        by: i64,
+        /// Which entry undid it, which undid that, and so on.
+        by: Vec<i64>,
     },
     NothingToUndo {
         audit_id: i64,

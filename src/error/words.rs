@@ -204,7 +204,7 @@ impl From<Error> for Failure {
                 },
                 what,
                 match action {
-                    Action::Merge => "Choose who stays: SELECT * FROM onagui.fix_user_ids(ARRAY['…'], p_on_conflict => 'keep_auth') or 'keep_app'. What gives way is kept in the audit log and undo_fix() brings it back.".into(),
+                    Action::Merge => "Choose whose rows stay: the same call with p_on_conflict => 'keep_auth' or 'keep_app'. What gives way is kept in the audit log and undo_fix() brings it back.".into(),
                     _ => "Look at those rows, remove or change what should not be there, then try again.".into(),
                 },
             ),
@@ -224,7 +224,7 @@ impl From<Error> for Failure {
                 "23505",
                 "another app user holds this e-mail".into(),
                 format!("{email} is in onagui.app_users under another id."),
-                "SELECT * FROM onagui.sync_status(p_email => '…'); shows both; change the other one's e-mail, or merge the two.".into(),
+                "SELECT * FROM onagui.sync_status(p_email => '…'); shows both. If the other one is to get another e-mail in turn, name both in one call: SELECT * FROM onagui.fix_user_ids(ARRAY['…', '…'], p_apply => true); else change theirs, or merge the two.".into(),
             ),
             Error::UnknownEmail { email } => (
                 "P0002",
@@ -236,19 +236,22 @@ impl From<Error> for Failure {
                 "P0002",
                 "no auth user has this e-mail".into(),
                 format!("Only onagui.app_users has {email:?}, so there is no id to take over."),
-                "The person must sign up first; a confirmed sign-up with this e-mail links the app user by itself.".into(),
+                "The person must sign up first; a confirmed sign-up with this e-mail links the app user by itself, unless its id was an auth user's once or onagui_sync.link_by_email is never.".into(),
             ),
-            Error::Conflict { email, reason } => (
+            Error::Conflict { email, reason, is_anothers } => (
                 "21000",
                 "a person must decide who is who".into(),
                 format!("{email}: {reason}."),
-                "See SELECT * FROM onagui.sync_status(p_email => '…'); then decide with onagui.fix_user_id(p_app_user_id => …, p_auth_user_id => …, p_apply => true).".into(),
+                match is_anothers {
+                    true => "SELECT * FROM onagui.fix_user_ids(ARRAY['…'], p_apply => true); gives the other user the e-mail they have now; the same once more helps this one.".into(),
+                    false => "See SELECT * FROM onagui.sync_status(p_email => '…'); then decide with onagui.fix_user_id(p_app_user_id => …, p_auth_user_id => …, p_apply => true).".into(),
+                },
             ),
             Error::Unconfirmed { email } => (
                 "55000",
                 "the e-mail is not confirmed yet".into(),
                 format!("The auth user with {email} has not confirmed it: anybody could have signed up with it."),
-                "Wait: the confirmation links the app user by itself.".into(),
+                "Wait for the confirmation. It links the app user by itself, unless the auth user has a row already or onagui_sync.link_by_email is never; then fix again.".into(),
             ),
             Error::BadArgument { name, value, wanted } => (
                 "22023",
@@ -277,8 +280,16 @@ impl From<Error> for Failure {
             Error::UndoneAlready { audit_id, by } => (
                 "55000",
                 "this has been undone already".into(),
-                format!("audit_id {audit_id} was undone by audit_id {by}."),
-                format!("To do it again, undo the undo: SELECT onagui.undo_fix({by});"),
+                format!("audit_id {audit_id} was undone by audit_id {}.", in_turn(&by)),
+                match by.as_slice() {
+                    [.., last] if by.len().is_multiple_of(2) => {
+                        format!("So it is in force. To undo it: SELECT onagui.undo_fix({last});")
+                    }
+                    [.., last] => {
+                        format!("To do it again, undo the undo: SELECT onagui.undo_fix({last});")
+                    }
+                    [] => "Nothing was changed.".into(),
+                },
             ),
             Error::NothingToUndo { audit_id, action, outcome } => (
                 "55000",
@@ -415,6 +426,11 @@ fn bad_body(wrong: &Wrong) -> (String, String) {
             format!("It has more than {longest} characters, which is what the column takes."),
         ),
     }
+}
+
+fn in_turn(by: &[i64]) -> String {
+    let by: Vec<String> = by.iter().map(i64::to_string).collect();
+    by.join(", that by audit_id ")
 }
 
 fn rows_in_words(rows: usize) -> String {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 #[derive(Default)]
 struct Progress {
+    looked_at: usize,
     done: u64,
     failed: u64,
     rows: u64,
@@ -72,6 +73,7 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
                 repair.seen.replace(std::mem::take(&mut seen));
                 repair.surveyed_at.set(surveyed_at);
                 let outcomes = repair.run(batch)?;
+                progress.looked_at += outcomes.len();
                 // Others than were listed here were brought forward, and are listed still.
                 again += outcomes.len() - listed_here;
                 for outcome in outcomes {
@@ -101,8 +103,8 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
 
 impl Progress {
     fn report(&self, what: &str, left: usize) {
-        let Progress { done, failed, rows, taken } = self;
-        let rate = (done + failed) as f64 / taken.as_secs_f64().max(0.001);
+        let Progress { looked_at, done, failed, rows, taken } = self;
+        let rate = *looked_at as f64 / taken.as_secs_f64().max(0.001);
         let rest = Duration::from_secs_f64(left as f64 / rate.max(0.001)).as_secs();
         let who = "SELECT * FROM onagui.sync_audit_log WHERE action IN ('failure', 'conflict') ORDER BY audit_id DESC; tells who failed, and why.";
         pg::notice(

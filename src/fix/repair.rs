@@ -12,6 +12,7 @@ use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
 use crate::statements::rekey::{Collision, Mover};
 use crate::statements::rows;
 use crate::statements::signup::Target;
+use crate::statements::status::ANOTHERS_ROW;
 use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on};
 use onagui_decide::repair::{Action, Status};
 use pgrx::Uuid;
@@ -249,10 +250,14 @@ impl Repair {
         };
         let mut outcomes = vec![self.settle(&candidate, action, false)?];
         let leaving = candidate.app_user_id.filter(|id| self.is_auths(*id));
-        if let (Some(id), Some(Value::Array(steps))) =
-            (leaving, outcomes.first_mut().map(|o| &mut o.undo))
-        {
-            steps.push(json!({ "auths": id.to_string() }));
+        if let (Some(id), Some(row)) = (leaving, outcomes.first_mut()) {
+            if matches!(row.outcome, "planned" | "done") {
+                let reason = format!("the app row is that of auth user {id}, who has none then");
+                row.details["reason"] = json!(reason);
+            }
+            if let Value::Array(steps) = &mut row.undo {
+                steps.push(json!({ "auths": id.to_string() }));
+            }
         }
         self.record(&mut outcomes);
         Ok(outcomes)
@@ -354,7 +359,10 @@ impl Repair {
         row.details = json!({ "reason": reason });
         match candidate.status {
             Status::Pending => row.refused_for(Error::Unconfirmed { email }),
-            Status::Conflict => row.refused_for(Error::Conflict { email, reason }),
+            Status::Conflict => {
+                let is_anothers = reason == ANOTHERS_ROW;
+                row.refused_for(Error::Conflict { email, reason, is_anothers })
+            }
             _ => row,
         }
     }

@@ -101,10 +101,29 @@ fn refusal(audit_id: i64, failure: Box<Failure>) -> Error {
     Error::Raised(failure)
 }
 
+/// Which entry undid it, which undid that, and so on.
+const UNDONE_BY: &str = "
+    WITH RECURSIVE chain(audit_id, by, place) AS (
+        SELECT l.audit_id, l.undone_by, 1 FROM onagui.sync_audit_log l WHERE l.audit_id = $1
+        UNION ALL
+        SELECT l.audit_id, l.undone_by, c.place + 1
+          FROM chain c JOIN onagui.sync_audit_log l ON l.audit_id = c.by)
+    SELECT c.by FROM chain c WHERE c.by IS NOT NULL ORDER BY c.place";
+
+/// All entries of an exchange, in the same order whichever of them is to be undone.
+const LOCK_EXCHANGE: &str = "
+    SELECT l.audit_id FROM onagui.sync_audit_log l
+     WHERE l.details ->> 'exchange' = (SELECT o.details ->> 'exchange' FROM onagui.sync_audit_log o WHERE o.audit_id = $1)
+     ORDER BY l.audit_id FOR UPDATE";
+
 /// Reads the entry and locks it, so that two undos of it follow each other.
 fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
     pg::as_role(house.owner, || {
         connect(|session| {
+            let exchange = "SELECT l.details ->> 'exchange' FROM onagui.sync_audit_log l WHERE l.audit_id = $1";
+            if session.run(exchange, &[audit_id.into()], Mode::Fresh).one::<String>().is_some() {
+                session.run(LOCK_EXCHANGE, &[audit_id.into()], Mode::Fresh);
+            }
             let rows = session.run(
                 "SELECT l.action, l.outcome, l.email, l.auth_user_id, l.old_app_user_id, l.new_app_user_id,
                         coalesce(nullif(l.details -> 'undo', 'null'),
@@ -120,7 +139,8 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
             if rows.is_empty() {
                 return Err(Error::NoSuchAudit { audit_id });
             }
-            if let Some(by) = rows.get::<i64>(0, 8) {
+            if rows.get::<i64>(0, 8).is_some() {
+                let by = session.run(UNDONE_BY, &[audit_id.into()], Mode::Fresh).column();
                 return Err(Error::UndoneAlready { audit_id, by });
             }
             let action: String = rows.get(0, 1).unwrap_or_default();

@@ -93,12 +93,15 @@ pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), E
 }
 
 pub fn out_of_step(_: &Session, house: House, report: &mut Report) -> Result<(), Error> {
-    let counted = Overview::get(house)?.summary();
+    let overview = Overview::get(house)?;
+    let counted = overview.summary();
     let of = |status: &str| counted.iter().find(|(name, _)| *name == status).map_or(0, |(_, n)| *n);
     let fixable: i64 = ["EMAIL_MISMATCH", "MISMATCHED", "DUPLICATE", "MISSING_IN_APP_USERS"]
         .into_iter()
         .map(of)
         .sum();
+    let kept = if of("EMAIL_MISMATCH") > 0 { overview.kept_emails() } else { 0 };
+    let fixable = fixable - kept;
     if fixable > 0 {
         report.warn(
             format!("{} out of step that a fix can bring back", count(fixable, "user")),
@@ -112,7 +115,11 @@ pub fn out_of_step(_: &Session, house: House, report: &mut Report) -> Result<(),
         );
     }
     if fixable + of("CONFLICT") == 0 {
-        report.ok(format!("{} in step", count(of("SYNCED"), "user")));
+        let besides = match kept {
+            0 => String::new(),
+            kept => format!(", {kept} whose e-mail auth does not have"),
+        };
+        report.ok(format!("{} in step{besides}", count(of("SYNCED"), "user")));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Rows that hold an id without any need to: no foreign key keeps them from it, whoever has that id.
 
-use super::Mover;
+use super::{Mover, unquoted};
 use crate::catalog::references::Moving;
 use crate::error::Error;
 use crate::pg::{self, Mode, Session};
@@ -20,6 +20,14 @@ pub struct Held {
 
 /// Which columns the MD5 is of, in the audit log.
 const COLUMNS: &str = "columns";
+
+/// Whether two keys are of the same columns.
+fn is_alike(one: &Value, other: &Value) -> bool {
+    match (one.as_object(), other.as_object()) {
+        (Some(one), Some(other)) => !one.is_empty() && one.keys().eq(other.keys()),
+        _ => false,
+    }
+}
 
 impl Mover {
     /// Whether some row holds one of `ids` without any need to ([`Self::held`]).
@@ -82,13 +90,11 @@ impl Mover {
     pub fn held_to_json(&self, session: &Session, held: &[Held]) -> Value {
         let rows = held.iter().map(|held| {
             let table = &self.references.tables[held.row.0].label;
-            let mut row =
-                json!({ "table": table, "column": held.column, "key": held.key, "md5": held.md5 });
-            if held.key.is_none() {
-                let columns = &self.shape(session, held.row.0, Mode::Fresh).columns;
-                row[COLUMNS] = columns.iter().map(|c| c.name.as_str()).collect();
-            }
-            row
+            let columns = &self.shape(session, held.row.0, Mode::Fresh).columns;
+            let columns: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
+            json!({
+                "table": table, "column": held.column, "key": held.key, "md5": held.md5, COLUMNS: columns
+            })
         });
         rows.collect()
     }
@@ -108,8 +114,9 @@ impl Mover {
         found.retain(|held| {
             let table = self.references.tables[held.row.0].label.as_str();
             let is = |w: &&Value| {
+                // The key may have been made, or become another, since.
                 let same = match &held.key {
-                    Some(key) if !w["key"].is_null() => w["key"] == *key,
+                    Some(key) if is_alike(key, &w["key"]) => w["key"] == *key,
                     _ => w["md5"] == held.md5.as_str(),
                 };
                 same && w["table"] == table && w["column"] == held.column.as_str()
@@ -117,7 +124,16 @@ impl Mover {
             let place = wanted.iter().position(is);
             place.map(|place| wanted.swap_remove(place)).is_some()
         });
-        match wanted.iter().find(|w| w["key"].is_null()) {
+        // What has its key still, and is not found by it, was deleted.
+        let is_gone = |w: &&Value| {
+            let place = self.references.tables.iter().position(|t| w["table"] == t.label.as_str());
+            place.is_none_or(|place| {
+                let key = &self.shape(session, place, Mode::Fresh).primary_key;
+                let key: Value = key.iter().map(|k| (unquoted(k), Value::Null)).collect();
+                is_alike(&key, &w["key"])
+            })
+        };
+        match wanted.iter().find(|w| !is_gone(w)) {
             Some(lost) => Err(Error::CannotTellApart {
                 table: lost["table"].as_str().unwrap_or_default().to_owned(),
             }),

@@ -132,6 +132,17 @@ impl Overview {
     }
 
     /// How many users have each of [`STATUSES`].
+    /// Users of status EMAIL_MISMATCH whose e-mail no fix touches: auth has none.
+    pub fn kept_emails(&self) -> i64 {
+        let survey = Survey { tag: Tag::Nothing, ..self.survey() };
+        let sql = format!(
+            "SELECT count(*) FROM ({}) s WHERE nullif(btrim(s.auth_email), '') IS NULL",
+            survey.rows_of(Which::Apart, &["EMAIL_MISMATCH"])
+        );
+        look(self.house, || connect(|session| session.run(&sql, &[], Mode::Read).one()))
+            .unwrap_or_default()
+    }
+
     pub fn summary(&self) -> Vec<(&'static str, i64)> {
         let survey = Survey { tag: Tag::Nothing, ..self.survey() };
         look(self.house, || {

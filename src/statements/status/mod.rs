@@ -16,6 +16,7 @@ use crate::pg::Session;
 use crate::settings;
 use onagui_decide::repair::Status;
 use onagui_decide::signup::LinkPolicy;
+pub use words::ANOTHERS_ROW;
 use words::Why;
 
 pub use answer::{Listed, Overview, Question};

@@ -57,6 +57,9 @@ const ALL: [Why; 19] = [
     Why::NoIdBesideOwn,
 ];
 
+/// The one conflict about which a person need not decide: the row's own user gets their e-mail first.
+pub const ANOTHERS_ROW: &str = "the app row with this e-mail has the id of another auth user; it is theirs, with an outdated e-mail";
+
 impl Why {
     pub fn word(self) -> &'static str {
         match self {
@@ -146,9 +149,7 @@ impl Why {
             Why::OneOfSeveralApp => format!(
                 "'one of ' || {r}.app_n || ' app rows with this e-mail; the auth user has none of their own'"
             ),
-            Why::AnothersRow => plain(
-                "the app row with this e-mail has the id of another auth user; it is theirs, with an outdated e-mail",
-            ),
+            Why::AnothersRow => plain(ANOTHERS_ROW),
             Why::KnownId => {
                 plain("the app row with this e-mail has the id of an auth user who was deleted")
             }

@@ -449,3 +449,29 @@ def test_which_entry_to_undo(db):
     third = int(undo(db, second).rsplit(" ", 1)[1])
     with expect_error("55000", detail=f"undone by audit_id {second}, that by audit_id {third}.$", hint=rf"in force. To undo it: SELECT onagui.undo_fix\({third}\)"):
         undo(db, first)
+
+
+@pytest.mark.parametrize(
+    "change", ["RENAME COLUMN owner TO holder", "RENAME TO papers", "SET SCHEMA auth_shadow", None]
+)
+@pytest.mark.parametrize("kind", ["uuid", "text"])
+def test_a_registered_reference_that_was_renamed_since(db, change, kind):
+    """Its rows would be left behind. Registered anew they are moved back."""
+    db.sql("CREATE SCHEMA auth_shadow")
+    db.sql(f"CREATE TABLE files (owner {kind})")
+    db.sql("SELECT onagui.register_reference('files', 'owner')")
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql("INSERT INTO files VALUES (%s)", [str(app)])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    if change is None:
+        db.sql("DROP TABLE files")
+        undo(db, audit_id)
+        return
+    db.sql(f"ALTER TABLE files {change}")
+    refused(db, audit_id, f"rows of .* hold {auth} in (owner|holder), which does not refer to users any more")
+    [(name, column)] = db.sql(
+        "SELECT c.oid::regclass::text, a.attname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = 1 WHERE c.relname IN ('files', 'papers')"
+    )
+    db.sql("SELECT onagui.register_reference(%s, %s)", [name, column])
+    undo(db, audit_id)
+    assert db.sql(f"SELECT {column}::text FROM {name}") == [(str(app),)]

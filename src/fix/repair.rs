@@ -221,7 +221,9 @@ impl Repair {
         let mut moved = mover.rekey_all(session, &users)?.into_iter();
         let outcomes = todo.iter().zip(still).zip(pairs).map(|((candidate, still), (from, to))| {
             match still.then(|| moved.next()).flatten() {
-                Some(moved) => Self::rekeyed(candidate, to, Rekeyed::plainly(from, to, moved)),
+                Some(moved) => {
+                    Self::rekeyed(candidate, to, Rekeyed::plainly(&mover, from, to, moved))
+                }
                 None => Outcome::overtaken(candidate),
             }
         });

@@ -2,7 +2,7 @@
 
 use super::repair::Repair;
 use crate::catalog::House;
-use crate::catalog::references::ForeignKey;
+use crate::catalog::references::{ForeignKey, SoftPlace};
 use crate::error::{Error, Failure, plain};
 use crate::pg::{self, Arg, Call, Mode, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
@@ -259,6 +259,11 @@ fn take_back_rekey(
     }
     why.extend(in_use(repair, session, before, logged));
     why.extend(left_behind(repair, session, logged, after));
+    for reason in renamed(repair, session, &rekey["soft"], after) {
+        if !why.contains(&reason) {
+            why.push(reason);
+        }
+    }
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }
@@ -313,6 +318,23 @@ fn left_behind(repair: &Repair, session: &Session, logged: &Logged, id: Uuid) ->
         }
     }
     left
+}
+
+/// The same of references that were registered then, under whatever names their tables and columns have now.
+fn renamed(repair: &Repair, session: &Session, soft: &Value, id: Uuid) -> Vec<String> {
+    let recorded: Vec<SoftPlace> = serde_json::from_value(soft.clone()).unwrap_or_default();
+    let (house, mover) = (repair.target().house, repair.mover());
+    let is_moved = |place: &SoftPlace| {
+        let mut now = mover.soft_places().into_iter();
+        now.any(|now| (now.oid, now.attnum) == (place.oid, place.attnum))
+    };
+    let left = recorded.iter().filter(|place| !is_moved(place)).filter_map(|place| {
+        let (table, column) = undo::names_now(session, house, place)?;
+        undo::holds(session, house, &table, &column, id).then(|| {
+            format!("rows of {table} hold {id} in {column}, which does not refer to users any more")
+        })
+    });
+    left.collect()
 }
 
 fn take_back_changes(

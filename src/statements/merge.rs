@@ -200,16 +200,25 @@ pub struct Rekeyed {
 }
 
 impl Rekeyed {
-    fn new(from: Uuid, to: Uuid, held: serde_json::Value, moved: Vec<Referring>) -> Self {
-        let step = serde_json::json!({ "rekey": {
+    fn new(
+        mover: &Mover,
+        (from, to): (Uuid, Uuid),
+        held: serde_json::Value,
+        moved: Vec<Referring>,
+    ) -> Self {
+        let mut step = serde_json::json!({ "rekey": {
             "from": from.to_string(), "to": to.to_string(), "held": held
         } });
+        let soft = mover.soft_places();
+        if !soft.is_empty() {
+            step["rekey"]["soft"] = serde_json::json!(soft);
+        }
         Rekeyed { moved, step }
     }
 
     /// Where no row held the new id before.
-    pub fn plainly(from: Uuid, to: Uuid, moved: Vec<Referring>) -> Self {
-        Self::new(from, to, serde_json::json!([]), moved)
+    pub fn plainly(mover: &Mover, from: Uuid, to: Uuid, moved: Vec<Referring>) -> Self {
+        Self::new(mover, (from, to), serde_json::json!([]), moved)
     }
 }
 
@@ -245,7 +254,7 @@ pub fn rekey(
         }
         merge.referring()
     };
-    Ok(Rekeyed::new(from, to, mover.held_to_json(session, &held), moved))
+    Ok(Rekeyed::new(mover, (from, to), mover.held_to_json(session, &held), moved))
 }
 
 /// Notes that the app user `from` gives way to `to`, whose row takes over what it lacks. Answers the rows of the two.

@@ -5,7 +5,7 @@ use super::done::{Done, Moved, MovedRow};
 use super::rekey::unquoted;
 use super::rows::{Address, address};
 use crate::catalog::House;
-use crate::catalog::references::Table;
+use crate::catalog::references::{SoftPlace, Table};
 use crate::catalog::shape::Shape;
 use crate::pg::{self, Mode, Session};
 use pgrx::pg_sys::Oid;
@@ -64,6 +64,30 @@ pub fn holds(session: &Session, house: House, table: &str, column: &str, id: Uui
         );
         let held = || session.run(&sql, &[id.to_string().into()], Mode::Fresh).one();
         pg::as_role(table.owner, held).unwrap_or(true)
+    })
+}
+
+/// What a registered reference is called now: by its names, or where nothing has these, by its numbers, which do not outlive a
+/// dump.
+pub fn names_now(session: &Session, house: House, place: &SoftPlace) -> Option<(String, String)> {
+    const NAMES: &str = "
+        SELECT a.attrelid::regclass::text, a.attname::text
+          FROM pg_attribute a
+         WHERE a.attrelid = to_regclass($1) AND a.attname = $2 AND NOT a.attisdropped
+        UNION ALL
+        SELECT a.attrelid::regclass::text, a.attname::text
+          FROM pg_attribute a
+         WHERE a.attrelid = $3 AND a.attnum = $4 AND NOT a.attisdropped
+         LIMIT 1";
+    let args = [
+        place.table.clone().into(),
+        place.column.clone().into(),
+        Oid::from(place.oid).into(),
+        place.attnum.into(),
+    ];
+    pg::as_role(house.owner, || {
+        let rows = session.run(NAMES, &args, Mode::Fresh);
+        if rows.is_empty() { None } else { Some((rows.get(0, 1)?, rows.get(0, 2)?)) }
     })
 }
 

@@ -6,6 +6,7 @@ use crate::catalog::tables::{APP_USERS, App};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 struct RawKey {
@@ -93,7 +94,7 @@ const DEFERS: &str = "
 
 const SOFT: &str = "
     SELECT coalesce(pg_partition_root(c.oid), c.oid)::oid, quote_ident(a.attname), t.typcategory = 'S',
-           a.attgenerated <> ''
+           a.attgenerated <> '', c.oid, a.attnum::int, c.oid::regclass::text, a.attname::text
       FROM onagui.sync_reference r
       JOIN pg_namespace n ON n.nspname = r.table_schema
       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.table_name AND c.relkind IN ('r', 'p')
@@ -109,6 +110,17 @@ pub struct Soft {
     column: String,
     form: Form,
     generated: bool,
+    /// As it was registered: of a partition, not of the table it is part of.
+    pub place: SoftPlace,
+}
+
+/// Where a registered reference is, by name and by number: either may be another after a while.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct SoftPlace {
+    pub table: String,
+    pub column: String,
+    pub oid: u32,
+    pub attnum: i32,
 }
 
 impl Soft {
@@ -123,6 +135,12 @@ impl Soft {
                     column: rows.get(row, 2)?,
                     form: if is_text { Form::Text } else { Form::Uuid },
                     generated: rows.get(row, 4)?,
+                    place: SoftPlace {
+                        oid: rows.get::<Oid>(row, 5)?.to_u32(),
+                        attnum: rows.get(row, 6)?,
+                        table: rows.get(row, 7)?,
+                        column: rows.get(row, 8)?,
+                    },
                 })
             })
             .collect()

@@ -4,7 +4,7 @@
 
 mod discover;
 
-pub use discover::Soft;
+pub use discover::{Soft, SoftPlace};
 
 use pgrx::pg_sys::Oid;
 

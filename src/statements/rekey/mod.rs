@@ -10,7 +10,7 @@ pub use held::Held;
 
 use super::one_statement::{as_one_statement, distinct};
 use super::{checks, collisions};
-use crate::catalog::references::{References, Soft, Table};
+use crate::catalog::references::{References, Soft, SoftPlace, Table};
 use crate::catalog::shape::Shape;
 use crate::catalog::{App, House};
 use crate::error::{Error, Failure};
@@ -171,6 +171,11 @@ impl Mover {
             mover = now;
         }
         Err(Error::ReferencesChanged)
+    }
+
+    /// Where the registered references are.
+    pub fn soft_places(&self) -> Vec<&SoftPlace> {
+        self.soft.iter().map(|soft| &soft.place).collect()
     }
 
     fn is_so(&self, session: &Session) -> bool {

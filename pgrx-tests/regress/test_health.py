@@ -268,6 +268,16 @@ def test_possible_references(clinic):
     mend(clinic, "possible references", says="not registered")
 
 
+@pytest.mark.parametrize("change", ["ALTER TABLE papers RENAME TO files", "ALTER TABLE papers RENAME holder TO owned", "DROP TABLE papers"])
+def test_registered_references_that_are_not_there(clinic, change):
+    """Fixes pass them over: their rows would be left behind without a word."""
+    clinic.sql("CREATE TABLE public.papers (holder uuid)")
+    clinic.sql("SELECT onagui.register_reference('papers', 'holder')")
+    assert is_fine(clinic, "possible references")
+    clinic.sql(change)
+    mend(clinic, "possible references", says="public.papers.holder is registered, but no table has such a column")
+
+
 def test_recent_failures(clinic):
     clinic.sql("ALTER TABLE onagui.app_users ADD CONSTRAINT no_eve CHECK (email NOT LIKE '%eve%')")
     eve = clinic.auth.signup("o'eve@x.org")

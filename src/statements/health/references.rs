@@ -32,8 +32,8 @@ pub fn unindexed(session: &Session, _: House, report: &mut Report) -> Result<(),
     Ok(())
 }
 
-/// Columns named and typed like a user's id, without a foreign key and not registered: fixes would leave them behind.
-/// Schemas of the platform and tables of extensions are left out.
+/// Columns named and typed like a user's id, without a foreign key and not registered: fixes would leave them behind. And
+/// what is registered but not there, under that name at least. Schemas of the platform and tables of extensions are left out.
 pub fn possible(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let app = App::read(session)?;
     let rows = read(
@@ -59,6 +59,15 @@ pub fn possible(session: &Session, _: House, report: &mut Report) -> Result<(), 
                              WHERE f.conrelid = c.oid AND f.contype = 'f' AND a.attnum = ANY (f.conkey))
             AND NOT EXISTS (SELECT FROM onagui.sync_reference s
                              WHERE s.table_schema = n.nspname AND s.table_name = c.relname AND s.column_name = a.attname)
+         UNION ALL
+         SELECT format('%I.%I.%I is registered, but no table has such a column: fixes pass it over; if it was renamed, register its new name',
+                       s.table_schema, s.table_name, s.column_name),
+                format('SELECT onagui.unregister_reference(%L, %L, %L);', s.table_schema, s.table_name, s.column_name)
+           FROM onagui.sync_reference s
+          WHERE NOT EXISTS (SELECT FROM pg_namespace n
+                              JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.table_name AND c.relkind IN ('r', 'p')
+                              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = s.column_name AND NOT a.attisdropped
+                             WHERE n.nspname = s.table_schema)
           ORDER BY 1",
         &[app.table.into()],
     );

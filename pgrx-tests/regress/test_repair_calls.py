@@ -386,3 +386,14 @@ def test_a_decision_that_takes_somebodys_row_says_so(db):
     app_user(db, "bob@example.com", bob)
     row = db.rows("SELECT outcome, details->>'reason' AS reason FROM onagui.fix_user_id(%s, %s)", [ann, bob])[0]
     assert (row["outcome"], row["reason"]) == ("planned", f"the app row is that of auth user {ann}, who has none then")
+
+
+def test_a_limit_is_for_those_who_are_out_of_step(db):
+    for email in "one@example.com", "two@example.com":
+        mismatched(db, email)
+    duplicate(db, "dup@example.com")
+    emails = ["one@example.com", "one@example.com", "two@example.com"]
+    rows = db.rows("SELECT email FROM onagui.fix_user_ids(%s, p_limit => 2)", [emails])
+    assert [row["email"] for row in rows] == ["one@example.com", "two@example.com"]
+    rows = db.rows("SELECT action FROM onagui.fix_user_ids(ARRAY['dup@example.com'], p_limit => 1)")
+    assert [row["action"] for row in rows] == ["merge"]

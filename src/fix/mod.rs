@@ -19,13 +19,14 @@ pub use undo::undo_fix;
 use crate::catalog::House;
 use crate::error::{Error, plain};
 use crate::pg::{self, Arg, Call, Json, Reply, RowWriter};
-use crate::statements::candidates::{Candidate, Order};
+use crate::statements::candidates::Order;
 use crate::statements::merge::OnConflict;
 use onagui_decide::repair::{Action, Status};
 use outcome::Outcome;
 use pgrx::Uuid;
 use repair::Repair;
 use serde_json::json;
+use std::collections::HashSet;
 
 /// How many users are looked up, fixed and answered together: bounds memory, and is what one statement records.
 const CHUNK: usize = 1_000;
@@ -96,15 +97,21 @@ pub fn fix_user_ids(call: &Call) -> Result<Reply, Error> {
                 }
                 todo.extend(found.into_iter().map(Ok));
             }
+            // Each once, and those about whom there is nothing to do last: a limit is for the others.
+            let (mut seen, mut unknown) = (HashSet::new(), HashSet::new());
+            todo.retain(|found| match found {
+                Ok(candidate) => seen.insert(candidate.pair()),
+                Err(email) => unknown.insert(email.clone()),
+            });
+            todo.sort_by_key(|found| {
+                found.as_ref().is_ok_and(|candidate| candidate.status.action() == Action::None)
+            });
             todo.truncate(limit.unwrap_or(usize::MAX));
             let unknown: Vec<&String> = todo.iter().filter_map(|t| t.as_ref().err()).collect();
             for email in unknown {
                 put(&writer, Outcome::unknown(email));
             }
-            let mut known: Vec<Candidate> = todo.into_iter().flatten().collect();
-            let mut seen = std::collections::HashSet::new();
-            known.retain(|candidate| seen.insert(candidate.pair()));
-            for outcome in repair.run(known)? {
+            for outcome in repair.run(todo.into_iter().flatten().collect())? {
                 put(&writer, outcome);
             }
         }

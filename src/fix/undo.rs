@@ -389,7 +389,7 @@ fn take_back_changes(
             return Err(Error::CannotUndo {
                 audit_id,
                 why: vec![format!(
-                    "rows put back into {} come out otherwise: a trigger changes them, or the type of a column is another now",
+                    "a trigger of {} changes the rows that are put back, or the type of a column is another now",
                     wanted.table
                 )],
             });

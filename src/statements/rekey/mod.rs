@@ -20,6 +20,7 @@ use pgrx::pg_sys::{Oid, UUIDARRAYOID, UUIDOID};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use text::{any_condition, count_sql, new_value, remain_sql, update_many_sql, update_sql};
 
@@ -42,7 +43,7 @@ thread_local! {
 }
 
 /// How often tables that change meanwhile are looked at again.
-const LOOKS: usize = 5;
+const LOOKS: usize = 10;
 
 /// With more tables than this, a backend does not keep what it knows of them, and the plans, from call to call.
 const KEPT_TABLES: usize = 100;
@@ -157,10 +158,13 @@ impl Mover {
     /// along by a foreign key that acts.
     pub fn hold(self: Rc<Self>, session: &Session, app: &App) -> Result<Rc<Self>, Error> {
         let mut mover = self;
+        let mut locked = BTreeSet::new();
         for _ in 0..LOOKS {
-            // As an UPDATE does, and before it is looked at again. Columns and foreign keys cannot be added meanwhile.
-            mover.references.tables.iter().for_each(|table| pg::lock_for_writing(table.oid));
-            if mover.is_so(session) {
+            // As an UPDATE does: columns and foreign keys cannot be added meanwhile. What was read after that stays so.
+            let tables = mover.references.tables.iter().map(|table| table.oid.to_u32());
+            let new: Vec<u32> = tables.filter(|table| locked.insert(*table)).collect();
+            new.iter().for_each(|table| pg::lock_for_writing(Oid::from(*table)));
+            if new.is_empty() || mover.is_so(session) {
                 return match pg::sees_latest() || mover.is_so_to_all(session) {
                     true => Ok(mover),
                     false => Err(Error::ReferencesChanged),
@@ -188,7 +192,8 @@ impl Mover {
     fn is_so_to_all(&self, session: &Session) -> bool {
         const OF_CATALOG: &str = "
             SELECT md5(concat((SELECT string_agg(concat_ws(' ', c.oid, c.xmin), ',' ORDER BY c.oid)
-                                 FROM pg_constraint c WHERE c.contype = 'f'),
+                                 FROM pg_constraint c
+                                WHERE c.contype = 'f' AND (c.confrelid = ANY ($1) OR c.conrelid = ANY ($1))),
                               (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.xmin), ',' ORDER BY a.attrelid, a.attnum)
                                  FROM pg_attribute a WHERE a.attrelid = ANY ($1)),
                               (SELECT string_agg(r::text, ',' ORDER BY r::text) FROM onagui.sync_reference r)))";

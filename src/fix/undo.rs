@@ -324,12 +324,12 @@ fn left_behind(repair: &Repair, session: &Session, logged: &Logged, id: Uuid) ->
 fn renamed(repair: &Repair, session: &Session, soft: &Value, id: Uuid) -> Vec<String> {
     let recorded: Vec<SoftPlace> = serde_json::from_value(soft.clone()).unwrap_or_default();
     let (house, mover) = (repair.target().house, repair.mover());
-    let is_moved = |place: &SoftPlace| {
-        let mut now = mover.soft_places().into_iter();
-        now.any(|now| (now.oid, now.attnum) == (place.oid, place.attnum))
-    };
-    let left = recorded.iter().filter(|place| !is_moved(place)).filter_map(|place| {
+    let left = recorded.iter().filter_map(|place| {
         let (table, column) = undo::names_now(session, house, place)?;
+        let mut now = mover.soft_places().into_iter();
+        if now.any(|now| now.table == table && now.column == column) {
+            return None;
+        }
         undo::holds(session, house, &table, &column, id).then(|| {
             format!("rows of {table} hold {id} in {column}, which does not refer to users any more")
         })

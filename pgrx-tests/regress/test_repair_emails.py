@@ -134,3 +134,17 @@ def test_another_user_has_the_old_one_by_now(db):
     app_user(db, "old@example.com")
     with expect_error("55000"):
         undo(db, row["audit_id"])
+
+
+@pytest.mark.parametrize("act", ["ON UPDATE CASCADE", "ON DELETE CASCADE", "ON UPDATE RESTRICT", ""])
+@pytest.mark.parametrize("users, is_ring", [(3, False), (2, True), (3, True)])
+def test_the_rehearsal_of_emails_that_pass_through_a_key_that_acts(db, act, users, is_ring):
+    """They pass in steps; it foretells what the fix does."""
+    db.sql("DROP INDEX onagui.app_users_email_key; CREATE UNIQUE INDEX ON onagui.app_users (email)")
+    for i in range(users):
+        holds = (i + 1) % users if is_ring else i + 1
+        app_user(db, f"u{holds}@example.com", auth_user(db, f"u{i}@example.com"))
+    db.sql(f"CREATE TABLE letters (recipient text REFERENCES onagui.app_users (email) {act})")
+    db.sql("INSERT INTO letters SELECT email FROM onagui.app_users")
+    told = [[(row["email"], row["rows_changed"]) for row in fix(db, None, apply) if row["outcome"] == said] for apply, said in ((False, "planned"), (True, "done"))]
+    assert sorted(told[0]) == sorted(told[1]) and len(told[0]) == users

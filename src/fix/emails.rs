@@ -206,7 +206,15 @@ fn rehearse_with_children(
     let mut wanted = vec![(id, candidate.auth_email.clone())];
     let mover = repair.mover();
     let plan = |wanted: &[(Uuid, _)]| Merge::plan_emails(session, &mover, wanted, Mode::Read);
-    let alone = match plan(&wanted) {
+    // Where a foreign key acts, an e-mail passes from one to another in steps: what refers to the user is the same then.
+    let in_steps = |planned: &Result<Merge, Error>| {
+        holder.is_some() && matches!(planned, Err(Error::Entangled { .. }))
+    };
+    let mut alone = plan(&wanted);
+    if in_steps(&alone) {
+        alone = plan(&[(id, Some(placeholder(id)))]);
+    }
+    let alone = match alone {
         Ok(merge) => merge,
         Err(error) => return Ok(refused(candidate, Action::UpdateEmail, error)),
     };
@@ -216,6 +224,8 @@ fn rehearse_with_children(
         wanted.insert(0, (holder, Some(placeholder(holder))));
         match plan(&wanted) {
             Ok(merge) => collisions.clone_from(&merge.collisions),
+            // What is in the way is the holder's, and goes first.
+            planned if in_steps(&planned) => collisions.clear(),
             Err(error) => return Ok(refused(candidate, Action::UpdateEmail, error)),
         }
     }

@@ -475,3 +475,13 @@ def test_a_registered_reference_that_was_renamed_since(db, change, kind):
     db.sql("SELECT onagui.register_reference(%s, %s)", [name, column])
     undo(db, audit_id)
     assert db.sql(f"SELECT {column}::text FROM {name}") == [(str(app),)]
+
+
+def test_a_schema_that_is_not_open_to_everybody(db):
+    db.sql("CREATE SCHEMA closed")
+    db.sql("CREATE TABLE closed.seats (id int PRIMARY KEY, user_id uuid UNIQUE REFERENCES onagui.app_users)")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO closed.seats VALUES (1, %s), (2, %s)", [app, auth])
+    before = content(db, "closed.seats", "onagui.app_users")
+    undo(db, db.one("SELECT audit_id FROM onagui.fix_user_ids(NULL, true, 'keep_auth') WHERE action = 'merge'"))
+    assert content(db, "closed.seats", "onagui.app_users") == before

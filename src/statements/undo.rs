@@ -16,6 +16,11 @@ use std::collections::{HashMap, HashSet};
 /// How many rows are named where an undo is refused.
 const NAMED: usize = 10;
 
+/// Looked up in the catalog: to_regclass() asks for a right on the schema.
+const TABLE_NAMED: &str = "
+    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p') AND format('%I.%I', n.nspname, c.relname) = $1";
+
 /// A table the audit log names, as it is now.
 pub struct Resolved {
     table: Table,
@@ -33,7 +38,7 @@ pub fn resolve(
         .filter_map(|d| {
             let found = pg::as_role(house.owner, || {
                 let oid = session
-                    .run("SELECT to_regclass($1)::oid", &[d.table.clone().into()], Mode::Fresh)
+                    .run(TABLE_NAMED, &[d.table.clone().into()], Mode::Fresh)
                     .one::<Oid>()?;
                 let table = Table::read(session, oid, Mode::Fresh)?;
                 Some(Resolved { table, shape: Shape::read(session, oid, Mode::Fresh) })
@@ -50,8 +55,8 @@ pub fn resolve(
 /// generated follows by itself.
 pub fn holds(session: &Session, house: House, table: &str, column: &str, id: Uuid) -> bool {
     let found = pg::as_role(house.owner, || {
-        let sql = "SELECT to_regclass($1)::oid";
-        let oid = session.run(sql, &[table.to_owned().into()], Mode::Fresh).one::<Oid>()?;
+        let args = [table.to_owned().into()];
+        let oid = session.run(TABLE_NAMED, &args, Mode::Fresh).one::<Oid>()?;
         let shape = Shape::read(session, oid, Mode::Fresh);
         let column =
             shape.columns.into_iter().find(|c| c.name == column && c.generated.is_none())?;
@@ -73,7 +78,9 @@ pub fn names_now(session: &Session, house: House, place: &SoftPlace) -> Option<(
     const NAMES: &str = "
         SELECT a.attrelid::regclass::text, a.attname::text
           FROM pg_attribute a
-         WHERE a.attrelid = to_regclass($1) AND a.attname = $2 AND NOT a.attisdropped
+          JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+          JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE format('%I.%I', n.nspname, c.relname) = $1 AND a.attname = $2 AND NOT a.attisdropped
         UNION ALL
         SELECT a.attrelid::regclass::text, a.attname::text
           FROM pg_attribute a

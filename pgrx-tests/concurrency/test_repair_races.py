@@ -427,3 +427,18 @@ def test_two_undos_of_an_exchange(db):
     assert first.result()[0][0].startswith("UNDONE")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
         second.result()
+
+
+@pytest.mark.parametrize("unchanged", range(5))
+def test_newcomers_are_seen_after_batches_that_wrote_nothing(db, unchanged):
+    """Such a batch ends no transaction that others could notice: it must not pass for somebody else's that does."""
+    for i in range(unchanged):
+        id = new_id()
+        db.sql("INSERT INTO auth.users (id, phone, is_sso_user) VALUES (%s, %s, false)", [id, f"49{i}"], role="supabase_auth_admin")
+        db.sql("UPDATE onagui.app_users SET email = %s WHERE id = %s", [f"kept{i}@example.com", id])
+    app, auth = mismatched(db, "ann@example.com")
+    holder, running = waits_for(db, app, "CALL onagui.fix_all_user_ids(1)")
+    db.sql("INSERT INTO auth.users (id, email, email_confirmed_at, is_sso_user) VALUES (gen_random_uuid(), 'ann@example.com', now(), true)", role="supabase_auth_admin")
+    holder.execute("COMMIT")
+    running.result()
+    assert db.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [app]) == 1

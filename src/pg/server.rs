@@ -41,11 +41,18 @@ pub fn sees_latest() -> bool {
 }
 
 /// Counts the transactions of all sessions that may have written something and have ended: as long as it stays, nobody else
-/// has committed anything. One more for each commit of our own, and for each subtransaction that was rolled back.
+/// has committed anything. One more for each commit of our own that [`has_written`], and for each such subtransaction that was
+/// rolled back.
 pub fn completions() -> u64 {
     // SAFETY: within a transaction. The server keeps the count to use snapshots again (GetSnapshotDataReuse() in
     // src/backend/storage/ipc/procarray.c).
     unsafe { (*pg_sys::GetLatestSnapshot()).snapXactCompletionCount }
+}
+
+/// Whether this transaction has an id: it has written something, or locked a row.
+pub fn has_written() -> bool {
+    // SAFETY: backend-local state.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
 /// Locks a table as statements do that write rows of it, until the transaction ends. Without effect on one that is gone.

@@ -1,6 +1,7 @@
 //! The doors of the repair: one user, some, or all; a person's decision; taking it back.
 
 mod batch;
+mod decided;
 mod emails;
 mod link;
 mod outcome;

@@ -237,55 +237,8 @@ impl Repair {
         row
     }
 
-    /// Carries out a person's decision about a pair.
-    pub fn run_decided(&self, candidate: Candidate) -> Result<Vec<Outcome>, Error> {
-        let action = match candidate.status {
-            Status::Synced => Action::None,
-            Status::EmailMismatch => {
-                let mut outcomes = Vec::new();
-                emails::exchange(self, vec![candidate], &mut outcomes)?;
-                self.record(&mut outcomes);
-                return Ok(outcomes);
-            }
-            Status::Duplicate => Action::Merge,
-            _ => Action::Rekey,
-        };
-        let mut outcomes = vec![self.settle(&candidate, action, false)?];
-        let leaving = candidate.app_user_id.filter(|id| self.is_auths(*id));
-        if let (Some(id), Some(row)) = (leaving, outcomes.first_mut()) {
-            if matches!(row.outcome, "planned" | "done") {
-                let reason = format!("the app row is that of auth user {id}, who has none then");
-                row.details["reason"] = json!(reason);
-            }
-            if let Value::Array(steps) = &mut row.undo {
-                steps.push(json!({ "auths": id.to_string() }));
-            }
-        }
-        self.record(&mut outcomes);
-        Ok(outcomes)
-    }
-
-    /// Whether it is the id of an auth user now.
-    pub fn is_auths(&self, id: Uuid) -> bool {
-        let target = self.target();
-        let sql = format!(
-            "SELECT EXISTS (SELECT FROM ONLY auth.users u WHERE u.id = $1 AND NOT ({}))",
-            target.deleted("u")
-        );
-        pg::as_role(target.house.owner, || {
-            pg::connect(|session| session.run(&sql, &[id.into()], self.mode()).one())
-                .unwrap_or_default()
-        })
-    }
-
-    /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or
-    /// where the e-mail that links them is still to be confirmed.
-    pub fn decided(&self, app: Uuid, auth: Uuid) -> Result<Candidate, Error> {
-        pg::connect(|session| self.finder.decided(session, app, auth, self.mode()))
-    }
-
     /// One user. `checked`: the status must still be the same once the rows are locked.
-    fn settle(
+    pub(super) fn settle(
         &self,
         candidate: &Candidate,
         action: Action,
@@ -407,7 +360,7 @@ impl Repair {
 
     /// Writes what was done into the audit log, in one statement, and notes the entries' numbers: in the order in which it
     /// was done, so that it can be taken back from the last one on.
-    fn record(&self, outcomes: &mut [Outcome]) {
+    pub(super) fn record(&self, outcomes: &mut [Outcome]) {
         if !self.apply {
             return;
         }

@@ -97,7 +97,8 @@ unsafe extern "C-unwind" fn schema_changed(_: pg_sys::Datum, _: i32, _: u32) {
 }
 
 /// What tables are made of, beside what tells of its changes by the table: its names stand in statements.
-const MADE_OF: [pg_sys::SysCacheIdentifier::Type; 5] = [
+const MADE_OF: [pg_sys::SysCacheIdentifier::Type; 6] = [
+    pg_sys::SysCacheIdentifier::CASTSOURCETARGET,
     pg_sys::SysCacheIdentifier::COLLOID,
     pg_sys::SysCacheIdentifier::CONSTROID,
     pg_sys::SysCacheIdentifier::OPEROID,

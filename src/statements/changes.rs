@@ -5,6 +5,7 @@
 
 use super::collisions;
 use super::done::{Done, Moved, MovedRow};
+use super::fit;
 use super::one_statement::{as_one_statement, distinct};
 use super::rekey::{Mover, unquoted};
 use super::rows::{Address, Text, address, addresses, follow};
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::pg::{self, Mode, Session};
 use pgrx::JsonB;
 use pgrx::pg_sys::Oid;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A table with its shape.
@@ -70,7 +71,7 @@ pub fn apply(
     wanted: Wanted,
 ) -> Result<Vec<Done>, Error> {
     let mut done: Vec<Done> = changes.iter().map(|c| Done::to(c.of.table, c.of.shape)).collect();
-    check_fit(session, changes, Mode::Fresh)?;
+    fit::check(session, changes, Mode::Fresh)?;
     let mut held_back = None;
     let owners = distinct(changes.iter().map(|c| c.of.table.owner));
     // Each owner has a turn for each step: nothing is changed before everything that gives way is gone.
@@ -208,47 +209,6 @@ impl Writing<'_> {
     }
 }
 
-/// Fails where a value would be cut or rounded: it might be somebody else's then.
-pub fn check_fit(session: &Session, changes: &[TableChanges], mode: Mode) -> Result<(), Error> {
-    for c in changes {
-        for (columns, updates) in &c.updated {
-            for (i, column) in columns.iter().enumerate() {
-                let values: Vec<Text> = updates.iter().map(|u| u.after[i].clone()).collect();
-                c.of.check_fit(session, column, values, mode)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Written<'_> {
-    /// The same for new values of a column (quoted).
-    pub fn check_fit(
-        &self,
-        session: &Session,
-        column: &str,
-        values: Vec<Text>,
-        mode: Mode,
-    ) -> Result<(), Error> {
-        let Some(overflow) = self.shape.overflow(column, "v.value") else {
-            return Ok(());
-        };
-        let sql =
-            format!("SELECT EXISTS (SELECT FROM unnest($1::text[]) AS v(value) WHERE {overflow})");
-        let overflows = pg::with_stable_text(|| {
-            pg::as_role(self.table.owner, || session.run(&sql, &[values.into()], mode).one())
-        });
-        match overflows {
-            Some(false) => Ok(()),
-            _ => Err(Error::DoesNotFit {
-                table: self.table.label.clone(),
-                column: column.to_owned(),
-                kind: self.shape.column(column).map_or(String::new(), |c| c.kind.clone()),
-            }),
-        }
-    }
-}
-
 fn delete(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
     if c.deleted.is_empty() {
         return 0;
@@ -295,7 +255,7 @@ fn takes(session: &Session, c: &TableChanges) -> BTreeMap<Address, Vec<Address>>
     let images = c.updated.iter().flat_map(|(columns, rows)| {
         rows.iter().map(move |u| {
             let values: BTreeMap<&String, &Text> = columns.iter().zip(&u.after).collect();
-            json!({ "t": u.address.0.to_string(), "r": u.address.1, "v": values })
+            collisions::image(&u.address, values)
         })
     });
     let images: Value = images.collect();
@@ -336,26 +296,18 @@ fn update(
                 format!("{column} = (x.r -> 'v' ->> {i})::{kind}")
             })
             .collect();
-        let values: Vec<String> =
-            columns.iter().map(|column| format!("t.{column}::text")).collect();
+        let values = c.of.shape.texts("t", columns.iter().map(String::as_str));
         let sql = format!(
             "UPDATE {} t SET {}
                FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)
               WHERE t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid
-            RETURNING x.place, {}, md5({}::text), t.tableoid, t.ctid::text, ARRAY[{}]::text[]",
+            RETURNING x.place, {}, md5({}::text), t.tableoid, t.ctid::text, {values}",
             c.of.table.target(),
             sets.join(", "),
             c.of.shape.key_image(),
             c.of.shape.image(),
-            values.join(", "),
         );
-        let rows: Value = updates
-            .iter()
-            .map(|u| {
-                let (table, row) = &u.address;
-                serde_json::json!({ "t": table.to_string(), "r": row, "v": u.after })
-            })
-            .collect();
+        let rows: Value = updates.iter().map(|u| collisions::image(&u.address, &u.after)).collect();
         let rows = session.run_by_key(&sql, &[JsonB(rows).into()], Mode::Queued);
         let mut moved = Vec::with_capacity(rows.len());
         for row in 0..rows.len() {

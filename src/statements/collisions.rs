@@ -4,8 +4,11 @@
 //! address in `"#table"` and `"#row"`. Index expressions and predicates are evaluated over it as the server prints
 //! them, so that any kind of index is foreseen exactly.
 
+use super::rows::Address;
 use crate::catalog::references::Table;
 use crate::catalog::shape::{Shape, ShapeColumn, Uniqueness};
+use serde::Serialize;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// The rows that `from` (`FROM … t …`) selects, as they will be: `value` answers what a column becomes, None where it
@@ -35,7 +38,12 @@ pub fn moved(shape: &Shape, from: &str, value: impl Fn(&ShapeColumn) -> Option<S
     format!("SELECT *{} FROM ({inner}) AS image", generated.concat())
 }
 
-/// A query over `$1` (objects of `t`, `r`: an address, and `v`: new values by column) for those rows as they will be.
+/// A row as [`images`] takes it.
+pub fn image(at: &Address, values: impl Serialize) -> Value {
+    json!({ "t": at.0.to_string(), "r": at.1, "v": values })
+}
+
+/// A query over `$1`, an array of [`image`] with new values by column, for those rows as they will be.
 pub fn images(table: &Table, shape: &Shape, columns: &BTreeSet<&String>) -> String {
     let source = format!(
         "FROM jsonb_array_elements($1) AS x(r) JOIN {} t

@@ -12,7 +12,7 @@ use super::done::{self, Done};
 use super::plan::{Known, Plan, Row, Side};
 use super::rekey::{Collision, Held, Mover, Referring, unquoted};
 use super::rows::{self, Text};
-use super::{checks, settle, steps};
+use super::{checks, fit, settle, steps};
 use crate::error::Error;
 use crate::pg::{self, Mode, Session};
 use onagui_decide::repair::Action;
@@ -140,7 +140,7 @@ impl<'a> Merge<'a> {
             plan.verify()?;
         }
         if plan.mode == Mode::Read {
-            changes::check_fit(plan.session, &plan.changes_since(None), Mode::Read)?;
+            fit::check(plan.session, &plan.changes_since(None), Mode::Read)?;
             if !settled.unsettled {
                 steps.iter().chain([&plan]).try_for_each(|plan| checks::fail(plan.broken()))?;
             }

@@ -161,11 +161,11 @@ impl<'a> Plan<'a> {
         if these.is_empty() || those.is_empty() {
             return false;
         }
-        let base = |place: usize, column: &str| self.shape(place).base(column);
+        let shape = self.shape(key.parent);
         let on: Vec<String> = (0..key.keys.len())
             .map(|i| {
-                let (k, c) = (base(key.parent, &key.keys[i]), base(key.child, &key.columns[i]));
-                format!("(x.r ->> {i})::{k} {} (y.r ->> {i})::{c}", key.operators[i])
+                let part = |of: &str| format!("({of} ->> {i})::{}", shape.base(&key.keys[i]));
+                key.equal(i, &part("x.r"), &part("y.r"))
             })
             .collect();
         let sql = format!(

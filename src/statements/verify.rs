@@ -2,10 +2,10 @@
 
 use super::plan::{Known, Plan, Row};
 use super::rekey::unquoted;
-use super::rows::{Text, address};
-use crate::catalog::references::ForeignKey;
+use super::rows::{Address, Text, address};
+use crate::catalog::references::{Bounds, ForeignKey, Table};
 use crate::error::Error;
-use crate::pg;
+use crate::pg::{self, Arg, Mode, Session};
 use pgrx::JsonB;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -32,26 +32,48 @@ impl Plan<'_> {
             };
             let key = &self.keys()[*number];
             let heir = self.heir(parent);
-            let generated = key.columns.iter().zip(&key.keys).zip(&key.generated);
-            let disagrees = self
-                .wanted(*number, child)?
-                .iter()
-                .any(|(column, wanted)| self.after(row, column) != *wanted)
-                || generated
-                    .filter(|(_, is_generated)| **is_generated)
-                    .any(|((column, k), _)| self.after(row, column) != self.after(heir, k));
+            let wanted = self.wanted(*number, child)?;
+            let mut disagrees =
+                wanted.iter().any(|(column, wanted)| self.after(row, column) != *wanted);
+            let generated = key.columns.iter().zip(&key.keys).zip(&key.generated).enumerate();
+            for (place, ((column, k), _)) in generated.filter(|(_, (_, generated))| **generated) {
+                let is = self.fitting(*number, place, self.after(heir, k))?;
+                disagrees |= self.after(row, column) != is;
+            }
             if disagrees {
                 return Err(self.disagree(key));
             }
             let moves = |(column, wanted): &(String, Text)| self.before(row, column) != *wanted;
-            let moving = self.wanted(*number, child)?.into_iter().filter(moves);
+            let moving = wanted.into_iter().filter(moves);
             let mut fields = moving.map(|(column, _)| (row.clone(), column));
             if fields.any(|field| self.untouchable.contains(&field)) {
                 let table = self.mover.references.tables[child.0].label.clone();
                 return Err(Error::Adopted { table });
             }
         }
+        self.verify_partitions()?;
+        if let Some((number, rows)) = self.strays.iter().find(|(_, rows)| **rows > 0) {
+            return Err(self.orphans(&self.keys()[*number], *rows));
+        }
         self.verify_ties()
+    }
+
+    /// Fails where a row that others refer to comes to lie outside of the partition that their key refers to.
+    fn verify_partitions(&self) -> Result<(), Error> {
+        for (number, key) in self.keys().iter().enumerate().filter(|(_, key)| key.enforced) {
+            let Some(bounds) = &key.parents_at else {
+                continue;
+            };
+            let of_key = self.parents.iter().filter(|((_, of), _)| *of == number);
+            let staying = of_key.filter(|((child, _), _)| self.stays(number, child).is_some());
+            let heirs: Vec<&Row> = staying.map(|(_, parent)| self.heir(parent)).collect();
+            let inside = self.inside(key.parent, heirs.iter().copied().collect(), bounds);
+            match heirs.into_iter().filter(|heir| !inside.contains(*heir)).count() {
+                0 => {}
+                rows => return Err(self.orphans(key, rows)),
+            }
+        }
+        Ok(())
     }
 
     fn disagree(&self, key: &ForeignKey) -> Error {
@@ -102,12 +124,11 @@ impl Plan<'_> {
             if !had.is_empty() && (key.validated || self.count_parents(key, &had) > 0) {
                 loosened.insert(number);
             }
+            let there = self.referable(key);
             wanted.retain(|values| {
-                !self.rows.keys().any(|row| {
-                    row.0 == key.parent
-                        && !self.gone.contains_key(row)
-                        && key.keys.iter().zip(values).all(|(k, v)| self.after(row, k) == *v)
-                })
+                !there
+                    .iter()
+                    .any(|row| key.keys.iter().zip(values).all(|(k, v)| self.after(row, k) == *v))
             });
             let missing = wanted.len() - self.count_parents(key, &wanted);
             if missing > 0 {
@@ -132,24 +153,36 @@ impl Plan<'_> {
             return Default::default();
         };
         let rows: BTreeSet<&Row> = self.changing(key.child).map(|(row, _)| row).collect();
-        if rows.is_empty() {
-            return Default::default();
-        }
-        let (query, images) = self.image(key.child, rows.iter().copied());
-        let sql = format!(
-            "SELECT \"#table\"::oid, \"#row\"::text FROM ({query}) m WHERE {}",
-            bounds.condition
-        );
-        let owner = self.mover.references.tables[key.child].owner;
-        let inside: BTreeSet<Row> = pg::as_role(owner, || {
-            let found = self.session.run(&sql, &[JsonB(images).into()], self.mode);
-            (0..found.len()).filter_map(|row| Some((key.child, address(&found, row, 1)?))).collect()
-        });
+        let inside = self.inside(key.child, rows.clone(), bounds);
         let (stay, leave): (BTreeSet<&Row>, BTreeSet<&Row>) =
             rows.into_iter().partition(|row| inside.contains(*row));
         let was_there = |row: &&Row| bounds.partitions.contains(&row.1.0);
         let comes = stay.into_iter().filter(|row| !was_there(row)).collect();
         (comes, leave)
+    }
+
+    /// Those of `rows`, of one table, that come to lie, or stay, in a partition.
+    fn inside(&self, place: usize, rows: BTreeSet<&Row>, bounds: &Bounds) -> BTreeSet<Row> {
+        if rows.is_empty() {
+            return BTreeSet::new();
+        }
+        let (query, images) = self.image(place, rows.into_iter());
+        let table = &self.mover.references.tables[place];
+        let args = [JsonB(images).into()];
+        within(self.session, table, bounds, &query, &args, self.mode)
+            .into_iter()
+            .map(|address| (place, address))
+            .collect()
+    }
+
+    /// The known rows that a key can refer to in the end.
+    fn referable(&self, key: &ForeignKey) -> BTreeSet<Row> {
+        let stay = |row: &&Row| row.0 == key.parent && !self.gone.contains_key(*row);
+        let rows: BTreeSet<&Row> = self.rows.keys().filter(stay).collect();
+        match &key.parents_at {
+            Some(bounds) => self.inside(key.parent, rows, bounds),
+            None => rows.into_iter().cloned().collect(),
+        }
     }
 
     fn orphans(&self, key: &ForeignKey, rows: usize) -> Error {
@@ -176,12 +209,14 @@ impl Plan<'_> {
         let (query, images) = self.image(key.parent, changed.iter().map(|(row, _)| *row));
         let known = changed.iter().chain(&left);
         let known: Value = known.map(|((_, (at, row)), _)| json!([at.to_string(), row])).collect();
-        let shape = self.mover.shape(self.session, key.parent, self.mode);
+        let ours = self.shape(key.child);
         let on: Vec<String> = ids
             .iter()
-            .zip(&key.operators)
             .enumerate()
-            .map(|(i, (k, operator))| format!("p.{k} {operator} (x.r ->> {i})::{}", shape.base(k)))
+            .map(|(i, k)| {
+                let held = format!("(x.r ->> {i})::{}", ours.base(&key.columns[i]));
+                key.equal(i, &format!("p.{k}"), &held)
+            })
             .collect();
         let list = key.keys.join(", ");
         let sql = format!(
@@ -194,7 +229,7 @@ impl Plan<'_> {
               WHERE ((x.r ->> {})::{} <@ (SELECT range_agg(p.{period}) FROM p WHERE {})) IS NOT TRUE",
             self.mover.references.tables[key.parent].target(),
             ids.len(),
-            shape.base(period),
+            ours.base(&key.columns[ids.len()]),
             on.join(" AND ")
         );
         let args = [JsonB(images).into(), JsonB(known).into(), JsonB(json!(held)).into()];
@@ -208,15 +243,18 @@ impl Plan<'_> {
         if wanted.is_empty() {
             return 0;
         }
-        let shape = self.mover.shape(self.session, key.parent, self.mode);
+        let ours = self.shape(key.child);
         let parent = &self.mover.references.tables[key.parent];
         let on: Vec<String> = key
             .keys
             .iter()
-            .zip(&key.operators)
             .enumerate()
-            .map(|(i, (k, operator))| format!("t.{k} {operator} (x.r ->> {i})::{}", shape.base(k)))
+            .map(|(i, k)| {
+                let held = format!("(x.r ->> {i})::{}", ours.base(&key.columns[i]));
+                key.equal(i, &format!("t.{k}"), &held)
+            })
             .collect();
+        let there = self.referable(key);
         let sql = format!(
             "SELECT x.place, t.tableoid, t.ctid::text
                    FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}",
@@ -231,11 +269,11 @@ impl Plan<'_> {
                     (rows.get::<i64>(row, 1), address(&rows, row, 2))
                 {
                     let parent = (key.parent, address);
-                    let is_other =
-                        |known: &Known| key.keys.iter().any(|k| known.after.contains_key(k));
-                    if !self.gone.contains_key(&parent)
-                        && !self.rows.get(&parent).is_some_and(is_other)
-                    {
+                    let is_as_it_was = |known: &Known| {
+                        there.contains(&parent)
+                            && !key.keys.iter().any(|k| known.after.contains_key(k))
+                    };
+                    if key.is_to(parent.1.0) && self.rows.get(&parent).is_none_or(is_as_it_was) {
                         found.insert(place);
                     }
                 }
@@ -243,4 +281,23 @@ impl Plan<'_> {
         });
         found.len()
     }
+}
+
+/// The addresses of those rows of `moved` (see [`super::collisions::moved`]), a query over `args`, that lie in a partition.
+pub fn within(
+    session: &Session,
+    table: &Table,
+    bounds: &Bounds,
+    moved: &str,
+    args: &[Arg],
+    mode: Mode,
+) -> Vec<Address> {
+    let sql = format!(
+        "SELECT \"#table\"::oid, \"#row\"::text FROM ({moved}) m WHERE {}",
+        bounds.condition
+    );
+    pg::as_role(table.owner, || {
+        let found = session.run(&sql, args, mode);
+        (0..found.len()).filter_map(|row| address(&found, row, 1)).collect()
+    })
 }

@@ -1,84 +1,13 @@
 //! Finding the references in the catalog.
 
-use super::{Bounds, ForeignKey, Form, Moving, References, Table};
+use super::raw::{RawKey, read_keys};
+use super::{Form, Moving, References, Soft, Table};
 use crate::catalog::code::{UPDATE, after_trigger, before_trigger};
 use crate::catalog::tables::{APP_USERS, App};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-
-struct RawKey {
-    child: Oid,
-    child_at: Oid,
-    parent: Oid,
-    columns: Vec<String>,
-    keys: Vec<String>,
-    operators: Vec<String>,
-    validated: bool,
-    nullable: Vec<bool>,
-    generated: Vec<bool>,
-    text: Vec<bool>,
-    name: String,
-    acts: bool,
-    full: bool,
-    to_generated: bool,
-    enforced: bool,
-    period: bool,
-    /// Quoted columns that decide whether a row lies in the partition where the key stands; none where it stands on a
-    /// whole table.
-    deciding: Vec<String>,
-    /// The condition, over the table's column names, that a row lies there, and the partitions that are meant.
-    bounds: Option<String>,
-    below: Vec<Oid>,
-}
-
-/// Every foreign key of the database that is not a partition's copy of its parent's. The root of a partition tree
-/// stands for all of it. So it does for a key of one partition by columns that decide in which a row lies: rows come to lie
-/// where it holds, or where it does not.
-const KEYS: &str = "
-    SELECT coalesce(pg_partition_root(c.conrelid), c.conrelid)::oid,
-           CASE WHEN of_partition.moves THEN pg_partition_root(c.conrelid)::oid ELSE c.conrelid END,
-           coalesce(pg_partition_root(c.confrelid), c.confrelid)::oid,
-           columns.names, keys.names, keys.operators,
-           c.convalidated AND NOT of_partition.moves,
-           columns.nullable, columns.generated, columns.text,
-           c.conname::text, enforced AND (c.confupdtype <> 'a' OR c.confdeltype <> 'a'), keys.generated,
-           c.confmatchtype = 'f', enforced, period,
-           of_partition.deciding,
-           CASE WHEN of_partition.deciding <> '{}' THEN coalesce(pg_get_partition_constraintdef(c.conrelid), 'true') END,
-           ARRAY(SELECT t.relid::oid FROM pg_partition_tree(c.conrelid) t WHERE of_partition.deciding <> '{}')
-      FROM pg_constraint c
-      -- From PostgreSQL 18 on.
-      CROSS JOIN LATERAL (
-            SELECT (to_jsonb(c) ->> 'conenforced')::boolean IS NOT FALSE AS enforced,
-                   (to_jsonb(c) ->> 'conperiod')::boolean IS TRUE AS period) newer
-      CROSS JOIN LATERAL (
-            SELECT array_agg(quote_ident(a.attname) ORDER BY k.place) AS names,
-                   array_agg(NOT a.attnotnull ORDER BY k.place) AS nullable,
-                   array_agg(a.attgenerated <> '' ORDER BY k.place) AS generated,
-                   array_agg(t.typcategory = 'S' ORDER BY k.place) AS text
-              FROM unnest(c.conkey) WITH ORDINALITY AS k(attnum, place)
-              JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum
-              JOIN pg_type t ON t.oid = a.atttypid) columns
-      CROSS JOIN LATERAL (
-            SELECT array_agg(quote_ident(a.attname) ORDER BY k.place) AS names,
-                   array_agg(format('OPERATOR(%I.%s)', o.nspname, p.oprname) ORDER BY k.place) AS operators,
-                   bool_or(a.attgenerated <> '') AS generated
-              FROM unnest(c.confkey, c.conpfeqop) WITH ORDINALITY AS k(attnum, operator, place)
-              JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum
-              JOIN pg_operator p ON p.oid = k.operator
-              JOIN pg_namespace o ON o.oid = p.oprnamespace) keys
-      CROSS JOIN LATERAL (
-            SELECT decide.columns AS deciding, decide.columns && columns.names AS moves
-              FROM (SELECT coalesce(array_agg(quote_ident(a.attname)), '{}') AS columns
-                      FROM pg_partition_ancestors(c.conrelid) x
-                      JOIN pg_partitioned_table p ON p.partrelid = x.relid
-                      JOIN pg_attribute a ON a.attrelid = x.relid AND a.attnum > 0
-                           AND (a.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) -- 0: an expression
-                     WHERE pg_partition_root(c.conrelid) <> c.conrelid) decide) of_partition
-     WHERE c.contype = 'f' AND c.conparentid = 0";
 
 const DEFERRABLE: &str = "
     SELECT DISTINCT format('%I.%I', n.nspname, c.conname), c.condeferred
@@ -91,61 +20,6 @@ const DEFERRABLE: &str = "
 const DEFERS: &str = "
     SELECT EXISTS (SELECT FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
                     WHERE c.condeferred AND t.relowner = ANY ($1))";
-
-const SOFT: &str = "
-    SELECT coalesce(pg_partition_root(c.oid), c.oid)::oid, quote_ident(a.attname), t.typcategory = 'S',
-           a.attgenerated <> '', c.oid, a.attnum::int, c.oid::regclass::text, a.attname::text
-      FROM onagui.sync_reference r
-      JOIN pg_namespace n ON n.nspname = r.table_schema
-      JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.table_name AND c.relkind IN ('r', 'p')
-      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = r.column_name AND NOT a.attisdropped
-      JOIN pg_type t ON t.oid = a.atttypid
-     ORDER BY 1, 2";
-
-/// A registered soft reference, as the catalog has it now.
-#[derive(Clone, PartialEq)]
-pub struct Soft {
-    table: Oid,
-    /// Quoted.
-    column: String,
-    form: Form,
-    generated: bool,
-    /// As it was registered: of a partition, not of the table it is part of.
-    pub place: SoftPlace,
-}
-
-/// Where a registered reference is, by name and by number: either may be another after a while.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-pub struct SoftPlace {
-    pub table: String,
-    pub column: String,
-    pub oid: u32,
-    pub attnum: i32,
-}
-
-impl Soft {
-    /// What is registered, as far as it is there.
-    pub fn read(session: &Session, mode: Mode) -> Vec<Self> {
-        let rows = session.run_kept(SOFT, &[], mode);
-        (0..rows.len())
-            .filter_map(|row| {
-                let is_text = rows.get::<bool>(row, 3)?;
-                Some(Soft {
-                    table: rows.get(row, 1)?,
-                    column: rows.get(row, 2)?,
-                    form: if is_text { Form::Text } else { Form::Uuid },
-                    generated: rows.get(row, 4)?,
-                    place: SoftPlace {
-                        oid: rows.get::<Oid>(row, 5)?.to_u32(),
-                        attnum: rows.get(row, 6)?,
-                        table: rows.get(row, 7)?,
-                        column: rows.get(row, 8)?,
-                    },
-                })
-            })
-            .collect()
-    }
-}
 
 impl Table {
     /// The table with this oid, as far as writing to it goes.
@@ -378,57 +252,4 @@ impl References {
         });
         true
     }
-}
-
-impl RawKey {
-    fn to_key(&self, child: usize, parent: usize) -> ForeignKey {
-        let below: Vec<u32> = self.below.iter().map(|oid| oid.to_u32()).collect();
-        ForeignKey {
-            child,
-            parent,
-            columns: self.columns.clone(),
-            keys: self.keys.clone(),
-            operators: self.operators.clone(),
-            validated: self.validated,
-            name: self.name.clone(),
-            nullable: self.nullable.clone(),
-            generated: self.generated.clone(),
-            acts: self.acts,
-            full: self.full,
-            to_generated: self.to_generated,
-            enforced: self.enforced,
-            period: self.period,
-            partitions: (self.child_at != self.child).then(|| below.clone()),
-            bounds: self.bounds.clone().map(|condition| Bounds { condition, partitions: below }),
-        }
-    }
-}
-
-fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
-    let rows = session.run(KEYS, &[], mode);
-    (0..rows.len())
-        .filter_map(|row| {
-            Some(RawKey {
-                child: rows.get(row, 1)?,
-                child_at: rows.get(row, 2)?,
-                parent: rows.get(row, 3)?,
-                columns: rows.get(row, 4)?,
-                keys: rows.get(row, 5)?,
-                operators: rows.get(row, 6)?,
-                validated: rows.get(row, 7)?,
-                nullable: rows.get(row, 8)?,
-                generated: rows.get(row, 9)?,
-                text: rows.get(row, 10)?,
-                name: rows.get(row, 11)?,
-                acts: rows.get(row, 12)?,
-                to_generated: rows.get(row, 13)?,
-                full: rows.get(row, 14)?,
-                enforced: rows.get(row, 15)?,
-                period: rows.get(row, 16)?,
-                deciding: rows.get(row, 17)?,
-                bounds: rows.get(row, 18),
-                below: rows.get(row, 19)?,
-            })
-        })
-        .collect()
 }

@@ -3,8 +3,10 @@
 //! Found in the catalog at the moment it is needed, never listed by hand.
 
 mod discover;
+mod raw;
+mod soft;
 
-pub use discover::{Soft, SoftPlace};
+pub use soft::{Soft, SoftPlace};
 
 use pgrx::pg_sys::Oid;
 
@@ -18,7 +20,12 @@ pub struct ForeignKey {
     pub columns: Vec<String>,
     pub keys: Vec<String>,
     /// `OPERATOR(…)`, key on the left, column on the right.
-    pub operators: Vec<String>,
+    operators: Vec<String>,
+    /// ` COLLATE …` where the two sides differ, else nothing.
+    collations: Vec<String>,
+    /// A row is let in by the key's collation, which tells more values apart than the column's, by which the server finds what
+    /// it acts on as a key goes (src/backend/utils/adt/ri_triggers.c): what refers to others may be among that.
+    pub strays: bool,
     /// The constraint has been checked for all rows.
     pub validated: bool,
     /// The server sees to it: from PostgreSQL 18 on it may have been told not to.
@@ -34,11 +41,13 @@ pub struct ForeignKey {
     /// MATCH FULL: all columns are NULL, or none.
     pub full: bool,
     /// Some column of the key it refers to is generated.
-    to_generated: bool,
+    pub to_generated: bool,
     /// Where the key stands on a partition: only rows in these partitions refer.
     pub partitions: Option<Vec<u32>>,
     /// The same, where rows may come to lie in these partitions, or in others.
     pub bounds: Option<Bounds>,
+    /// Where it refers to a partition: only rows in there are referred to, and to the server they go when they leave it.
+    pub parents_at: Option<Bounds>,
 }
 
 /// A partition and all below it.
@@ -50,6 +59,25 @@ pub struct Bounds {
 }
 
 impl ForeignKey {
+    /// The condition that the key's part `place`, an expression, is what a column holds, another expression, as the server
+    /// compares them: where collations differ, the key's counts (src/backend/utils/adt/ri_triggers.c).
+    pub fn equal(&self, place: usize, key: &str, column: &str) -> String {
+        format!("{key} {} {column}{}", self.operators[place], self.collations[place])
+    }
+
+    /// The same as the server compares them to find what refers to a key that goes.
+    pub fn equal_as_it_goes(&self, place: usize, key: &str, column: &str) -> String {
+        match self.strays {
+            true => format!("{key} {} {column}", self.operators[place]),
+            false => self.equal(place, key, column),
+        }
+    }
+
+    /// Whether rows of this table, a partition where there are any, are referred to.
+    pub fn is_to(&self, table: u32) -> bool {
+        self.parents_at.as_ref().is_none_or(|at| at.partitions.contains(&table))
+    }
+
     /// The condition, over an alias, under which the key applies to a row at all.
     pub fn within(&self, alias: &str) -> Option<String> {
         let partitions = self.partitions.as_ref()?;
@@ -172,6 +200,7 @@ impl References {
             .iter()
             .any(|m| Some(m.column.as_str()) == parent_column && m.always);
         key.partitions.is_none()
+            && key.parents_at.is_none()
             && others_are_there
             && parent_always
             // The user's row is there, so a single column that holds its id refers to it, checked or not.
@@ -193,7 +222,9 @@ impl References {
         };
         let computed =
             |key: &ForeignKey| key.to_generated && !self.tables[key.parent].moving.is_empty();
-        self.tables.iter().any(unclear) || self.keys.iter().any(computed)
+        let to_partition = |key: &ForeignKey| key.parents_at.is_some();
+        self.tables.iter().any(unclear)
+            || self.keys.iter().any(|key| computed(key) || to_partition(key))
     }
 
     /// The condition, over the alias `t`, under which the column refers to the user with the id `id`, an expression. It
@@ -215,7 +246,7 @@ impl References {
         let parent_column = &key.keys[key.columns.iter().position(|c| c == column)?];
         let parent = self.tables[key.parent].moving.iter();
         let parent_always = parent.clone().any(|m| m.column == *parent_column && m.always);
-        if !(key.validated && parent_always) {
+        if !(key.validated && parent_always && key.parents_at.is_none()) {
             return None;
         }
         let mut all: Vec<String> = key

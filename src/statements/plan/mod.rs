@@ -4,6 +4,7 @@
 
 mod read;
 
+use super::fit;
 use super::rekey::{Mover, unquoted};
 use super::rows::{Address, Text};
 use crate::catalog::references::{ForeignKey, Form};
@@ -11,6 +12,7 @@ use crate::error::Error;
 use crate::pg::{Mode, Session};
 use pgrx::Uuid;
 use read::key_columns;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A row: the place of its table, and its address.
@@ -53,6 +55,8 @@ pub struct Plan<'a> {
     pub parents: BTreeMap<(Row, usize), Row>,
     children: BTreeMap<(Row, usize), Vec<Row>>,
     looked_up: BTreeSet<(Row, usize)>,
+    /// By foreign key: how many rows of others the server would take for those of rows that change ([`fit::strays`]).
+    pub strays: BTreeMap<usize, usize>,
     /// Where the fields by which a row that gives way refers to another were taken over by its heir.
     pub took_over: BTreeMap<(Row, usize), Row>,
     /// Fields that must stay as they are.
@@ -63,6 +67,8 @@ pub struct Plan<'a> {
     pub loosened: BTreeSet<usize>,
     /// Tables of which rows were changed or gave way since somebody asked.
     pub touched: BTreeSet<usize>,
+    /// What columns must be to refer to values of keys of other types: by foreign key, its part and the value.
+    fitting: RefCell<BTreeMap<(usize, usize, String), Text>>,
     /// Rows whose keys have changed, or that gave way, and whose children must follow.
     open: BTreeMap<Row, (BTreeSet<String>, Side)>,
 }
@@ -83,11 +89,13 @@ impl<'a> Plan<'a> {
             parents: BTreeMap::new(),
             children: BTreeMap::new(),
             looked_up: BTreeSet::new(),
+            strays: BTreeMap::new(),
             took_over: BTreeMap::new(),
             untouchable: BTreeSet::new(),
             again: BTreeSet::new(),
             loosened: BTreeSet::new(),
             touched: BTreeSet::new(),
+            fitting: RefCell::default(),
             open: BTreeMap::new(),
         }
     }
@@ -199,8 +207,10 @@ impl<'a> Plan<'a> {
                 let parents: Vec<(&Row, Side)> = open
                     .iter()
                     .filter(|(row, (columns, _))| {
+                        // To a key to a partition any change may be one of its place.
                         row.0 == key.parent
                             && (self.gone.contains_key(*row)
+                                || key.parents_at.is_some()
                                 || key.keys.iter().any(|k| columns.contains(k)))
                     })
                     .map(|(row, (_, side))| (row, *side))
@@ -224,6 +234,7 @@ impl<'a> Plan<'a> {
                 let held: Vec<Text> = key.columns.iter().map(|c| self.before(&child, c)).collect();
                 let parent = self.rows.iter().find(|(row, known)| {
                     row.0 == key.parent
+                        && key.is_to(row.1.0)
                         && (self.gone.contains_key(*row) || !known.after.is_empty())
                         && held.iter().all(Option::is_some)
                         && key.keys.iter().zip(&held).all(|(k, held)| self.before(row, k) == *held)
@@ -294,7 +305,7 @@ impl<'a> Plan<'a> {
         // A period is the child's own; whether it stays covered is looked up in the end.
         let ids = key.columns.len() - usize::from(key.period);
         let columns = key.columns.iter().zip(&key.keys).zip(&key.generated);
-        for ((column, k), is_generated) in columns.take(ids) {
+        for (place, ((column, k), is_generated)) in columns.take(ids).enumerate() {
             let (was, is) = (self.before(parent, k), self.after(heir, k));
             if is.is_none() {
                 return Err(Error::NoKeyToReferTo {
@@ -305,7 +316,11 @@ impl<'a> Plan<'a> {
             is_same &= was == is;
             if !is_generated {
                 // What is equal to the key, though not to the last byte, is good enough as long as the key stays.
-                let value = if was == is { self.before(child, column) } else { is };
+                let value = if was == is {
+                    self.before(child, column)
+                } else {
+                    self.fitting(number, place, is)?
+                };
                 wanted.push((column.clone(), value));
             }
         }
@@ -313,6 +328,21 @@ impl<'a> Plan<'a> {
             return Err(Error::KeyIsTaken { table: table(), constraint: key.name.clone() });
         }
         Ok(wanted)
+    }
+
+    /// What the part `place` of a foreign key must be in a row that refers by it to the value `key`.
+    pub fn fitting(&self, number: usize, place: usize, key: Text) -> Result<Text, Error> {
+        let Some(key) = key else {
+            return Ok(None);
+        };
+        let known = (number, place, key);
+        if let Some(fitting) = self.fitting.borrow().get(&known) {
+            return Ok(fitting.clone());
+        }
+        let of = (&self.keys()[number], place);
+        let fitting = Some(fit::as_referring(self.session, self.mover, of, &known.2, self.mode)?);
+        self.fitting.borrow_mut().insert(known, fitting.clone());
+        Ok(fitting)
     }
 
     /// Soft references to `from` become references to `to`.

@@ -3,9 +3,9 @@
 use super::{Known, Plan, Row, Side};
 use crate::error::Error;
 use crate::pg::{self, Arg, Mode};
-use crate::statements::collisions;
 use crate::statements::rekey::Mover;
 use crate::statements::rows::{Address, Text, address};
+use crate::statements::{collisions, fit};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, Uuid};
 use serde_json::{Value, json};
@@ -25,11 +25,10 @@ impl Plan<'_> {
         args: &[Arg],
     ) -> Vec<(usize, Row)> {
         let of = &self.mover.references.tables[table];
-        let list: Vec<String> =
-            self.columns[table].iter().map(|c| format!("t.{c}::text")).collect();
+        let columns = self.columns[table].iter().map(String::as_str);
         let sql = format!(
-            "SELECT {place}::bigint, t.tableoid, t.ctid::text, ARRAY[{}]::text[] FROM {source}{}",
-            list.join(", "),
+            "SELECT {place}::bigint, t.tableoid, t.ctid::text, {} FROM {source}{}",
+            self.shape(table).texts("t", columns),
             self.lock()
         );
         let found: Vec<(usize, Address, Vec<Text>)> = pg::as_role(of.owner, || {
@@ -82,10 +81,9 @@ impl Plan<'_> {
     /// Any columns of a row, as they are in the table.
     pub fn fields(&self, row: &Row, columns: &[&str]) -> Vec<Text> {
         let table = &self.mover.references.tables[row.0];
-        let list: Vec<String> = columns.iter().map(|c| format!("t.{c}::text")).collect();
         let sql = format!(
-            "SELECT ARRAY[{}]::text[] FROM {} t WHERE t.tableoid = $1 AND t.ctid = $2::tid",
-            list.join(", "),
+            "SELECT {} FROM {} t WHERE t.tableoid = $1 AND t.ctid = $2::tid",
+            self.shape(row.0).texts("t", columns.iter().copied()),
             table.target()
         );
         let args = [Oid::from(row.1.0).into(), row.1.1.clone().into()];
@@ -99,29 +97,36 @@ impl Plan<'_> {
     pub(super) fn look_up<'r>(&mut self, number: usize, parents: impl Iterator<Item = &'r Row>) {
         let key = &self.keys()[number];
         let mut new: Vec<Row> = Vec::new();
-        let mut values: Vec<Value> = Vec::new();
+        let mut values: Vec<Vec<Text>> = Vec::new();
         for parent in parents {
-            if !self.looked_up.insert((parent.clone(), number)) {
+            if !key.is_to(parent.1.0) || !self.looked_up.insert((parent.clone(), number)) {
                 continue;
             }
             let now: Vec<Text> = key.keys.iter().map(|k| self.before(parent, k)).collect();
             if now.iter().all(Option::is_some) {
                 new.push(parent.clone());
-                values.push(json!(now));
+                values.push(now);
             }
         }
         if new.is_empty() {
             return;
         }
+        let strays = fit::strays(
+            self.session,
+            self.mover,
+            key,
+            &values.iter().collect::<Vec<_>>(),
+            self.mode,
+        );
+        *self.strays.entry(number).or_default() += strays;
         let shape = self.mover.shape(self.session, key.parent, self.mode);
         let mut conditions: Vec<String> = key
             .columns
             .iter()
             .zip(&key.keys)
-            .zip(&key.operators)
             .enumerate()
-            .map(|(i, ((column, k), operator))| {
-                format!("(x.r ->> {i})::{} {operator} t.{column}", shape.base(k))
+            .map(|(i, (column, k))| {
+                key.equal(i, &format!("(x.r ->> {i})::{}", shape.base(k)), &format!("t.{column}"))
             })
             .collect();
         conditions.extend(key.within("t"));
@@ -130,7 +135,7 @@ impl Plan<'_> {
             self.mover.references.tables[key.child].target(),
             conditions.join(" AND ")
         );
-        let args = [JsonB(Value::Array(values)).into()];
+        let args = [JsonB(json!(values)).into()];
         for (place, child) in self.find(key.child, "x.place", &source, &args) {
             let parent = new[place - 1].clone();
             self.parents.insert((child.clone(), number), parent.clone());
@@ -159,10 +164,9 @@ impl Plan<'_> {
                 continue;
             }
             let (query, images) = self.image(place, rows.iter());
-            let list: Vec<String> = generated.iter().map(|c| format!("m.{c}::text")).collect();
             let sql = format!(
-                "SELECT m.\"#table\"::oid, m.\"#row\"::text, ARRAY[{}]::text[] FROM ({query}) m",
-                list.join(", ")
+                "SELECT m.\"#table\"::oid, m.\"#row\"::text, {} FROM ({query}) m",
+                shape.texts("m", generated.iter().map(String::as_str))
             );
             let owner = self.mover.references.tables[place].owner;
             let found: Vec<(Row, Vec<Text>)> = pg::as_role(owner, || {
@@ -187,7 +191,7 @@ impl Plan<'_> {
             .filter_map(|row| {
                 let after = &self.rows.get(row)?.after;
                 columns.extend(after.keys());
-                Some(json!({ "t": row.1.0.to_string(), "r": row.1.1, "v": after }))
+                Some(collisions::image(&row.1, after))
             })
             .collect();
         let query = collisions::images(table, shape, &columns);
@@ -208,5 +212,8 @@ pub(super) fn key_columns(mover: &Mover, place: usize) -> Vec<String> {
     }
     let moving = mover.references.tables[place].moving.iter();
     all.extend(moving.map(|m| m.column.clone()));
+    if place == 0 {
+        all.insert("email".into());
+    }
     all.into_iter().collect()
 }

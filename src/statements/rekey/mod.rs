@@ -4,13 +4,14 @@
 //! checks and AFTER triggers does (see [`super::one_statement`]), so that to the constraints it is one statement.
 
 mod held;
+mod hold;
 mod text;
 
 pub use held::Held;
 
 use super::one_statement::{as_one_statement, distinct};
 use super::{checks, collisions};
-use crate::catalog::references::{References, Soft, SoftPlace, Table};
+use crate::catalog::references::{References, Soft, Table};
 use crate::catalog::shape::Shape;
 use crate::catalog::{App, House};
 use crate::error::{Error, Failure};
@@ -20,7 +21,6 @@ use pgrx::pg_sys::{Oid, UUIDARRAYOID, UUIDOID};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use text::{any_condition, count_sql, new_value, remain_sql, update_many_sql, update_sql};
 
@@ -41,9 +41,6 @@ pub struct Mover {
 thread_local! {
     static MOVER: Kept<Mover> = const { Kept::new() };
 }
-
-/// How often tables that change meanwhile are looked at again.
-const LOOKS: usize = 10;
 
 /// With more tables than this, a backend does not keep what it knows of them, and the plans, from call to call.
 const KEPT_TABLES: usize = 100;
@@ -151,58 +148,6 @@ impl Mover {
         let in_order = Cell::new(false);
         let app_owner = app.owner;
         Ok(Mover { version, house, app_owner, references, soft, statements, locker, in_order })
-    }
-
-    /// Once users are locked: what refers to them cannot change any more until the transaction ends. Answers `self`, or what
-    /// is so now where it has changed since the call began: what is not known of would be left behind, or worse, be deleted
-    /// along by a foreign key that acts.
-    pub fn hold(self: Rc<Self>, session: &Session, app: &App) -> Result<Rc<Self>, Error> {
-        let mut mover = self;
-        let mut locked = BTreeSet::new();
-        for _ in 0..LOOKS {
-            // As an UPDATE does: columns and foreign keys cannot be added meanwhile. What was read after that stays so.
-            let tables = mover.references.tables.iter().map(|table| table.oid.to_u32());
-            let new: Vec<u32> = tables.filter(|table| locked.insert(*table)).collect();
-            new.iter().for_each(|table| pg::lock_for_writing(Oid::from(*table)));
-            if new.is_empty() || mover.is_so(session) {
-                return match pg::sees_latest() || mover.is_so_to_all(session) {
-                    true => Ok(mover),
-                    false => Err(Error::ReferencesChanged),
-                };
-            }
-            let now = Self::get(mover.house, app)?;
-            now.in_order.set(mover.in_order.get());
-            mover = now;
-        }
-        Err(Error::ReferencesChanged)
-    }
-
-    /// Where the registered references are.
-    pub fn soft_places(&self) -> Vec<&SoftPlace> {
-        self.soft.iter().map(|soft| &soft.place).collect()
-    }
-
-    fn is_so(&self, session: &Session) -> bool {
-        pg::as_role(self.house.owner, || {
-            pg::catalog_version() == self.version && Soft::read(session, Mode::Fresh) == self.soft
-        })
-    }
-
-    /// Whether a transaction that sees the catalog as it once was sees of this what foreign-key checks see.
-    fn is_so_to_all(&self, session: &Session) -> bool {
-        const OF_CATALOG: &str = "
-            SELECT md5(concat((SELECT string_agg(concat_ws(' ', c.oid, c.xmin), ',' ORDER BY c.oid)
-                                 FROM pg_constraint c
-                                WHERE c.contype = 'f' AND (c.confrelid = ANY ($1) OR c.conrelid = ANY ($1))),
-                              (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.xmin), ',' ORDER BY a.attrelid, a.attnum)
-                                 FROM pg_attribute a WHERE a.attrelid = ANY ($1)),
-                              (SELECT string_agg(r::text, ',' ORDER BY r::text) FROM onagui.sync_reference r)))";
-        let tables: Vec<Oid> = self.references.tables.iter().map(|table| table.oid).collect();
-        pg::as_role(self.house.owner, || {
-            let read =
-                |mode| session.run(OF_CATALOG, &[tables.clone().into()], mode).one::<String>();
-            read(Mode::Fresh) == pg::with_latest_snapshot(|| read(Mode::Read))
-        })
     }
 
     /// Tries once more, in order, what failed for a key that is taken: it may be one that the next row leaves.
@@ -379,10 +324,13 @@ impl Mover {
         Ok(by_user)
     }
 
-    /// Whether rows of some table refer to users by their e-mails.
+    /// Whether rows of some table may refer to users by their e-mails, by what is generated from them, or only as long as the
+    /// users lie in one partition.
     pub fn email_is_key(&self) -> bool {
-        let mut keys = self.references.keys.iter();
-        keys.any(|key| key.parent == 0 && key.keys.iter().any(|k| k == "email"))
+        let mut to_users = self.references.keys.iter().filter(|key| key.parent == 0);
+        to_users.any(|key| {
+            key.to_generated || key.parents_at.is_some() || key.keys.iter().any(|k| k == "email")
+        })
     }
 
     /// Whether there is a way to move many users at once.

@@ -1,14 +1,21 @@
 //! Rows that came since: what refers to a row that changes again must follow it, where its key goes with it.
 
+mod keyed;
+mod words;
+
 use super::changes::{TableChanges, Update};
-use super::rekey::{Mover, unquoted};
+use super::rekey::Mover;
 use super::rows::{Address, Text, address};
-use crate::catalog::references::{ForeignKey, Table};
+use super::{collisions, fit, verify};
+use crate::catalog::references::ForeignKey;
+use crate::error::Failure;
 use crate::pg::{self, Mode, Session};
+use keyed::{Parent, after, children, fitting, holders, inserted_as, keyed, parents, values_of};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, Uuid};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use words::{left_behind, may_have_been_there, would_act, would_leave};
 
 /// A row of a table ([`crate::catalog::references::References::tables`]).
 type Row = (usize, Address);
@@ -64,6 +71,13 @@ pub fn follow<'a>(
                     orphans += 1;
                     continue;
                 };
+                let becomes = match fitting(session, mover, key, &child.holds, becomes) {
+                    Ok(becomes) => becomes,
+                    Err(error) => {
+                        why.push(Failure::from(error).message);
+                        continue;
+                    }
+                };
                 in_vain += usize::from(!key.validated);
                 for (i, column) in
                     key.columns.iter().enumerate().filter(|(i, _)| !key.generated[*i])
@@ -93,6 +107,12 @@ pub fn follow<'a>(
             why.push(would_act(mover, drawn, key));
         }
     }
+    for key in mover.references.keys.iter().filter(|key| key.enforced) {
+        let outside = left_outside(session, mover, key, &fates);
+        if outside > 0 {
+            why.push(would_leave(mover, outside, key));
+        }
+    }
     why.extend(soft_left_behind(session, mover, changes, &changing));
     let followers = found.len();
     for ((place, address), columns) in found {
@@ -107,39 +127,6 @@ pub fn follow<'a>(
         changes[known].updated.entry(names).or_default().push(Update::new(address, before, after));
     }
     followers
-}
-
-/// Of rows that refer by a key NOT VALID or NOT ENFORCED nobody can tell whether they came since, or were there and referred to nobody.
-fn may_have_been_there(mover: &Mover, rows: usize, key: &ForeignKey) -> String {
-    let refer = if rows == 1 { "row refers" } else { "rows refer" };
-    let table = &mover.references.tables[key.child].label;
-    let state = if key.enforced { "NOT VALID" } else { "NOT ENFORCED" };
-    format!(
-        "{rows} {refer} from {table} by {}, which is {state}, and may have referred to nobody before",
-        key.name
-    )
-}
-
-fn would_act(mover: &Mover, rows: usize, key: &ForeignKey) -> String {
-    let refer = if rows == 1 { "row refers" } else { "rows refer" };
-    let label = |place: usize| &mover.references.tables[place].label;
-    format!(
-        "{rows} {refer} from {} by {}, whose ON UPDATE or ON DELETE action would change them when their key passes from one row \
-         of {} to another",
-        label(key.child),
-        key.name,
-        label(key.parent)
-    )
-}
-
-fn left_behind(mover: &Mover, rows: usize, child: usize, parent: usize) -> String {
-    let refer = if rows == 1 { "row refers" } else { "rows refer" };
-    let label = |place: usize| &mover.references.tables[place].label;
-    format!(
-        "{rows} {refer} from {} to a row of {} that would not be there any more",
-        label(child),
-        label(parent)
-    )
 }
 
 /// What to say of registered references, without a foreign key, to users whose rows would be deleted. None but us sees to
@@ -192,85 +179,6 @@ fn soft_left_behind(
     why
 }
 
-/// A row that is referred to, its key as it is, and as it becomes; None where the row is deleted.
-type Parent<'r> = (&'r Row, Vec<Text>, Option<Vec<Text>>);
-
-struct Child {
-    address: Address,
-    /// The columns of the key as they are.
-    holds: Vec<Text>,
-    /// What they would have to be; None where the parent is deleted.
-    becomes: Option<Vec<Text>>,
-}
-
-/// The rows that are referred to through a key and whose key changes, or which are deleted.
-fn parents<'r>(
-    session: &Session,
-    mover: &Mover,
-    key: &ForeignKey,
-    fates: &'r BTreeMap<Row, Fate>,
-) -> Vec<Parent<'r>> {
-    let changes = |fate: &Fate| match fate {
-        Some(fate) => key.keys.iter().any(|k| fate.contains_key(k)),
-        None => true,
-    };
-    let parents: Vec<(&Row, &Fate)> =
-        fates.iter().filter(|(row, fate)| row.0 == key.parent && changes(fate)).collect();
-    if parents.is_empty() {
-        return Vec::new();
-    }
-    let table = &mover.references.tables[key.parent];
-    let values = values_of(session, table, &key.keys, &parents).into_iter();
-    values
-        .map(|(number, now)| {
-            let (row, fate) = parents[number];
-            let becomes = after(&key.keys, fate, &now);
-            (row, now, becomes)
-        })
-        .collect()
-}
-
-/// What becomes of columns (quoted) that are `now`; None where the row is deleted.
-fn after(columns: &[String], fate: &Fate, now: &[Text]) -> Option<Vec<Text>> {
-    let fate = fate.as_ref()?;
-    let after = |(column, now): (&String, &Text)| fate.get(column).unwrap_or(now).clone();
-    Some(columns.iter().zip(now).map(after).collect())
-}
-
-/// Columns (quoted) of rows that are inserted.
-fn inserted_as(inserted: &[&Value], columns: &[String]) -> Vec<Vec<Text>> {
-    let names: Vec<String> = columns.iter().map(|k| unquoted(k)).collect();
-    let text = |row: &Value, name: &String| row[name.as_str()].as_str().map(str::to_owned);
-    inserted.iter().map(|row| names.iter().map(|name| text(row, name)).collect()).collect()
-}
-
-/// The rows, locked, that refer through a key to one of `open`, and whose key no row has in the end.
-fn children(
-    session: &Session,
-    mover: &Mover,
-    key: &ForeignKey,
-    open: &BTreeSet<Row>,
-    fates: &BTreeMap<Row, Fate>,
-    inserted: &[&Value],
-) -> Vec<Child> {
-    if !open.iter().any(|row| row.0 == key.parent) {
-        return Vec::new();
-    }
-    let keys = parents(session, mover, key, fates);
-    let mut stay: BTreeSet<Vec<Text>> =
-        keys.iter().filter_map(|(_, _, becomes)| becomes.clone()).collect();
-    stay.extend(inserted_as(inserted, &key.keys));
-    let goes = |(row, now, _): &Parent| {
-        open.contains(*row) && !stay.contains(now) && now.iter().all(Option::is_some)
-    };
-    let keys: Vec<_> = keys.into_iter().filter(goes).collect();
-    let wanted: Vec<&Vec<Text>> = keys.iter().map(|(_, now, _)| now).collect();
-    holders(session, mover, key, &wanted)
-        .into_iter()
-        .map(|(number, address, holds)| Child { address, holds, becomes: keys[number].2.clone() })
-        .collect()
-}
-
 /// How many rows refer, before or after, through a key that acts, to a row whose key passes to another one meanwhile: they
 /// would be changed, or deleted, along with the first.
 fn drawn_along(
@@ -290,10 +198,11 @@ fn drawn_along(
         parents.iter().filter(leaves).filter_map(|(_, _, becomes)| becomes.clone()).collect();
     taken.extend(inserted_as(&inserted_into(key.parent), &key.keys));
     let passes = |now: &&Vec<Text>| taken.contains(*now) && now.iter().all(Option::is_some);
-    let handed: Vec<&Vec<Text>> =
-        parents.iter().filter(leaves).map(|(_, now, _)| now).filter(passes).collect();
+    let left = || parents.iter().filter(leaves).map(|(_, now, _)| now);
+    let strays = fit::strays(session, mover, key, &left().collect::<Vec<_>>(), Mode::Fresh);
+    let handed: Vec<&Vec<Text>> = left().filter(passes).collect();
     if handed.is_empty() {
-        return 0;
+        return strays;
     }
     let stays = |(_, address, _): &(usize, Address, Vec<Text>)| {
         fates.get(&(key.child, address.clone())).is_none_or(|fate| {
@@ -307,86 +216,53 @@ fn drawn_along(
     let children: Vec<(&Row, &Fate)> =
         fates.iter().filter(|(row, fate)| row.0 == key.child && changes(fate)).collect();
     let table = &mover.references.tables[key.child];
-    let come = values_of(session, table, &key.columns, &children)
+    let shape = mover.shape(session, key.child, Mode::Fresh);
+    let come = values_of(session, (table, shape), &key.columns, &children)
         .into_iter()
         .filter_map(|(number, now)| after(&key.columns, children[number].1, &now))
         .filter(|becomes| handed.contains(&becomes))
         .count();
     let made = inserted_as(&inserted_into(key.child), &key.columns);
-    stay + come + made.iter().filter(|row| handed.contains(row)).count()
+    strays + stay + come + made.iter().filter(|row| handed.contains(row)).count()
 }
 
-/// The rows, locked, that hold one of these keys: each with the number of the key, and the columns of it as they are.
-fn holders(
+/// How many rows refer, and go on referring, through a key to rows that leave the partition it refers to, or are deleted
+/// there.
+fn left_outside(
     session: &Session,
     mover: &Mover,
     key: &ForeignKey,
-    wanted: &[&Vec<Text>],
-) -> Vec<(usize, Address, Vec<Text>)> {
-    if wanted.is_empty() {
-        return Vec::new();
+    fates: &BTreeMap<Row, Fate>,
+) -> usize {
+    let Some(bounds) = &key.parents_at else {
+        return 0;
+    };
+    let parents: Vec<(&Row, &Fate)> =
+        fates.iter().filter(|(row, _)| row.0 == key.parent && key.is_to(row.1.0)).collect();
+    if parents.is_empty() {
+        return 0;
     }
-    let (child, shape) =
-        (&mover.references.tables[key.child], mover.shape(session, key.parent, Mode::Fresh));
-    let mut on: Vec<String> = (0..key.keys.len())
-        .map(|i| {
-            let base = shape.base(&key.keys[i]);
-            format!("(x.r ->> {i})::{base} {} t.{}", key.operators[i], key.columns[i])
+    let table = &mover.references.tables[key.parent];
+    let shape = mover.shape(session, key.parent, Mode::Fresh);
+    let changed = parents.iter().filter_map(|((_, at), fate)| Some((at, fate.as_ref()?)));
+    let columns: BTreeSet<&String> = changed.clone().flat_map(|(_, fate)| fate.keys()).collect();
+    let images: Value = changed.map(|(at, fate)| collisions::image(at, fate)).collect();
+    let query = collisions::images(table, shape, &columns);
+    let stay: BTreeSet<Address> = pg::with_stable_text(|| {
+        let args = [JsonB(images).into()];
+        let inside = verify::within(session, table, bounds, &query, &args, Mode::Fresh);
+        inside.into_iter().collect()
+    });
+    let leave: Vec<(&Row, &Fate)> =
+        parents.into_iter().filter(|((_, at), _)| !stay.contains(at)).collect();
+    let left = keyed(session, mover, key, &leave);
+    let keys: Vec<&Vec<Text>> =
+        left.iter().map(|(_, now, _)| now).filter(|now| now.iter().all(Option::is_some)).collect();
+    holders(session, mover, key, &keys)
+        .into_iter()
+        .filter(|(_, address, holds)| match fates.get(&(key.child, address.clone())) {
+            Some(fate) => after(&key.columns, fate, holds).as_ref() == Some(holds),
+            None => true,
         })
-        .collect();
-    on.extend(key.within("t"));
-    let list: Vec<String> = key.columns.iter().map(|c| format!("t.{c}::text")).collect();
-    let sql = format!(
-        "SELECT x.place, t.tableoid, t.ctid::text, ARRAY[{}]::text[]
-           FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {} FOR UPDATE OF t",
-        list.join(", "),
-        child.target(),
-        on.join(" AND ")
-    );
-    pg::with_stable_text(|| {
-        pg::as_role(child.owner, || {
-            let rows = session.run(&sql, &[JsonB(json!(wanted)).into()], Mode::Fresh);
-            (0..rows.len())
-                .filter_map(|row| {
-                    Some((
-                        rows.get::<i64>(row, 1)? as usize - 1,
-                        address(&rows, row, 2)?,
-                        rows.get(row, 4)?,
-                    ))
-                })
-                .collect()
-        })
-    })
-}
-
-/// Columns (quoted) of rows of a table as they are, each with the row's number.
-fn values_of(
-    session: &Session,
-    table: &Table,
-    columns: &[String],
-    rows: &[(&Row, &Fate)],
-) -> Vec<(usize, Vec<Text>)> {
-    if rows.is_empty() {
-        return Vec::new();
-    }
-    let list: Vec<String> = columns.iter().map(|c| format!("t.{c}::text")).collect();
-    let sql = format!(
-        "SELECT x.place, ARRAY[{}]::text[]
-           FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS x(at, row, place)
-           JOIN {} t ON t.tableoid = x.at AND t.ctid = x.row::tid",
-        list.join(", "),
-        table.target()
-    );
-    let (at, rows): (Vec<Oid>, Vec<String>) =
-        rows.iter().map(|((_, (at, row)), _)| (Oid::from(*at), row.clone())).unzip();
-    pg::with_stable_text(|| {
-        pg::as_role(table.owner, || {
-            let found = session.run(&sql, &[at.into(), rows.into()], Mode::Fresh);
-            (0..found.len())
-                .filter_map(|row| {
-                    Some((found.get::<i64>(row, 1)? as usize - 1, found.get(row, 2)?))
-                })
-                .collect()
-        })
-    })
+        .count()
 }

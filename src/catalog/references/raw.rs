@@ -1,0 +1,156 @@
+//! Foreign keys as the catalog has them.
+
+use super::{Bounds, ForeignKey};
+use crate::pg::{Mode, Session};
+use pgrx::pg_sys::Oid;
+
+pub(super) struct RawKey {
+    pub child: Oid,
+    pub child_at: Oid,
+    pub parent: Oid,
+    pub columns: Vec<String>,
+    pub keys: Vec<String>,
+    pub operators: Vec<String>,
+    pub collations: Vec<String>,
+    pub strays: bool,
+    pub validated: bool,
+    pub nullable: Vec<bool>,
+    pub generated: Vec<bool>,
+    pub text: Vec<bool>,
+    pub name: String,
+    pub acts: bool,
+    pub full: bool,
+    pub to_generated: bool,
+    pub enforced: bool,
+    pub period: bool,
+    /// Quoted columns that decide whether a row lies in the partition where the key stands; none where it stands on a
+    /// whole table.
+    pub deciding: Vec<String>,
+    /// The condition, over the table's column names, that a row lies there, and the partitions that are meant.
+    pub bounds: Option<String>,
+    pub below: Vec<Oid>,
+    /// The same of the partition that it refers to.
+    pub key_bounds: Option<String>,
+    pub key_below: Vec<Oid>,
+}
+
+/// Every foreign key of the database that is not a partition's copy of its parent's. The root of a partition tree
+/// stands for all of it. So it does for a key of one partition by columns that decide in which a row lies: rows come to lie
+/// where it holds, or where it does not.
+const KEYS: &str = "
+    SELECT coalesce(pg_partition_root(c.conrelid), c.conrelid)::oid,
+           CASE WHEN of_partition.moves THEN pg_partition_root(c.conrelid)::oid ELSE c.conrelid END,
+           coalesce(pg_partition_root(c.confrelid), c.confrelid)::oid,
+           columns.names, keys.names, keys.operators, keys.collations, keys.strays,
+           c.convalidated AND NOT of_partition.moves,
+           columns.nullable, columns.generated, columns.text,
+           c.conname::text, enforced AND (c.confupdtype <> 'a' OR c.confdeltype <> 'a'), keys.generated,
+           c.confmatchtype = 'f', enforced, period,
+           of_partition.deciding,
+           CASE WHEN of_partition.deciding <> '{}' THEN coalesce(pg_get_partition_constraintdef(c.conrelid), 'true') END,
+           ARRAY(SELECT t.relid::oid FROM pg_partition_tree(c.conrelid) t WHERE of_partition.deciding <> '{}'),
+           CASE WHEN pg_partition_root(c.confrelid) <> c.confrelid
+                THEN coalesce(pg_get_partition_constraintdef(c.confrelid), 'true') END,
+           ARRAY(SELECT t.relid::oid FROM pg_partition_tree(c.confrelid) t WHERE pg_partition_root(c.confrelid) <> c.confrelid)
+      FROM pg_constraint c
+      -- From PostgreSQL 18 on.
+      CROSS JOIN LATERAL (
+            SELECT (to_jsonb(c) ->> 'conenforced')::boolean IS NOT FALSE AS enforced,
+                   (to_jsonb(c) ->> 'conperiod')::boolean IS TRUE AS period) newer
+      CROSS JOIN LATERAL (
+            SELECT array_agg(quote_ident(a.attname) ORDER BY k.place) AS names,
+                   array_agg(NOT a.attnotnull ORDER BY k.place) AS nullable,
+                   array_agg(a.attgenerated <> '' ORDER BY k.place) AS generated,
+                   array_agg(t.typcategory = 'S' ORDER BY k.place) AS text
+              FROM unnest(c.conkey) WITH ORDINALITY AS k(attnum, place)
+              JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum
+              JOIN pg_type t ON t.oid = a.atttypid) columns
+      CROSS JOIN LATERAL (
+            SELECT array_agg(quote_ident(a.attname) ORDER BY k.place) AS names,
+                   array_agg(format('OPERATOR(%I.%s)', o.nspname, p.oprname) ORDER BY k.place) AS operators,
+                   array_agg(CASE WHEN a.attcollation <> own.attcollation
+                                  THEN (SELECT format(' COLLATE %I.%I', n.nspname, theirs.collname)
+                                          FROM pg_namespace n WHERE n.oid = theirs.collnamespace)
+                                  ELSE '' END ORDER BY k.place) AS collations,
+                   coalesce(bool_or(a.attcollation <> own.attcollation AND theirs.collisdeterministic
+                                    AND NOT ours.collisdeterministic), false) AS strays,
+                   bool_or(a.attgenerated <> '') AS generated
+              FROM unnest(c.confkey, c.conkey, c.conpfeqop) WITH ORDINALITY AS k(attnum, own, operator, place)
+              JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum
+              JOIN pg_attribute own ON own.attrelid = c.conrelid AND own.attnum = k.own
+              LEFT JOIN pg_collation theirs ON theirs.oid = a.attcollation
+              LEFT JOIN pg_collation ours ON ours.oid = own.attcollation
+              JOIN pg_operator p ON p.oid = k.operator
+              JOIN pg_namespace o ON o.oid = p.oprnamespace) keys
+      CROSS JOIN LATERAL (
+            SELECT decide.columns AS deciding, decide.columns && columns.names AS moves
+              FROM (SELECT coalesce(array_agg(quote_ident(a.attname)), '{}') AS columns
+                      FROM pg_partition_ancestors(c.conrelid) x
+                      JOIN pg_partitioned_table p ON p.partrelid = x.relid
+                      JOIN pg_attribute a ON a.attrelid = x.relid AND a.attnum > 0
+                           AND (a.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) -- 0: an expression
+                     WHERE pg_partition_root(c.conrelid) <> c.conrelid) decide) of_partition
+     WHERE c.contype = 'f' AND c.conparentid = 0";
+
+impl RawKey {
+    pub fn to_key(&self, child: usize, parent: usize) -> ForeignKey {
+        let below: Vec<u32> = self.below.iter().map(|oid| oid.to_u32()).collect();
+        ForeignKey {
+            child,
+            parent,
+            columns: self.columns.clone(),
+            keys: self.keys.clone(),
+            operators: self.operators.clone(),
+            collations: self.collations.clone(),
+            strays: self.strays,
+            validated: self.validated,
+            name: self.name.clone(),
+            nullable: self.nullable.clone(),
+            generated: self.generated.clone(),
+            acts: self.acts,
+            full: self.full,
+            to_generated: self.to_generated,
+            enforced: self.enforced,
+            period: self.period,
+            partitions: (self.child_at != self.child).then(|| below.clone()),
+            bounds: self.bounds.clone().map(|condition| Bounds { condition, partitions: below }),
+            parents_at: self.key_bounds.clone().map(|condition| Bounds {
+                condition,
+                partitions: self.key_below.iter().map(|oid| oid.to_u32()).collect(),
+            }),
+        }
+    }
+}
+
+pub(super) fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
+    let rows = session.run(KEYS, &[], mode);
+    (0..rows.len())
+        .filter_map(|row| {
+            Some(RawKey {
+                child: rows.get(row, 1)?,
+                child_at: rows.get(row, 2)?,
+                parent: rows.get(row, 3)?,
+                columns: rows.get(row, 4)?,
+                keys: rows.get(row, 5)?,
+                operators: rows.get(row, 6)?,
+                collations: rows.get(row, 7)?,
+                strays: rows.get(row, 8)?,
+                validated: rows.get(row, 9)?,
+                nullable: rows.get(row, 10)?,
+                generated: rows.get(row, 11)?,
+                text: rows.get(row, 12)?,
+                name: rows.get(row, 13)?,
+                acts: rows.get(row, 14)?,
+                to_generated: rows.get(row, 15)?,
+                full: rows.get(row, 16)?,
+                enforced: rows.get(row, 17)?,
+                period: rows.get(row, 18)?,
+                deciding: rows.get(row, 19)?,
+                bounds: rows.get(row, 20),
+                below: rows.get(row, 21)?,
+                key_bounds: rows.get(row, 22),
+                key_below: rows.get(row, 23)?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,64 @@
+//! What rows are checked for.
+
+use crate::pg::{Mode, Session};
+use pgrx::pg_sys::Oid;
+
+/// What the server asks of each row that is written: a CHECK, or that some partition takes it.
+#[derive(Debug)]
+pub struct Check {
+    /// The constraint's name; None for the partitions.
+    pub name: Option<String>,
+    /// Over the table's column names; a row is refused where it is false, of the partitions also where it is NULL.
+    pub condition: String,
+    /// The quoted columns it is made of; none where that cannot be told.
+    pub(super) uses: Vec<String>,
+    /// Rows may break it as they are, which any change of them shows.
+    pub(super) is_untested: bool,
+    /// As with [`Uniqueness::partition`].
+    pub partition: Option<String>,
+}
+
+/// CHECKs of the table, those that only its partitions have, and the partitions' bounds. Those with a volatile function
+/// are left out: to try them could do anything. So are those of the whole row, which has no type here.
+const CHECKS: &str = "
+    SELECT c.conname::text COLLATE \"C\", pg_get_expr(c.conbin, c.conrelid),
+           ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a
+                  WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)),
+           NOT c.convalidated,
+           CASE WHEN c.conrelid <> $1 THEN pg_get_partition_constraintdef(c.conrelid) END
+      FROM pg_constraint c
+     WHERE c.contype = 'c' AND coalesce(0 <> ALL (c.conkey), true)
+       AND (to_jsonb(c) ->> 'conenforced')::boolean IS NOT FALSE -- from PostgreSQL 18 on
+       AND (c.conrelid = $1
+            OR c.coninhcount = 0 AND c.conrelid IN (SELECT t.relid FROM pg_partition_tree($1::oid::regclass) t))
+       AND NOT EXISTS (SELECT FROM regexp_matches(c.conbin::text, ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
+                         JOIN pg_proc p ON p.oid = f.id[1]::oid
+                        WHERE p.provolatile = 'v')
+    UNION ALL
+    SELECT NULL, coalesce(bounds.condition, 'false'), bounds.uses, false, NULL
+      FROM pg_partitioned_table t
+      CROSS JOIN LATERAL (
+            SELECT string_agg('(' || coalesce(pg_get_partition_constraintdef(p.relid), 'true') || ')', ' OR ')
+                       FILTER (WHERE p.isleaf AND p.relid <> $1) AS condition,
+                   ARRAY(SELECT DISTINCT quote_ident(a.attname)
+                           FROM pg_partition_tree($1::oid::regclass) x
+                           JOIN pg_partitioned_table k ON k.partrelid = x.relid
+                           JOIN pg_attribute a ON a.attrelid = x.relid AND a.attnum > 0
+                                AND (a.attnum = ANY (k.partattrs) OR 0 = ANY (k.partattrs))) AS uses -- 0: an expression
+              FROM pg_partition_tree($1::oid::regclass) p) bounds
+     WHERE t.partrelid = $1
+     ORDER BY 1 NULLS FIRST";
+
+pub(super) fn read_checks(session: &Session, table: Oid, mode: Mode) -> Vec<Check> {
+    let rows = session.run(CHECKS, &[table.into()], mode);
+    let each = (0..rows.len()).filter_map(|row| {
+        Some(Check {
+            name: rows.get(row, 1),
+            condition: rows.get(row, 2)?,
+            uses: rows.get(row, 3).unwrap_or_default(),
+            is_untested: rows.get(row, 4).unwrap_or(true),
+            partition: rows.get(row, 5),
+        })
+    });
+    each.collect()
+}

@@ -1,0 +1,114 @@
+//! Unique indexes and exclusion constraints.
+
+use crate::pg::{Mode, Session};
+use pgrx::pg_sys::Oid;
+
+/// A part of an index key, over the table's column names.
+#[derive(Debug)]
+pub struct KeyPart {
+    pub expression: String,
+    /// What makes two values collide, `OPERATOR(…)`.
+    pub operator: String,
+    /// ` COLLATE …`, or nothing.
+    pub collation: String,
+}
+
+/// A unique index or an exclusion constraint.
+#[derive(Debug)]
+pub struct Uniqueness {
+    /// The constraint's name, the index's where there is no constraint.
+    pub name: String,
+    pub parts: Vec<KeyPart>,
+    pub predicate: Option<String>,
+    pub nulls_collide: bool,
+    /// Equal keys can be found by sorting or hashing.
+    pub joinable: bool,
+    /// The quoted columns that keys and predicate are made of, and the partition's bounds where it stands on one.
+    pub(super) uses: Vec<String>,
+    /// Where it stands on a partition alone: the condition, over the table's column names, that a row lies in there.
+    pub partition: Option<String>,
+}
+
+impl Uniqueness {
+    /// Whether the (quoted) column is part of it.
+    pub fn concerns(&self, column: &str) -> bool {
+        self.uses.iter().any(|used| used == column)
+    }
+}
+
+/// Indexes of the table, and those of its partitions that are no part of one of the table's. An index that is not ready is not
+/// kept up; one of a whole partitioned table is not valid as long as partitions lack theirs.
+const UNIQUE: &str = "
+    SELECT coalesce(con.conname, ic.relname)::text COLLATE \"C\",
+           parts.expressions, parts.operators, parts.collations,
+           pg_get_expr(i.indpred, i.indrelid),
+           i.indnullsnotdistinct,
+           uses.columns,
+           CASE WHEN i.indrelid <> $1 THEN pg_get_partition_constraintdef(i.indrelid) END,
+           con.conexclop IS NULL AND parts.joinable
+      FROM pg_index i
+      JOIN pg_class ic ON ic.oid = i.indexrelid
+      LEFT JOIN pg_constraint con ON con.conindid = i.indexrelid AND con.contype IN ('p', 'u', 'x')
+      CROSS JOIN LATERAL (
+            SELECT array_agg(pg_get_indexdef(i.indexrelid, k, false) ORDER BY k) AS expressions,
+                   array_agg(format('OPERATOR(%I.%s)', o.nspname, p.oprname) ORDER BY k) AS operators,
+                   array_agg(coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(col.collname), '') ORDER BY k) AS collations,
+                   bool_and(p.oprcanmerge OR p.oprcanhash) AS joinable
+              FROM generate_series(1, i.indnkeyatts) AS k
+              JOIN pg_opclass oc ON oc.oid = i.indclass[k - 1]
+              LEFT JOIN pg_amop am ON am.amopfamily = oc.opcfamily AND am.amopstrategy = 3
+                   AND am.amoplefttype = oc.opcintype AND am.amoprighttype = oc.opcintype
+                   AND con.conexclop IS NULL
+              JOIN pg_operator p ON p.oid = coalesce(con.conexclop[k], am.amopopr)
+              JOIN pg_namespace o ON o.oid = p.oprnamespace
+              LEFT JOIN pg_collation col ON col.oid = i.indcollation[k - 1]
+              LEFT JOIN pg_namespace cn ON cn.oid = col.collnamespace) parts
+      CROSS JOIN LATERAL (
+            SELECT array_agg(DISTINCT quote_ident(a.attname)) AS columns
+              FROM pg_attribute a
+             WHERE a.attrelid = i.indrelid AND a.attnum > 0
+               AND (a.attnum = ANY (i.indkey)
+                    OR i.indrelid <> $1
+                       AND EXISTS (SELECT FROM pg_partition_ancestors(i.indrelid::regclass) x
+                                     JOIN pg_partitioned_table p ON p.partrelid = x.relid
+                                     JOIN pg_attribute k ON k.attrelid = x.relid
+                                          AND (k.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) -- 0: an expression
+                                    WHERE k.attname = a.attname)
+                    OR EXISTS (SELECT FROM pg_depend d
+                                WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                                  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+                                  AND d.refobjsubid = a.attnum))) uses
+     WHERE (i.indisunique OR i.indisexclusion) AND i.indislive AND i.indisready AND (i.indisvalid OR ic.relkind <> 'I')
+       AND (i.indrelid = $1
+            OR i.indrelid IN (SELECT t.relid FROM pg_partition_tree($1::oid::regclass) t WHERE t.relid <> $1)
+               AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_index whole ON whole.indexrelid = h.inhparent
+                                WHERE h.inhrelid = i.indexrelid AND whole.indisvalid))
+     ORDER BY i.indisprimary DESC, 1";
+
+pub(super) fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniqueness> {
+    let rows = session.run(UNIQUE, &[table.into()], mode);
+    (0..rows.len())
+        .map(|row| {
+            let texts = |column| rows.get::<Vec<String>>(row, column).unwrap_or_default();
+            let parts = texts(2)
+                .into_iter()
+                .zip(texts(3))
+                .zip(texts(4))
+                .map(|((expression, operator), collation)| KeyPart {
+                    expression,
+                    operator,
+                    collation,
+                })
+                .collect();
+            Uniqueness {
+                name: rows.get(row, 1).unwrap_or_default(),
+                parts,
+                predicate: rows.get(row, 5),
+                nulls_collide: rows.get(row, 6).unwrap_or_default(),
+                uses: texts(7),
+                partition: rows.get(row, 8),
+                joinable: rows.get(row, 9).unwrap_or_default(),
+            }
+        })
+        .collect()
+}

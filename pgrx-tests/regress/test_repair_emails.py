@@ -148,3 +148,14 @@ def test_the_rehearsal_of_emails_that_pass_through_a_key_that_acts(db, act, user
     db.sql("INSERT INTO letters SELECT email FROM onagui.app_users")
     told = [[(row["email"], row["rows_changed"]) for row in fix(db, None, apply) if row["outcome"] == said] for apply, said in ((False, "planned"), (True, "done"))]
     assert sorted(told[0]) == sorted(told[1]) and len(told[0]) == users
+
+
+def test_exchanged_where_two_without_an_email_are_alike(db):
+    db.sql(
+        """DROP TABLE onagui.app_users;
+           CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, tenant int DEFAULT 1, email text, UNIQUE NULLS NOT DISTINCT (tenant, email))"""
+    )
+    app_user(db, "b@example.com", auth_user(db, "a@example.com"))
+    app_user(db, "a@example.com", auth_user(db, "b@example.com"))
+    rows = fix(db, None)
+    assert [row["outcome"] for row in rows] == ["done", "done"], rows

@@ -230,6 +230,22 @@ def test_a_row_takes_a_key_in_an_index_that_another_leaves(db):
     assert db.one("SELECT count(*) FROM badges_low") == 1
 
 
+def test_a_row_takes_a_place_in_an_exclusion_constraint_that_another_leaves(db):
+    """Badge 2 comes to be none of those it is about, as badge 1 takes its place among them."""
+    db.sql(
+        """CREATE TABLE badges (id int, a_user uuid REFERENCES onagui.app_users, owner uuid,
+                                EXCLUDE USING btree (a_user WITH =) WHERE (owner < '80000000-0000-0000-0000-000000000000'))"""
+    )
+    db.one("SELECT onagui.register_reference('badges', 'owner')", role=ADMIN)
+    db.sql("DROP INDEX onagui.app_users_email_key", role=ADMIN)
+    low, high = "10000000-0000-4000-8000-000000000001", "90000000-0000-4000-8000-000000000001"
+    auth_user(db, "ann@example.com", high)
+    app_user(db, "ann@example.com", high)
+    app_user(db, "ANN@example.com", low)
+    db.sql("INSERT INTO badges VALUES (1, %s, %s), (2, %s, %s)", [low, low.replace("1", "2"), high, low])
+    merge(db, "error", "badges")
+
+
 def test_no_order_of_steps(db):
     """Lamp 3 must come to desk 1 before desk 2 takes the key of the desk it stands on: and its bulb is at home with the other user only."""
     db.sql(

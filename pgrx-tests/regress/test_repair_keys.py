@@ -350,3 +350,28 @@ def test_blanks_at_the_end_are_kept(db):
     assert row["outcome"] == "done", row
     undo(db, row["audit_id"])
     assert db.sql(lengths) == before == [(4,), (12,)]
+
+
+@pytest.mark.parametrize("kind", ["json", "point"])
+def test_a_primary_key_that_includes_what_cannot_be_compared(db, kind):
+    value = {"json": "{}", "point": "(1,2)"}[kind]
+    db.sql(f"CREATE TABLE notes (user_id uuid REFERENCES onagui.app_users, note {kind}, PRIMARY KEY (user_id) INCLUDE (note))")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO notes VALUES ('{app}', '{value}'), ('{auth}', '{value}')")
+    before = content(db, "notes", "onagui.app_users")
+    row = fix_one(db, "ann@example.com", policy="keep_auth")
+    assert row["outcome"] == "done", row
+    undo(db, row["audit_id"])
+    assert content(db, "notes", "onagui.app_users") == before
+
+
+def test_a_column_generated_from_where_a_row_lies(db):
+    db.sql("CREATE TABLE notes (user_id uuid UNIQUE REFERENCES onagui.app_users, place oid GENERATED ALWAYS AS (tableoid) STORED)")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO notes VALUES ('{app}'), ('{auth}')")
+    before = content(db, "notes", "onagui.app_users")
+    assert fix_one(db, "ann@example.com", False, policy="keep_app")["outcome"] == "planned"
+    row = fix_one(db, "ann@example.com", policy="keep_app")
+    assert row["outcome"] == "done", row
+    undo(db, row["audit_id"])
+    assert content(db, "notes", "onagui.app_users") == before

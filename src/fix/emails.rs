@@ -302,11 +302,12 @@ enum Parking {
 impl Parking {
     fn ways(repair: &Repair, is_ring: bool) -> Vec<Self> {
         let email = ["email".to_owned()];
-        let is_unique = pg::connect(|session| {
-            repair.mover().shape(session, 0, repair.mode()).touched_by(&email).next().is_some()
-        });
+        let mover = repair.mover();
+        let shape = pg::connect(|session| mover.shape(session, 0, repair.mode()));
+        let is_unique = shape.touched_by(&email).next().is_some();
+        let nulls_collide = shape.touched_by(&email).any(|unique| unique.nulls_collide);
         let may_be_null = repair.target().app.column("email").is_some_and(|c| !c.not_null);
-        let may_be_null = may_be_null && !repair.mover().email_is_key();
+        let may_be_null = may_be_null && !nulls_collide && !mover.email_is_key();
         match (is_ring && is_unique, may_be_null) {
             (false, _) => vec![Parking::Nothing],
             (true, true) => vec![Parking::Null, Parking::Placeholder],

@@ -29,7 +29,7 @@ pub fn moved(shape: &Shape, from: &str, value: impl Fn(&ShapeColumn) -> Option<S
         .filter_map(|c| Some(format!(", ({}) AS {}", c.generated.as_ref()?, c.quoted)))
         .collect();
     let inner = format!(
-        "SELECT t.tableoid AS \"#table\", t.ctid AS \"#row\", {} {from}",
+        "SELECT t.tableoid AS \"#table\", t.ctid AS \"#row\", t.tableoid, {} {from}",
         written.join(", ")
     );
     if generated.is_empty() {

@@ -3,10 +3,11 @@
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
 
-/// What the server asks of each row that is written: a CHECK, or that some partition takes it.
+/// What the server asks of each row that is written: a CHECK, that some partition takes it, or what only generated columns, or
+/// rows as they are, can break.
 #[derive(Debug)]
 pub struct Check {
-    /// The constraint's name; None for the partitions.
+    /// The constraint's name, or what is asked where it has none; None for the partitions.
     pub name: Option<String>,
     /// Over the table's column names; a row is refused where it is false, of the partitions also where it is NULL.
     pub condition: String,
@@ -47,6 +48,21 @@ const CHECKS: &str = "
                                 AND (a.attnum = ANY (k.partattrs) OR 0 = ANY (k.partattrs))) AS uses -- 0: an expression
               FROM pg_partition_tree($1::oid::regclass) p) bounds
      WHERE t.partrelid = $1
+    UNION ALL
+    SELECT coalesce(n.conname, 'NOT NULL of ' || a.attname), quote_ident(a.attname) || ' IS NOT NULL',
+           ARRAY[quote_ident(a.attname)], NOT coalesce(n.convalidated, true), NULL
+      FROM pg_attribute a
+      -- From PostgreSQL 18 on.
+      LEFT JOIN pg_constraint n ON n.conrelid = a.attrelid AND n.contype = 'n' AND n.conkey = ARRAY[a.attnum]
+     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
+       AND (a.attgenerated <> '' OR NOT n.convalidated)
+    UNION ALL
+    -- Blanks beyond the length are cut off silently.
+    SELECT format('varchar(%s) of %s', a.atttypmod - 4, a.attname),
+           format('length(rtrim(%I::text, '' '')) <= %s', a.attname, a.atttypmod - 4), ARRAY[quote_ident(a.attname)], false, NULL
+      FROM pg_attribute a
+     WHERE a.attrelid = $1 AND NOT a.attisdropped AND a.attgenerated <> ''
+       AND a.atttypid = 'varchar'::regtype AND a.atttypmod >= 4
      ORDER BY 1 NULLS FIRST";
 
 pub(super) fn read_checks(session: &Session, table: Oid, mode: Mode) -> Vec<Check> {

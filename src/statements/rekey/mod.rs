@@ -157,7 +157,10 @@ impl Mover {
     ) -> Result<R, Box<Failure>> {
         self.in_order.set(false);
         match attempt() {
-            Err(failure) if failure.sqlstate == "23505" && failure.constraint.is_some() => {
+            Err(failure)
+                if matches!(failure.sqlstate.as_str(), "23505" | "23P01")
+                    && failure.constraint.is_some() =>
+            {
                 self.in_order.set(true);
                 let again = attempt();
                 self.in_order.set(false);

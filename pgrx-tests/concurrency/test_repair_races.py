@@ -3,6 +3,7 @@
 import psycopg
 import pytest
 from repairs import ADMIN, app_user, auth_user, duplicate, fix, fix_one, log, mismatched, new_id, statuses, undo
+from support import expect_error
 
 FIX = "SELECT action, outcome, rows_changed, details #>> '{error,sqlstate}' FROM onagui.fix_user_ids(NULL, true)"
 
@@ -370,7 +371,7 @@ def test_what_a_snapshot_does_not_see_of_the_catalog(db, make, change):
     fixer.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
     fixer.execute("SELECT count(*) FROM files")
     db.sql(change)
-    with pytest.raises(psycopg.errors.SerializationFailure, match="what refers to users was changed meanwhile"):
+    with expect_error("40001", "what refers to users was changed meanwhile", detail="nothing was changed", hint="in a new transaction"):
         fixer.execute("SELECT * FROM onagui.fix_user_id_mismatch('ann@example.com')")
     fixer.execute("ROLLBACK")
     assert db.sql("SELECT owner FROM files") == [(app,)]

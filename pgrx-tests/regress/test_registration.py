@@ -407,6 +407,20 @@ def test_a_confirmation_while_the_call_creates(db):
     assert audit(db) == []
 
 
+def test_a_call_whose_row_is_deleted_meanwhile(db):
+    """It finds no row of the user's any more, and makes one."""
+    db.install()
+    id = db.auth.signup("ann@example.com")
+    body = json.dumps({"userId": str(id), "email": "ann@example.com", "username": "annie"})
+    other = db.connect()
+    with other.transaction():
+        other.execute("DELETE FROM onagui.app_users")
+        running = db.in_background(CALL, [body]).wait_blocked(by=other)
+    ((answer,),) = running.result()
+    assert answer["data"]["action"] == "created" and answer["data"]["user"]["username"] == "annie"
+    assert db.sql("SELECT id, username FROM onagui.app_users") == [(id, "annie")]
+
+
 def test_read_only(db):
     db.install()
     id = without_a_row(db)

@@ -1,5 +1,6 @@
 """CALL onagui.fix_all_user_ids(): commits after each batch, can be stopped, and goes on where it stopped."""
 
+import re
 import time
 
 import psycopg
@@ -38,6 +39,8 @@ def test_all_in_batches_with_progress(db):
     assert [text.split(":")[0] for text in said] == ["batch committed"] * 3 + ["finished"]
     assert said[0].startswith("batch committed: 10 users done, 15 left, 0 failed, 20 referring rows moved, ")
     assert said[-1].startswith("finished: 25 users done, 0 left, 0 failed, 50 referring rows moved, ")
+    rates = [re.search(r"moved, (\d+) users/s, (\d+) s to go$", text) for text in said]
+    assert all(rates) and all(int(rate[1]) > 0 for rate in rates) and rates[-1][2] == "0", said
     assert len(log(db, action="rekey")) == 25
     assert len({entry["occurred_at"] for entry in log(db, action="rekey")}) == 3
     db.sql("CALL onagui.fix_all_user_ids()")

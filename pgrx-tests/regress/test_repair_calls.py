@@ -86,11 +86,11 @@ def test_lines(db):
         said = line(name)
         assert said.startswith(begin + " ") and "\n" not in said, said
         assert line(name).startswith("OK: ")
-    with expect_error("55000", "not confirmed"):
+    with expect_error("55000", "not confirmed", hint="Wait for the confirmation.+has a row already"):
         line("pending")
-    with expect_error("21000"):
+    with expect_error("21000", hint="decide with onagui.fix_user_id"):
         line("conflict")
-    with expect_error("P0002", "no auth user"):
+    with expect_error("P0002", "no auth user", hint="must sign up first"):
         line("alone")
     with expect_error("P0002", "nobody"):
         line("nobody")
@@ -185,7 +185,9 @@ def test_email_that_another_holds_is_refused(db):
     for apply in False, True:
         row = next(r for r in fix(db, "ann@example.com", apply) if r["action"] == "update_email")
         assert row["outcome"] == "refused", row
-        assert row["details"]["error"]["sqlstate"] == "23505" and row["details"]["error"]["hint"] and row["details"]["error"]["detail"]
+        error = row["details"]["error"]
+        assert error["sqlstate"] == "23505" and error["detail"]
+        assert "name both in one call" in error["hint"] and "merge the two" in error["hint"]
 
 
 def test_auth_without_email_does_not_wipe_the_applications(db):

@@ -50,7 +50,8 @@ def test_three_column_key_with_one_collision(db):
     plan = fix_one(db, "ann@example.com", apply=False)
     assert (plan["action"], plan["outcome"]) == ("merge", "refused")
     assert plan["details"]["conflicts"] == [{"table": "public.votes", "constraint": "votes_pkey", "rows": 1}]
-    assert plan["details"]["error"]["sqlstate"] == "23505" and "votes_pkey" in plan["details"]["error"]["detail"]
+    error = plan["details"]["error"]
+    assert error["sqlstate"] == "23505" and "votes_pkey" in error["detail"] and "'keep_auth' or 'keep_app'" in error["hint"]
     assert plan["rows_changed"] == 100
     row = fix_one(db, "ann@example.com", policy="keep_auth")
     assert row["outcome"] == "done" and row["rows_changed"] == 100

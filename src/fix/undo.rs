@@ -174,8 +174,8 @@ impl Undone {
     fn remember(&mut self, done: &[Done]) {
         for row in done::moved(done) {
             if let (Some(origin), Some(now)) = (&row.origin, &row.now) {
-                self.origins.insert(now.clone(), origin.clone());
-                self.known.extend(row.number.map(|number| (number, now.clone())));
+                self.origins.insert(*now, *origin);
+                self.known.extend(row.number.map(|number| (number, *now)));
             }
         }
     }

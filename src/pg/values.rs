@@ -5,6 +5,7 @@ use pgrx::datum::Interval;
 use pgrx::datum::{FromDatum, IntoDatum};
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{JsonB, Uuid};
+use serde::Serialize;
 
 pub trait FromSql: Sized {
     /// Whether a value of this type, which is no domain, can be read.
@@ -212,7 +213,14 @@ impl ToSql for JsonB {
 }
 
 /// The text of a jsonb.
+#[derive(Clone)]
 pub struct Json(pub String);
+
+impl Json {
+    pub fn of(value: &impl Serialize) -> Self {
+        Json(serde_json::to_string(value).expect("maps have names for keys"))
+    }
+}
 
 impl ToSql for Json {
     fn kind() -> Oid {

@@ -3,7 +3,7 @@
 //! Rows are named by their address, which holds as long as they are locked. Values travel as text, in the form that
 //! `pg::with_stable_text` fixes, so that what is put back is what was there to the last byte.
 
-use super::collisions;
+use super::collisions::{self, Image};
 use super::done::{Done, Moved, MovedRow};
 use super::fit;
 use super::one_statement::{as_one_statement, distinct};
@@ -12,7 +12,7 @@ use super::rows::{Address, Text, address, addresses, follow};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::error::Error;
-use crate::pg::{self, Mode, Session};
+use crate::pg::{self, Json, Mode, Session};
 use pgrx::JsonB;
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
@@ -46,7 +46,7 @@ pub struct Update {
 
 impl Update {
     pub fn new(address: Address, before: Vec<Text>, after: Vec<Text>) -> Self {
-        Update { origin: address.clone(), address, number: None, before, after }
+        Update { origin: address, address, number: None, before, after }
     }
 }
 
@@ -120,7 +120,7 @@ fn look_again(session: &Session, c: &TableChanges, done: &mut Done, writing: &Wr
     for Moved { columns, rows: of_columns } in moved {
         rows.extend(of_columns.iter_mut().map(|row| (&*columns, row)));
     }
-    let mut all: Vec<Address> = rows.iter().filter_map(|(_, row)| row.now.clone()).collect();
+    let mut all: Vec<Address> = rows.iter().filter_map(|(_, row)| row.now).collect();
     if all.len() < rows.len() {
         return true;
     }
@@ -129,7 +129,7 @@ fn look_again(session: &Session, c: &TableChanges, done: &mut Done, writing: &Wr
     if changed.is_empty() {
         return true;
     }
-    let (tables, places) = addresses(changed.iter().map(|place| &all[*place]));
+    let (tables, places) = addresses(changed.iter().map(|place| all[*place]));
     let sql = format!(
         "SELECT x.place, {key}, md5({image}::text), {image}
            FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS x(at, address, place)
@@ -155,7 +155,7 @@ fn look_again(session: &Session, c: &TableChanges, done: &mut Done, writing: &Wr
                     });
                     moved.key = now.get::<JsonB>(row, 2).map(|key| key.0);
                     moved.md5 = now.get(row, 3).unwrap_or_default();
-                    moved.now = Some(all[place].clone());
+                    moved.now = Some(all[place]);
                 } else {
                     added[place - rows.len()] = image;
                 }
@@ -213,7 +213,7 @@ fn delete(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
     if c.deleted.is_empty() {
         return 0;
     }
-    let (tables, rows) = addresses(c.deleted.iter());
+    let (tables, rows) = addresses(c.deleted.iter().copied());
     let sql = format!(
         "DELETE FROM {} t USING unnest($1::oid[], $2::text[]) AS x(at, address)
           WHERE t.tableoid = x.at AND t.ctid = x.address::tid RETURNING {}",
@@ -255,17 +255,17 @@ fn takes(session: &Session, c: &TableChanges) -> BTreeMap<Address, Vec<Address>>
     let images = c.updated.iter().flat_map(|(columns, rows)| {
         rows.iter().map(move |u| {
             let values: BTreeMap<&String, &Text> = columns.iter().zip(&u.after).collect();
-            collisions::image(&u.address, values)
+            Image::new(u.address, values)
         })
     });
-    let images: Value = images.collect();
+    let images = Json::of(&images.collect::<Vec<_>>());
     let columns: BTreeSet<&String> = c.updated.keys().flatten().collect();
     let query = collisions::images(c.of.table, c.of.shape, &columns);
     let columns: Vec<String> = columns.into_iter().cloned().collect();
     let mut takes: BTreeMap<Address, Vec<Address>> = BTreeMap::new();
     for unique in c.of.shape.touched_by(&columns) {
         let sql = collisions::takes(c.of.table, unique, &query);
-        let rows = session.run(&sql, &[JsonB(images.clone()).into()], Mode::Fresh);
+        let rows = session.run(&sql, &[images.clone().into()], Mode::Fresh);
         for row in 0..rows.len() {
             if let (Some(one), Some(other)) = (address(&rows, row, 1), address(&rows, row, 3)) {
                 takes.entry(one).or_default().push(other);
@@ -307,8 +307,8 @@ fn update(
             c.of.shape.key_image(),
             c.of.shape.image(),
         );
-        let rows: Value = updates.iter().map(|u| collisions::image(&u.address, &u.after)).collect();
-        let rows = session.run_by_key(&sql, &[JsonB(rows).into()], Mode::Queued);
+        let rows: Vec<_> = updates.iter().map(|u| Image::new(u.address, &u.after)).collect();
+        let rows = session.run_by_key(&sql, &[Json::of(&rows).into()], Mode::Queued);
         let mut moved = Vec::with_capacity(rows.len());
         for row in 0..rows.len() {
             let place = rows.get::<i64>(row, 1).unwrap_or(1) as usize - 1;
@@ -318,8 +318,8 @@ fn update(
                 after: updates[place].after.clone(),
                 md5: rows.get(row, 3).unwrap_or_default(),
                 number: updates[place].number,
-                origin: Some(updates[place].origin.clone()),
-                was: Some(updates[place].address.clone()),
+                origin: Some(updates[place].origin),
+                was: Some(updates[place].address),
                 now: address(&rows, row, 4),
             });
         }

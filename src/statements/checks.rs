@@ -6,7 +6,6 @@ use crate::catalog::references::Table;
 use crate::catalog::shape::{Check, Shape};
 use crate::error::Error;
 use crate::pg::{self, Arg, Mode, Session};
-use pgrx::JsonB;
 use std::collections::BTreeSet;
 
 /// Fails where any was found.
@@ -66,14 +65,14 @@ impl Plan<'_> {
         let places: BTreeSet<usize> = self.rows.keys().map(|row| row.0).collect();
         let of_place = |place: usize| {
             let columns: BTreeSet<&String> =
-                self.of_table(place).flat_map(|(_, known)| known.after.keys()).collect();
+                self.of_table(place).flat_map(|(_, known)| known.after.names()).collect();
             if columns.is_empty() {
                 return Vec::new();
             }
             let changed: Vec<String> = columns.into_iter().cloned().collect();
             let (query, images) = self.image(place, self.of_table(place).map(|(row, _)| row));
             let of = (&self.mover.references.tables[place], self.shape(place));
-            let moved = (query.as_str(), &[JsonB(images).into()][..]);
+            let moved = (query.as_str(), &[images.into()][..]);
             broken(self.session, of, &changed, moved, self.mode)
         };
         places.into_iter().flat_map(of_place).collect()

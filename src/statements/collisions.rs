@@ -8,7 +8,6 @@ use super::rows::Address;
 use crate::catalog::references::Table;
 use crate::catalog::shape::{Shape, ShapeColumn, Uniqueness};
 use serde::Serialize;
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// The rows that `from` (`FROM … t …`) selects, as they will be: `value` answers what a column becomes, None where it
@@ -38,12 +37,21 @@ pub fn moved(shape: &Shape, from: &str, value: impl Fn(&ShapeColumn) -> Option<S
     format!("SELECT *{} FROM ({inner}) AS image", generated.concat())
 }
 
-/// A row as [`images`] takes it.
-pub fn image(at: &Address, values: impl Serialize) -> Value {
-    json!({ "t": at.0.to_string(), "r": at.1, "v": values })
+/// A row as [`images`] takes it: its address and new values.
+#[derive(Serialize)]
+pub struct Image<V> {
+    t: String,
+    r: String,
+    v: V,
 }
 
-/// A query over `$1`, an array of [`image`] with new values by column, for those rows as they will be.
+impl<V> Image<V> {
+    pub fn new(at: Address, values: V) -> Self {
+        Image { t: at.0.to_string(), r: at.1.to_string(), v: values }
+    }
+}
+
+/// A query over `$1`, an array of [`Image`] with new values by column, for those rows as they will be.
 pub fn images(table: &Table, shape: &Shape, columns: &BTreeSet<&String>) -> String {
     let source = format!(
         "FROM jsonb_array_elements($1) AS x(r) JOIN {} t

@@ -76,7 +76,7 @@ pub fn number<'d>(steps: impl Iterator<Item = &'d mut Vec<Done>>) {
     let mut seen: BTreeMap<Address, Vec<&mut MovedRow>> = BTreeMap::new();
     for row in steps.flatten().flat_map(|d| &mut d.moved).flat_map(|m| &mut m.rows) {
         row.number = None;
-        if let Some(origin) = row.origin.clone() {
+        if let Some(origin) = row.origin {
             seen.entry(origin).or_default().push(row);
         }
     }

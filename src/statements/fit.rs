@@ -7,9 +7,7 @@ use super::rows::Text;
 use crate::catalog::references::ForeignKey;
 use crate::catalog::shape::ShapeColumn;
 use crate::error::Error;
-use crate::pg::{self, Mode, Session};
-use pgrx::JsonB;
-use serde_json::json;
+use crate::pg::{self, Json, Mode, Session};
 
 /// Fails where a value would be cut or rounded: it might be somebody else's then.
 pub fn check(session: &Session, changes: &[TableChanges], mode: Mode) -> Result<(), Error> {
@@ -126,7 +124,7 @@ pub fn strays(
         all(&|i, k, c| key.equal_as_it_goes(i, k, c)),
         all(&|i, k, c| key.equal(i, k, c))
     );
-    let args = [JsonB(json!(values)).into()];
+    let args = [Json::of(&values).into()];
     let rows = pg::with_stable_text(|| {
         pg::as_role(child.owner, || session.run(&sql, &args, mode).one::<i64>())
     });

@@ -81,7 +81,7 @@ impl<'a> Merge<'a> {
                     .for_each(|known| known.side = known.side.and(Some(Side::Auth)));
             }
             let state = |(row, known): (&Row, &Known)| {
-                (row.clone(), (known.after.clone(), plan.gone.contains_key(row)))
+                (*row, (known.after.clone(), plan.gone.contains_key(row)))
             };
             plan.earlier = plan.rows.iter().map(state).collect();
             users.extend(hand_over(&mut plan, from, to)?);
@@ -102,7 +102,7 @@ impl<'a> Merge<'a> {
             let mut plan = Plan::new(session, mover, mode);
             let user = plan.user(from)?;
             plan.untouchable =
-                untouchable.iter().map(|held| (held.row.clone(), held.column.clone())).collect();
+                untouchable.iter().map(|held| (held.row, held.column.clone())).collect();
             plan.set(&user, Side::App, vec![("id".into(), Some(to.to_string()))]);
             plan.bring_soft_references(from, to);
             Self::settle(plan, vec![user], OnConflict::Error)
@@ -162,7 +162,7 @@ impl<'a> Merge<'a> {
             }
             let done = changes::apply(session, mover, &changes, Wanted::Keys)?;
             let rows = done::moved(&done);
-            moved.extend(rows.filter_map(|row| Some((row.was.clone()?, row.now.clone()?))));
+            moved.extend(rows.filter_map(|row| Some((row.was?, row.now?))));
             all.push(done);
             earlier = Some(plan);
         }
@@ -177,7 +177,7 @@ impl<'a> Merge<'a> {
         for (row, known) in self.plan.rows.iter().filter(|(row, _)| is_touched(row)) {
             let before = self.plan.earlier.get(row).map(|(after, _)| after);
             let is_new = |(column, after): &(&String, &Text)| {
-                before.is_none_or(|before| before.get(*column) != Some(after))
+                before.is_none_or(|before| before.get(column) != Some(after))
             };
             let (columns, rows) = all.entry(row.0).or_default();
             columns.extend(known.after.iter().filter(is_new).map(|(c, _)| unquoted(c)));
@@ -282,7 +282,7 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
         let after = plan.rows.get(row).map(|known| &known.after);
         let mut fields = plan.fields(row, &own);
         for (field, column) in fields.iter_mut().zip(&own) {
-            if let Some(value) = after.and_then(|after| after.get(*column)) {
+            if let Some(value) = after.and_then(|after| after.get(column)) {
                 field.clone_from(value);
             }
         }
@@ -305,7 +305,7 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
         };
         for (number, _) in refer() {
             let took_over = &mut plan.took_over;
-            took_over.insert((leaving.clone(), number), staying.clone());
+            took_over.insert((*leaving, number), *staying);
         }
         let is_own_id = references.tables[0]
             .moving

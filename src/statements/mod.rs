@@ -11,6 +11,7 @@ pub mod collisions;
 pub mod creation;
 pub mod done;
 pub mod facts;
+pub mod fields;
 pub mod fit;
 pub mod followers;
 pub mod health;

@@ -11,20 +11,43 @@ use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, Uuid};
 use serde_json::Value;
 use std::collections::HashMap;
+use std::fmt;
+
+/// Where a row lies in its table: block and line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ctid {
+    block: u32,
+    line: u16,
+}
+
+impl Ctid {
+    /// As the server writes it: `(block,line)`.
+    fn parse(text: &str) -> Option<Self> {
+        let (block, line) = text.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
+        Some(Ctid { block: block.parse().ok()?, line: line.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Ctid {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "({},{})", self.block, self.line)
+    }
+}
 
 /// Where a row lies: the oid of its table (its partition's, where there are any) and its ctid.
-pub type Address = (u32, String);
+pub type Address = (u32, Ctid);
 
-/// The address in two columns of a row, from `column` on.
+/// The address in two columns of a row, the oid and the ctid's text, from `column` on.
 pub fn address(rows: &Rows, row: usize, column: usize) -> Option<Address> {
-    Some((rows.get::<Oid>(row, column)?.to_u32(), rows.get(row, column + 1)?))
+    let ctid = rows.get::<String>(row, column + 1)?;
+    Some((rows.get::<Oid>(row, column)?.to_u32(), Ctid::parse(&ctid)?))
 }
 
 /// A value as text; None is NULL.
 pub type Text = Option<String>;
 
-pub fn addresses<'r>(rows: impl Iterator<Item = &'r Address>) -> (Vec<Oid>, Vec<String>) {
-    rows.map(|(table, row)| (Oid::from(*table), row.clone())).unzip()
+pub fn addresses(rows: impl Iterator<Item = Address>) -> (Vec<Oid>, Vec<String>) {
+    rows.map(|(table, row)| (Oid::from(table), row.to_string())).unzip()
 }
 
 /// Names the rows of `changes` by where they lie now, after `moved` (from where, to where) and after whatever triggers of the
@@ -39,7 +62,7 @@ pub fn find_again(
         let mut all: Vec<&mut Address> = c.deleted.iter_mut().chain(updated).collect();
         for address in &mut all {
             while let Some(now) = moved.get(*address) {
-                **address = now.clone();
+                **address = *now;
             }
         }
         follow(session, c.of.table, &mut all);
@@ -49,7 +72,7 @@ pub fn find_again(
 /// Names rows by where they lie after whatever triggers of the application have done to them; answers the places of those
 /// that lie elsewhere.
 pub fn follow(session: &Session, table: &Table, rows: &mut [&mut Address]) -> Vec<usize> {
-    let (tables, places) = addresses(rows.iter().map(|address| &**address));
+    let (tables, places) = addresses(rows.iter().map(|address| **address));
     let sql = format!(
         "SELECT x.place, k.relowner
            FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS x(at, address, place)
@@ -67,11 +90,11 @@ pub fn follow(session: &Session, table: &Table, rows: &mut [&mut Address]) -> Ve
         let place = place as usize - 1;
         let address = &mut *rows[place];
         let latest = pg::as_role(owner, || {
-            let args = [Oid::from(address.0).into(), address.1.clone().into()];
+            let args = [Oid::from(address.0).into(), address.1.to_string().into()];
             let sql = "SELECT currtid2($1::regclass::text, $2::tid)::text";
             session.run(sql, &args, Mode::Fresh).one::<String>()
         });
-        address.1 = latest.unwrap_or_else(|| address.1.clone());
+        address.1 = latest.and_then(|ctid| Ctid::parse(&ctid)).unwrap_or(address.1);
         moved.push(place);
     }
     moved

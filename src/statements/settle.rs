@@ -8,11 +8,9 @@ use super::collisions;
 use super::merge::OnConflict;
 use super::plan::{Plan, Row, Side};
 use super::rekey::{Collision, Mover};
-use super::rows::address;
+use super::rows::{address, addresses};
 use crate::error::Error;
 use crate::pg::{self, Arg};
-use pgrx::JsonB;
-use pgrx::pg_sys::Oid;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Two rows that collide, as things are planned now.
@@ -106,7 +104,7 @@ fn losers(plan: &Plan, meetings: &[Meeting], policy: OnConflict) -> Vec<(Row, Ro
     let side = |row: &Row| plan.rows.get(row).filter(|k| !k.after.is_empty()).and_then(|k| k.side);
     let preference = |row: &Row| {
         let rank = side(row).map_or(1, |side| if side == stays { 0 } else { 2 });
-        (rank, row.1.0, place_of(&row.1.1))
+        (rank, row.1)
     };
     let mut against: BTreeMap<&Row, Vec<(usize, &Row)>> = BTreeMap::new();
     for Meeting { unique, moved, other, .. } in meetings {
@@ -121,9 +119,7 @@ fn losers(plan: &Plan, meetings: &[Meeting], policy: OnConflict) -> Vec<(Row, Ro
         let stronger = against[row].iter().filter(|(_, other)| kept.contains(other));
         // To whom its children come: by the first index, which is the primary key where there is one.
         match stronger.min_by_key(|(unique, other)| (*unique, preference(other))) {
-            Some((_, heir)) => {
-                losers.push((row.clone(), (*heir).clone(), side(row).unwrap_or(goes)))
-            }
+            Some((_, heir)) => losers.push((*row, *(*heir), side(row).unwrap_or(goes))),
             None => {
                 kept.insert(row);
             }
@@ -132,17 +128,12 @@ fn losers(plan: &Plan, meetings: &[Meeting], policy: OnConflict) -> Vec<(Row, Ro
     losers
 }
 
-/// The numbers in a ctid, to compare by.
-fn place_of(ctid: &str) -> Vec<u32> {
-    ctid.trim_matches(['(', ')']).split(',').filter_map(|part| part.parse().ok()).collect()
-}
-
 impl Plan<'_> {
     /// The rows of a table that collide as things are planned now.
     pub fn meetings(&self, place: usize) -> Vec<Meeting> {
         let changed: Vec<&Row> = self.of_table(place).map(|(row, _)| row).collect();
         let columns: BTreeSet<&String> =
-            self.of_table(place).flat_map(|(_, known)| known.after.keys()).collect();
+            self.of_table(place).flat_map(|(_, known)| known.after.names()).collect();
         let columns: Vec<String> = columns.into_iter().cloned().collect();
         if changed.is_empty() {
             return Vec::new();
@@ -151,12 +142,8 @@ impl Plan<'_> {
         let shape = self.shape(place);
         let (query, images) = self.image(place, changed.into_iter());
         let gone = "(t.tableoid, t.ctid) IN (SELECT g.at, g.r::tid FROM unnest($2::oid[], $3::text[]) AS g(at, r))";
-        let (tables, addresses): (Vec<Oid>, Vec<String>) = self
-            .gone
-            .keys()
-            .filter(|(p, _)| *p == place)
-            .map(|(_, (table, row))| (Oid::from(*table), row.clone()))
-            .unzip();
+        let gone_rows = self.gone.keys().filter(|(p, _)| *p == place).map(|(_, address)| *address);
+        let (tables, addresses) = addresses(gone_rows);
         let mut all = Vec::new();
         for (number, unique) in shape.unique.iter().enumerate() {
             if !shape.is_touched_by(unique, &columns) {
@@ -164,7 +151,7 @@ impl Plan<'_> {
             }
             let sql = collisions::pairs(table, unique, &query, gone);
             let args: [Arg; 3] =
-                [JsonB(images.clone()).into(), tables.clone().into(), addresses.clone().into()];
+                [images.clone().into(), tables.clone().into(), addresses.clone().into()];
             pg::as_role(table.owner, || {
                 let rows = self.session.run(&sql, &args, self.mode);
                 all.extend((0..rows.len()).filter_map(|row| {

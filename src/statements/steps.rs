@@ -12,9 +12,7 @@ use super::rows::Text;
 use crate::catalog::references::ForeignKey;
 use crate::catalog::shape::Shape;
 use crate::error::Error;
-use crate::pg::{self, Arg};
-use pgrx::JsonB;
-use serde_json::json;
+use crate::pg::{self, Arg, Json};
 use std::collections::BTreeSet;
 
 /// Who gives way to whom.
@@ -23,7 +21,7 @@ type Round = Vec<(Row, Row)>;
 /// The steps that lead to `last`, which does not go as one. Fails where there are none.
 pub fn before<'a>(last: &Plan<'a>, rounds: &[Round]) -> Result<Vec<Plan<'a>>, Error> {
     let each_round: Vec<Round> = rounds.iter().rev().cloned().collect();
-    let each_row = each_round.iter().flatten().map(|pair| vec![pair.clone()]).collect();
+    let each_row = each_round.iter().flatten().map(|pair| vec![*pair]).collect();
     let at_once = vec![each_round.concat()];
     for rounds in [at_once, each_round, each_row] {
         if let Ok(Some(steps)) = attempt(last, &rounds) {
@@ -173,7 +171,7 @@ impl<'a> Plan<'a> {
             on.join(" AND ")
         );
         let list = |all: &[(&Row, Vec<Text>)]| -> Arg {
-            JsonB(all.iter().map(|(_, key)| json!(key)).collect()).into()
+            Json::of(&all.iter().map(|(_, key)| key).collect::<Vec<_>>()).into()
         };
         let args = [list(these), list(those)];
         let owner = self.mover.references.tables[key.parent].owner;
@@ -199,7 +197,7 @@ impl<'a> Plan<'a> {
                 continue;
             };
             if self.gone.contains_key(row) {
-                changes.deleted.push(address.clone());
+                changes.deleted.push(*address);
                 continue;
             }
             // A generated column follows by itself.
@@ -209,11 +207,11 @@ impl<'a> Plan<'a> {
             let plans = [Some(self), earlier].into_iter().flatten();
             let columns: BTreeSet<&String> = plans
                 .filter_map(|plan| plan.rows.get(row))
-                .flat_map(|known| known.after.keys())
+                .flat_map(|known| known.after.names())
                 .filter(is_written)
                 .collect();
             let mut written: Vec<String> = Vec::new();
-            let mut update = Update::new(address.clone(), Vec::new(), Vec::new());
+            let mut update = Update::new(*address, Vec::new(), Vec::new());
             for column in columns {
                 let was = self.value_after(earlier, row, column);
                 let is = self.value(row, column, earlier);

@@ -325,7 +325,7 @@ fn find_by_key(
         let Some(address) = address(&there, row, 2) else {
             continue;
         };
-        if found[place].address.is_none() && used.insert(address.clone()) {
+        if found[place].address.is_none() && used.insert(address) {
             let same = there.get(row, 4).unwrap_or_default();
             found[place] = Found { address: Some(address), same, ambiguous: false };
         }
@@ -370,7 +370,7 @@ fn find_by_content(
     }
     let mut next = |md5: &str| {
         let (address, _) = by_content.get_mut(md5)?.pop()?;
-        used.insert(address.clone());
+        used.insert(address);
         Some(address)
     };
     wanted

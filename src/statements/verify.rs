@@ -5,9 +5,7 @@ use super::rekey::unquoted;
 use super::rows::{Address, Text, address};
 use crate::catalog::references::{Bounds, ForeignKey, Table};
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Session};
-use pgrx::JsonB;
-use serde_json::{Value, json};
+use crate::pg::{self, Arg, Json, Mode, Session};
 use std::collections::BTreeSet;
 
 impl Plan<'_> {
@@ -45,7 +43,7 @@ impl Plan<'_> {
             }
             let moves = |(column, wanted): &(String, Text)| self.before(row, column) != *wanted;
             let moving = wanted.into_iter().filter(moves);
-            let mut fields = moving.map(|(column, _)| (row.clone(), column));
+            let mut fields = moving.map(|(column, _)| (*row, column));
             if fields.any(|field| self.untouchable.contains(&field)) {
                 let table = self.mover.references.tables[child.0].label.clone();
                 return Err(Error::Adopted { table });
@@ -96,13 +94,13 @@ impl Plan<'_> {
                     || key.partitions.as_ref().is_none_or(|parts| parts.contains(&row.1.0))
             });
             for (row, known) in looked_at {
-                let changes = key.columns.iter().any(|c| known.after.contains_key(c));
+                let changes = key.columns.iter().any(|c| known.after.contains(c));
                 // The server checks an unchanged key too, where a row is changed for the second time in a transaction.
                 let is_again = self.again.contains(row) || comes.contains(row);
                 // A row that mixes NULLs under MATCH FULL fails with any change.
                 let is_looked_at =
                     changes || comes.contains(row) || !key.validated && (is_again || key.full);
-                if !is_looked_at || self.parents.contains_key(&(row.clone(), number)) {
+                if !is_looked_at || self.parents.contains_key(&(*row, number)) {
                     continue;
                 }
                 let before: Vec<Text> = key.columns.iter().map(|c| self.before(row, c)).collect();
@@ -168,7 +166,7 @@ impl Plan<'_> {
         }
         let (query, images) = self.image(place, rows.into_iter());
         let table = &self.mover.references.tables[place];
-        let args = [JsonB(images).into()];
+        let args = [images.into()];
         within(self.session, table, bounds, &query, &args, self.mode)
             .into_iter()
             .map(|address| (place, address))
@@ -208,7 +206,8 @@ impl Plan<'_> {
             parents.partition(|(row, _)| !self.gone.contains_key(*row));
         let (query, images) = self.image(key.parent, changed.iter().map(|(row, _)| *row));
         let known = changed.iter().chain(&left);
-        let known: Value = known.map(|((_, (at, row)), _)| json!([at.to_string(), row])).collect();
+        let known: Vec<[String; 2]> =
+            known.map(|((_, (at, row)), _)| [at.to_string(), row.to_string()]).collect();
         let ours = self.shape(key.child);
         let on: Vec<String> = ids
             .iter()
@@ -232,7 +231,7 @@ impl Plan<'_> {
             ours.base(&key.columns[ids.len()]),
             on.join(" AND ")
         );
-        let args = [JsonB(images).into(), JsonB(known).into(), JsonB(json!(held)).into()];
+        let args = [images.into(), Json::of(&known).into(), Json::of(&held).into()];
         let owner = self.mover.references.tables[key.parent].owner;
         let rows = pg::as_role(owner, || self.session.run(&sql, &args, self.mode).one::<i64>());
         rows.unwrap_or_default() as usize
@@ -263,15 +262,14 @@ impl Plan<'_> {
         );
         let mut found = BTreeSet::new();
         pg::as_role(parent.owner, || {
-            let rows = self.session.run(&sql, &[JsonB(json!(wanted)).into()], self.mode);
+            let rows = self.session.run(&sql, &[Json::of(&wanted).into()], self.mode);
             for row in 0..rows.len() {
                 if let (Some(place), Some(address)) =
                     (rows.get::<i64>(row, 1), address(&rows, row, 2))
                 {
                     let parent = (key.parent, address);
                     let is_as_it_was = |known: &Known| {
-                        there.contains(&parent)
-                            && !key.keys.iter().any(|k| known.after.contains_key(k))
+                        there.contains(&parent) && !key.keys.iter().any(|k| known.after.contains(k))
                     };
                     if key.is_to(parent.1.0) && self.rows.get(&parent).is_none_or(is_as_it_was) {
                         found.insert(place);

@@ -4,13 +4,12 @@ use super::{Fate, Row};
 use crate::catalog::references::{ForeignKey, Table};
 use crate::catalog::shape::Shape;
 use crate::error::Error;
-use crate::pg::{self, Mode, Session};
+use crate::pg::{self, Json, Mode, Session};
 use crate::statements::fit;
 use crate::statements::rekey::{Mover, unquoted};
 use crate::statements::rows::{Address, Text, address};
-use pgrx::JsonB;
 use pgrx::pg_sys::Oid;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A row that is referred to, its key as it is, and as it becomes; None where the row is deleted.
@@ -32,7 +31,7 @@ pub(super) fn parents<'r>(
     fates: &'r BTreeMap<Row, Fate>,
 ) -> Vec<Parent<'r>> {
     let changes = |fate: &Fate| match fate {
-        Some(fate) => key.keys.iter().any(|k| fate.contains_key(k)),
+        Some(fate) => key.keys.iter().any(|k| fate.contains(k)),
         None => true,
     };
     let parents: Vec<(&Row, &Fate)> =
@@ -153,7 +152,7 @@ pub(super) fn holders(
     );
     pg::with_stable_text(|| {
         pg::as_role(child.owner, || {
-            let rows = session.run(&sql, &[JsonB(json!(wanted)).into()], Mode::Fresh);
+            let rows = session.run(&sql, &[Json::of(&wanted).into()], Mode::Fresh);
             (0..rows.len())
                 .filter_map(|row| {
                     Some((
@@ -185,7 +184,7 @@ pub(super) fn values_of(
         table.target()
     );
     let (at, rows): (Vec<Oid>, Vec<String>) =
-        rows.iter().map(|((_, (at, row)), _)| (Oid::from(*at), row.clone())).unzip();
+        rows.iter().map(|((_, (at, row)), _)| (Oid::from(*at), row.to_string())).unzip();
     pg::with_stable_text(|| {
         pg::as_role(table.owner, || {
             let found = session.run(&sql, &[at.into(), rows.into()], Mode::Fresh);

@@ -4,15 +4,17 @@ mod keyed;
 mod words;
 
 use super::changes::{TableChanges, Update};
+use super::collisions::{self, Image};
+use super::fields::Fields;
 use super::rekey::Mover;
 use super::rows::{Address, Text, address};
-use super::{collisions, fit, verify};
+use super::{fit, verify};
 use crate::catalog::references::ForeignKey;
 use crate::error::Failure;
-use crate::pg::{self, Mode, Session};
+use crate::pg::{self, Json, Mode, Session};
 use keyed::{Parent, after, children, fitting, holders, inserted_as, keyed, parents, values_of};
+use pgrx::Uuid;
 use pgrx::pg_sys::Oid;
-use pgrx::{JsonB, Uuid};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use words::{left_behind, may_have_been_there, would_act, would_leave};
@@ -21,7 +23,7 @@ use words::{left_behind, may_have_been_there, would_act, would_leave};
 type Row = (usize, Address);
 
 /// What becomes of some of a row's columns; None where it is deleted.
-type Fate = Option<BTreeMap<String, Text>>;
+type Fate = Option<Fields>;
 
 /// Adds to `changes` the rows that refer to one which gets another key, and do not change themselves: they follow, unless
 /// some row has the key in the end. Adds to `why` those that refer to a row which would be deleted. Answers how many follow.
@@ -37,10 +39,10 @@ pub fn follow<'a>(
         let Some(place) = place(c.of.table.oid) else {
             continue;
         };
-        fates.extend(c.deleted.iter().map(|row| ((place, row.clone()), None)));
+        fates.extend(c.deleted.iter().map(|row| ((place, *row), None)));
         for (columns, rows) in &c.updated {
             let fate = |u: &Update| columns.iter().cloned().zip(u.after.iter().cloned()).collect();
-            fates.extend(rows.iter().map(|u| ((place, u.address.clone()), Some(fate(u)))));
+            fates.extend(rows.iter().map(|u| ((place, u.address), Some(fate(u)))));
         }
     }
     let changing: BTreeSet<Row> = fates.keys().cloned().collect();
@@ -83,12 +85,12 @@ pub fn follow<'a>(
                     key.columns.iter().enumerate().filter(|(i, _)| !key.generated[*i])
                 {
                     let change = (child.holds[i].clone(), becomes[i].clone());
-                    found.entry(row.clone()).or_default().insert(column.clone(), change);
-                    let fate = fates.entry(row.clone()).or_insert_with(|| Some(BTreeMap::new()));
+                    found.entry(row).or_default().insert(column.clone(), change);
+                    let fate = fates.entry(row).or_insert_with(|| Some(Fields::default()));
                     let before =
                         fate.as_mut().map(|f| f.insert(column.clone(), becomes[i].clone()));
                     if before != Some(Some(becomes[i].clone())) {
-                        next.insert(row.clone());
+                        next.insert(row);
                     }
                 }
             }
@@ -144,7 +146,7 @@ fn soft_left_behind(
     let comes: Vec<String> =
         c.inserted.iter().filter_map(|row| row["id"].as_str().map(str::to_owned)).collect();
     let (at, rows): (Vec<Oid>, Vec<String>) =
-        c.deleted.iter().map(|(at, row)| (Oid::from(*at), row.clone())).unzip();
+        c.deleted.iter().map(|(at, row)| (Oid::from(*at), row.to_string())).unzip();
     let sql = format!(
         "SELECT t.id FROM unnest($1::oid[], $2::text[]) AS x(at, row)
            JOIN {} t ON t.tableoid = x.at AND t.ctid = x.row::tid WHERE t.id::text <> ALL ($3)",
@@ -168,7 +170,7 @@ fn soft_left_behind(
                 let rows = session.run(&sql, &[gone.clone().into()], Mode::Fresh);
                 (0..rows.len())
                     .filter_map(|row| address(&rows, row, 1))
-                    .filter(|address| !changing.contains(&(place, address.clone())))
+                    .filter(|address| !changing.contains(&(place, *address)))
                     .count()
             });
             if left > 0 {
@@ -205,13 +207,13 @@ fn drawn_along(
         return strays;
     }
     let stays = |(_, address, _): &(usize, Address, Vec<Text>)| {
-        fates.get(&(key.child, address.clone())).is_none_or(|fate| {
-            fate.as_ref().is_some_and(|fate| !key.columns.iter().any(|c| fate.contains_key(c)))
+        fates.get(&(key.child, *address)).is_none_or(|fate| {
+            fate.as_ref().is_some_and(|fate| !key.columns.iter().any(|c| fate.contains(c)))
         })
     };
     let stay = holders(session, mover, key, &handed).into_iter().filter(stays).count();
     let changes = |fate: &Fate| {
-        fate.as_ref().is_some_and(|fate| key.columns.iter().any(|c| fate.contains_key(c)))
+        fate.as_ref().is_some_and(|fate| key.columns.iter().any(|c| fate.contains(c)))
     };
     let children: Vec<(&Row, &Fate)> =
         fates.iter().filter(|(row, fate)| row.0 == key.child && changes(fate)).collect();
@@ -245,11 +247,11 @@ fn left_outside(
     let table = &mover.references.tables[key.parent];
     let shape = mover.shape(session, key.parent, Mode::Fresh);
     let changed = parents.iter().filter_map(|((_, at), fate)| Some((at, fate.as_ref()?)));
-    let columns: BTreeSet<&String> = changed.clone().flat_map(|(_, fate)| fate.keys()).collect();
-    let images: Value = changed.map(|(at, fate)| collisions::image(at, fate)).collect();
+    let columns: BTreeSet<&String> = changed.clone().flat_map(|(_, fate)| fate.names()).collect();
+    let images: Vec<_> = changed.map(|(at, fate)| Image::new(*at, fate)).collect();
     let query = collisions::images(table, shape, &columns);
     let stay: BTreeSet<Address> = pg::with_stable_text(|| {
-        let args = [JsonB(images).into()];
+        let args = [Json::of(&images).into()];
         let inside = verify::within(session, table, bounds, &query, &args, Mode::Fresh);
         inside.into_iter().collect()
     });
@@ -260,7 +262,7 @@ fn left_outside(
         left.iter().map(|(_, now, _)| now).filter(|now| now.iter().all(Option::is_some)).collect();
     holders(session, mover, key, &keys)
         .into_iter()
-        .filter(|(_, address, holds)| match fates.get(&(key.child, address.clone())) {
+        .filter(|(_, address, holds)| match fates.get(&(key.child, *address)) {
             Some(fate) => after(&key.columns, fate, holds).as_ref() == Some(holds),
             None => true,
         })

@@ -4,6 +4,7 @@
 
 mod read;
 
+use super::fields::Fields;
 use super::fit;
 use super::rekey::{Mover, unquoted};
 use super::rows::{Address, Text};
@@ -31,12 +32,12 @@ const ROUNDS: usize = 1_000;
 /// A row as it is, in the columns that keys are made of, and what becomes of it.
 pub struct Known {
     pub before: Vec<Text>,
-    pub after: BTreeMap<String, Text>,
+    pub after: Fields,
     pub side: Option<Side>,
 }
 
 /// By row: its new values, and whether it gave way.
-pub type Earlier = BTreeMap<Row, (BTreeMap<String, Text>, bool)>;
+pub type Earlier = BTreeMap<Row, (Fields, bool)>;
 
 pub struct Plan<'a> {
     pub mover: &'a Mover,
@@ -156,7 +157,7 @@ impl<'a> Plan<'a> {
         if let Some(known) = self.rows.get_mut(row) {
             // What comes over with anything of the user who goes, comes over; and what refers to it by now does too.
             if known.side == Some(Side::Auth) && side == Side::App {
-                changed.extend(known.after.keys().cloned());
+                changed.extend(known.after.names().cloned());
                 known.side = None;
             }
             side = *known.side.get_or_insert(side);
@@ -168,7 +169,7 @@ impl<'a> Plan<'a> {
     }
 
     fn open(&mut self, row: &Row, side: Side) -> &mut BTreeSet<String> {
-        let open = self.open.entry(row.clone()).or_insert_with(|| (BTreeSet::new(), side));
+        let open = self.open.entry(*row).or_insert_with(|| (BTreeSet::new(), side));
         if side == Side::App {
             open.1 = side;
         }
@@ -177,12 +178,12 @@ impl<'a> Plan<'a> {
 
     /// The row `loser` will be deleted; everything that refers to it, by any key, comes to `heir`.
     pub fn give_way(&mut self, loser: &Row, heir: &Row, side: Side) {
-        let heir = self.heir(heir).clone();
+        let heir = *self.heir(heir);
         if self.gone.contains_key(loser) || heir == *loser {
             return;
         }
-        self.losers.entry(heir.clone()).or_default().push(loser.clone());
-        self.gone.insert(loser.clone(), heir);
+        self.losers.entry(heir).or_default().push(*loser);
+        self.gone.insert(*loser, heir);
         if let Some(known) = self.rows.get_mut(loser) {
             known.side.get_or_insert(side);
         }
@@ -239,13 +240,13 @@ impl<'a> Plan<'a> {
                         && held.iter().all(Option::is_some)
                         && key.keys.iter().zip(&held).all(|(k, held)| self.before(row, k) == *held)
                 });
-                let Some(parent) = parent.map(|(row, _)| row.clone()) else {
+                let Some(parent) = parent.map(|(row, _)| *row) else {
                     continue;
                 };
-                if self.parents.insert((child.clone(), number), parent.clone()).is_some() {
+                if self.parents.insert((child, number), parent).is_some() {
                     continue;
                 }
-                self.children.entry((parent, number)).or_default().push(child.clone());
+                self.children.entry((parent, number)).or_default().push(child);
                 let side = self.rows.get(&child).and_then(|known| known.side).unwrap_or(Side::App);
                 let wanted = self.wanted(number, &child)?;
                 self.set(&child, side, wanted);
@@ -258,20 +259,20 @@ impl<'a> Plan<'a> {
         self.look_up(number, parents.iter().map(|(row, _)| *row));
         for (parent, side) in parents {
             // Those who came with a row that gave way keep its side.
-            let mut all = vec![((*parent).clone(), *side)];
+            let mut all = vec![(*(*parent), *side)];
             let mut next = 0;
             while next < all.len() {
                 let losers = self.losers.get(&all[next].0).into_iter().flatten();
                 let sided = |row: &Row| self.rows.get(row).and_then(|known| known.side);
                 let more: Vec<(Row, Side)> =
-                    losers.map(|row| (row.clone(), sided(row).unwrap_or(*side))).collect();
+                    losers.map(|row| (*row, sided(row).unwrap_or(*side))).collect();
                 all.extend(more);
                 next += 1;
             }
             let children: Vec<(Row, Side)> = all
                 .into_iter()
                 .filter_map(|(row, side)| Some((self.children.get(&(row, number))?, side)))
-                .flat_map(|(rows, side)| rows.iter().map(move |row| (row.clone(), side)))
+                .flat_map(|(rows, side)| rows.iter().map(move |row| (*row, side)))
                 .collect();
             for (child, side) in children {
                 if let Some(row) = self.stays(number, &child).cloned() {
@@ -286,7 +287,7 @@ impl<'a> Plan<'a> {
     /// The row that refers through the key in the end: the child itself, if it does not give way.
     pub fn stays<'r>(&'r self, number: usize, child: &'r Row) -> Option<&'r Row> {
         if self.gone.contains_key(child) {
-            return self.took_over.get(&(child.clone(), number));
+            return self.took_over.get(&(*child, number));
         }
         Some(child)
     }
@@ -295,7 +296,7 @@ impl<'a> Plan<'a> {
     /// follow by themselves.
     pub fn wanted(&self, number: usize, child: &Row) -> Result<Vec<(String, Text)>, Error> {
         let key = &self.keys()[number];
-        let Some(parent) = self.parents.get(&(child.clone(), number)) else {
+        let Some(parent) = self.parents.get(&(*child, number)) else {
             return Ok(Vec::new());
         };
         let heir = self.heir(parent);
@@ -352,7 +353,7 @@ impl<'a> Plan<'a> {
             for moving in table.moving.iter().filter(|m| m.soft && !m.generated) {
                 let source = format!("{} t WHERE {}", table.target(), moving.holds("t", "$1"));
                 for (_, row) in self.find(place, "0", &source, &[from.into()]) {
-                    let field = (row.clone(), moving.column.clone());
+                    let field = (row, moving.column.clone());
                     if self.untouchable.contains(&field) || self.gone.contains_key(&row) {
                         continue;
                     }

@@ -2,13 +2,14 @@
 
 use super::{Known, Plan, Row, Side};
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode};
+use crate::pg::{self, Arg, Json, Mode};
+use crate::statements::collisions::{self, Image};
+use crate::statements::fields::Fields;
+use crate::statements::fit;
 use crate::statements::rekey::Mover;
 use crate::statements::rows::{Address, Text, address};
-use crate::statements::{collisions, fit};
+use pgrx::Uuid;
 use pgrx::pg_sys::Oid;
-use pgrx::{JsonB, Uuid};
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Plan<'_> {
@@ -44,9 +45,9 @@ impl Plan<'_> {
             .into_iter()
             .map(|(place, address, before)| {
                 let row = (table, address);
-                self.rows.entry(row.clone()).or_insert_with(|| Known {
+                self.rows.entry(row).or_insert_with(|| Known {
                     before,
-                    after: BTreeMap::new(),
+                    after: Fields::default(),
                     side: None,
                 });
                 (place, row)
@@ -71,8 +72,8 @@ impl Plan<'_> {
         }
         let table = &self.mover.references.tables[row.0];
         let source = format!("{} t WHERE t.tableoid = $1 AND t.ctid = $2::tid", table.target());
-        let args = [Oid::from(row.1.0).into(), row.1.1.clone().into()];
-        if self.find(row.0, "0", &source, &args) == [(0, row.clone())] {
+        let args = [Oid::from(row.1.0).into(), row.1.1.to_string().into()];
+        if self.find(row.0, "0", &source, &args) == [(0, *row)] {
             return Ok(());
         }
         Err(Error::ChangedMeanwhile { table: table.label.clone() })
@@ -86,7 +87,7 @@ impl Plan<'_> {
             self.shape(row.0).texts("t", columns.iter().copied()),
             table.target()
         );
-        let args = [Oid::from(row.1.0).into(), row.1.1.clone().into()];
+        let args = [Oid::from(row.1.0).into(), row.1.1.to_string().into()];
         let found = pg::as_role(table.owner, || {
             self.session.run(&sql, &args, self.mode).one::<Vec<Text>>()
         });
@@ -99,12 +100,12 @@ impl Plan<'_> {
         let mut new: Vec<Row> = Vec::new();
         let mut values: Vec<Vec<Text>> = Vec::new();
         for parent in parents {
-            if !key.is_to(parent.1.0) || !self.looked_up.insert((parent.clone(), number)) {
+            if !key.is_to(parent.1.0) || !self.looked_up.insert((*parent, number)) {
                 continue;
             }
             let now: Vec<Text> = key.keys.iter().map(|k| self.before(parent, k)).collect();
             if now.iter().all(Option::is_some) {
-                new.push(parent.clone());
+                new.push(*parent);
                 values.push(now);
             }
         }
@@ -135,10 +136,10 @@ impl Plan<'_> {
             self.mover.references.tables[key.child].target(),
             conditions.join(" AND ")
         );
-        let args = [JsonB(json!(values)).into()];
+        let args = [Json::of(&values).into()];
         for (place, child) in self.find(key.child, "x.place", &source, &args) {
-            let parent = new[place - 1].clone();
-            self.parents.insert((child.clone(), number), parent.clone());
+            let parent = new[place - 1];
+            self.parents.insert((child, number), parent);
             self.children.entry((parent, number)).or_default().push(child);
         }
     }
@@ -158,7 +159,7 @@ impl Plan<'_> {
                 .filter(|(row, (columns, _))| {
                     row.0 == place && !columns.is_empty() && !self.gone.contains_key(*row)
                 })
-                .map(|(row, _)| row.clone())
+                .map(|(row, _)| *row)
                 .collect();
             if generated.is_empty() || rows.is_empty() {
                 continue;
@@ -170,7 +171,7 @@ impl Plan<'_> {
             );
             let owner = self.mover.references.tables[place].owner;
             let found: Vec<(Row, Vec<Text>)> = pg::as_role(owner, || {
-                let rows = self.session.run(&sql, &[JsonB(images).into()], self.mode);
+                let rows = self.session.run(&sql, &[images.into()], self.mode);
                 (0..rows.len())
                     .filter_map(|row| Some(((place, address(&rows, row, 1)?), rows.get(row, 3)?)))
                     .collect()
@@ -183,19 +184,19 @@ impl Plan<'_> {
     }
 
     /// A query over `$1` for rows of a table as they will be (see [`collisions::moved`]), and that argument.
-    pub fn image<'r>(&self, place: usize, rows: impl Iterator<Item = &'r Row>) -> (String, Value) {
+    pub fn image<'r>(&self, place: usize, rows: impl Iterator<Item = &'r Row>) -> (String, Json) {
         let table = &self.mover.references.tables[place];
         let shape = self.mover.shape(self.session, place, self.mode);
         let mut columns = BTreeSet::new();
-        let images: Vec<Value> = rows
+        let images: Vec<Image<&Fields>> = rows
             .filter_map(|row| {
                 let after = &self.rows.get(row)?.after;
-                columns.extend(after.keys());
-                Some(collisions::image(&row.1, after))
+                columns.extend(after.names());
+                Some(Image::new(row.1, after))
             })
             .collect();
         let query = collisions::images(table, shape, &columns);
-        (query, Value::Array(images))
+        (query, Json::of(&images))
     }
 }
 

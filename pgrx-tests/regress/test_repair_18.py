@@ -119,3 +119,16 @@ def test_a_merge_leaves_periods_as_they_are(shifts):
         assert "1 row " in row["details"]["error"]["detail"], row
     assert content(db, *TABLES) == before
     assert fix_one(db, "ann@example.com", policy="keep_app")["outcome"] == "done"
+
+
+def test_a_key_not_enforced_to_auth_users_does_not_stop_an_undo(db):
+    db.sql("CREATE TABLE notes (id int); CREATE TABLE sheets (user_id uuid REFERENCES onagui.app_users)")
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql(f"INSERT INTO sheets VALUES ('{app}')")
+    for of in "onagui.app_users ADD FOREIGN KEY (id)", "sheets ADD FOREIGN KEY (user_id)":
+        db.sql(f"ALTER TABLE {of} REFERENCES auth.users NOT ENFORCED", role="supabase_admin")
+    before = content(db, *TABLES)
+    row = fix_one(db, "ann@example.com")
+    assert (row["outcome"], row["rows_changed"]) == ("done", 1), row
+    undo(db, row["audit_id"])
+    assert content(db, *TABLES) == before

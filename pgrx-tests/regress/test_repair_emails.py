@@ -159,3 +159,14 @@ def test_exchanged_where_two_without_an_email_are_alike(db):
     app_user(db, "a@example.com", auth_user(db, "b@example.com"))
     rows = fix(db, None)
     assert [row["outcome"] for row in rows] == ["done", "done"], rows
+
+
+def test_exchanged_where_there_is_little_room(db):
+    db.sql(
+        """DROP TABLE onagui.app_users;
+           CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email varchar(40) NOT NULL UNIQUE)"""
+    )
+    app_user(db, "b@example.com", auth_user(db, "a@example.com"))
+    app_user(db, "a@example.com", auth_user(db, "b@example.com"))
+    rows = fix(db, None)
+    assert [row["outcome"] for row in rows] == ["done", "done"], rows

@@ -301,3 +301,48 @@ def test_a_report_of_an_email_with_blanks_can_be_pasted(db):
     report = db.one("SELECT onagui.sync_report()")
     call = report[report.index("SELECT * FROM onagui.fix_user_ids") :].split(";")[0]
     assert [row["outcome"] for row in db.rows(call)] == ["done"], call
+
+
+@pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
+@pytest.mark.parametrize("columns", ["author uuid REFERENCES onagui.app_users", "author uuid REFERENCES onagui.app_users, editor uuid REFERENCES onagui.app_users"])
+@pytest.mark.parametrize("users", [1, 6])
+def test_a_trigger_that_makes_somebody_elses_of_what_moves(db, when, columns, users):
+    """As one that sets the author from auth.uid(), which is NULL here."""
+    author = "new.author = NULL; RETURN new" if when == "BEFORE" else "UPDATE public.posts SET author = NULL WHERE id = new.id; RETURN new"
+    db.sql(
+        f"""CREATE TABLE posts (id int PRIMARY KEY, {columns});
+            CREATE FUNCTION set_author() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {author}; END $$"""
+    )
+    for i in range(users):
+        app, _ = mismatched(db, f"u{i}@example.com")
+        db.sql(f"INSERT INTO posts (id, author) VALUES ({i}, '{app}')")
+    db.sql(f"CREATE TRIGGER set_author {when} UPDATE ON posts FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION set_author()")
+    before = content(db, "posts", "onagui.app_users")
+    rows = fix(db, None)
+    assert [(row["action"], row["outcome"]) for row in rows] == [("rekey", "failed")] * users, rows
+    assert content(db, "posts", "onagui.app_users") == before
+
+
+def test_a_link_does_not_empty_what_a_trigger_sets(db):
+    db.sql(
+        """CREATE TABLE posts (id int PRIMARY KEY, author uuid REFERENCES onagui.app_users);
+           CREATE FUNCTION set_author() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.author = auth.uid(); RETURN new; END $$"""
+    )
+    app, auth = app_user(db, "ann@example.com"), auth_user(db, "ann@example.com", confirmed=False)
+    db.sql(f"INSERT INTO posts VALUES (1, '{app}')")
+    db.sql("CREATE TRIGGER set_author BEFORE INSERT OR UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION set_author()")
+    db.sql("UPDATE auth.users SET email_confirmed_at = now() WHERE id = %s", [auth], role="supabase_auth_admin")
+    assert db.sql("SELECT author FROM posts") == [(app,)]
+    assert [entry["action"] for entry in log(db)] == ["failure"]
+
+
+def test_a_trigger_that_touches_other_columns_is_in_nobodys_way(db):
+    db.sql(
+        """CREATE TABLE posts (id int PRIMARY KEY, author uuid REFERENCES onagui.app_users, editor uuid REFERENCES onagui.app_users, at timestamptz);
+           CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.at = now(); RETURN new; END $$;
+           CREATE TRIGGER touch BEFORE UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION touch()"""
+    )
+    for i in range(6):
+        app, _ = mismatched(db, f"u{i}@example.com")
+        db.sql(f"INSERT INTO posts VALUES ({i}, '{app}', '{app}'), ({i + 10}, NULL, '{app}')")
+    assert [(row["outcome"], row["rows_changed"]) for row in fix(db, None)] == [("done", 2)] * 6

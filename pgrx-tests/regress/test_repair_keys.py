@@ -375,3 +375,146 @@ def test_a_column_generated_from_where_a_row_lies(db):
     assert row["outcome"] == "done", row
     undo(db, row["audit_id"])
     assert content(db, "notes", "onagui.app_users") == before
+
+
+ACTS = ["NO ACTION", "CASCADE", "SET NULL"]
+
+
+@pytest.mark.parametrize("action", ACTS)
+def test_blanks_that_do_not_count(db, action):
+    """To the key 'leaving' and 'leaving ' are the same, as to the server; to the column alone they would not be."""
+    table(db, "id uuid PRIMARY KEY, email text, code char(10) UNIQUE")
+    db.sql(f"CREATE TABLE notes (n int, code text REFERENCES onagui.app_users (code) ON DELETE {action} ON UPDATE {action})")
+    app_user(db, "ann@example.com", auth_user(db, "ann@example.com"), code="staying")
+    app_user(db, "Ann@example.com", code="leaving")
+    db.sql("INSERT INTO notes VALUES (1, 'leaving'), (2, 'leaving   ')")
+    before = content(db, "notes", "onagui.app_users")
+    for apply, outcome in (False, "planned"), (True, "done"):
+        row = fix_one(db, "ann@example.com", apply)
+        assert (row["action"], row["outcome"], row["rows_changed"]) == ("merge", outcome, 2), row
+    assert db.one("SELECT count(*) FROM notes WHERE rtrim(code) = 'staying'") == 2
+    undo(db, row["audit_id"])
+    assert content(db, "notes", "onagui.app_users") == before
+
+
+@pytest.mark.parametrize("action", ACTS)
+def test_blanks_that_count(db, action):
+    """To the server 'ann ' is not 'ann', whose note it is."""
+    table(db, "id uuid PRIMARY KEY, email text, code varchar UNIQUE")
+    db.sql(f"CREATE TABLE notes (n int, code char(10) REFERENCES onagui.app_users (code) ON DELETE {action})")
+    app_user(db, "ann@example.com", auth_user(db, "ann@example.com"), code="staying")
+    app_user(db, "Ann@example.com", code="ann ")
+    app_user(db, "carl@example.com", code="ann")
+    db.sql("INSERT INTO notes VALUES (1, 'ann')")
+    before = content(db, "notes", "onagui.app_users")
+    row = fix_one(db, "ann@example.com")
+    assert (row["outcome"], row["rows_changed"]) == ("done", 0), row
+    assert content(db, "notes") == {"notes": before["notes"]}
+    undo(db, row["audit_id"])
+    assert content(db, "notes", "onagui.app_users") == before
+
+
+def test_a_number_that_is_too_large_for_the_column(db):
+    table(db, "id uuid PRIMARY KEY, email text, number bigint UNIQUE")
+    db.sql("CREATE TABLE notes (number int REFERENCES onagui.app_users (number))")
+    app_user(db, "ann@example.com", auth_user(db, "ann@example.com"), number=3000000000)
+    app_user(db, "Ann@example.com", number=1)
+    db.sql("INSERT INTO notes VALUES (1)")
+    expect_refusal(db, "ann@example.com", "22003", ["notes"], "merge")
+
+
+@pytest.mark.parametrize("action", ACTS)
+def test_a_child_that_comes_to_differ_in_case_only(db, action):
+    """The staying user has the name of the leaving one but for the case: to the column it is the one that goes."""
+    ignore_case(db)
+    table(db, "id uuid PRIMARY KEY, email text, username text UNIQUE")
+    db.sql(f"CREATE TABLE notes (n int, name text COLLATE insensitive REFERENCES onagui.app_users (username) ON DELETE {action})")
+    app_user(db, "ann@example.com", auth_user(db, "ann@example.com"), username="ann")
+    app_user(db, "Ann@example.com", username="Ann")
+    db.sql("INSERT INTO notes VALUES (1, 'Ann')")
+    expect_refusal(db, "ann@example.com", "23503", ["notes"], "merge")
+
+
+def test_what_moves_along_is_no_stranger(db):
+    ignore_case(db)
+    db.sql(
+        """CREATE TABLE tags (user_id uuid REFERENCES onagui.app_users, name text, PRIMARY KEY (user_id, name));
+           CREATE TABLE items (user_id uuid, name text COLLATE insensitive, FOREIGN KEY (user_id, name) REFERENCES tags)"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO tags VALUES ('{app}', 'a'), ('{app}', 'A'); INSERT INTO items VALUES ('{app}', 'a'), ('{app}', 'A')")
+    before = content(db, "tags", "items", "onagui.app_users")
+    row = fix_one(db, "ann@example.com")
+    assert (row["outcome"], row["rows_changed"]) == ("done", 4), row
+    undo(db, row["audit_id"])
+    assert content(db, "tags", "items", "onagui.app_users") == before
+
+
+@pytest.mark.parametrize("action", ["NO ACTION", "CASCADE", "SET NULL", "SET DEFAULT"])
+def test_what_came_since_follows_a_generated_key(db, action):
+    table(db, "id uuid PRIMARY KEY, email text, address text GENERATED ALWAYS AS (lower(email)) STORED UNIQUE")
+    db.sql(f"CREATE TABLE notes (address text REFERENCES onagui.app_users (address) ON UPDATE {action})")
+    app_user(db, "Old@example.com", auth_user(db, "new@example.com"))
+    row = fix_one(db, "new@example.com")
+    assert (row["action"], row["outcome"]) == ("update_email", "done"), row
+    db.sql("INSERT INTO notes VALUES ('new@example.com')")
+    undo(db, row["audit_id"])
+    assert db.sql("SELECT address FROM notes") == [("old@example.com",)]
+
+
+def test_what_came_since_a_merge_follows_a_generated_key(db):
+    db.sql(
+        """CREATE TABLE notes (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users,
+                               tag text GENERATED ALWAYS AS (id || left(user_id::text, 8)) STORED UNIQUE);
+           CREATE TABLE replies (tag text REFERENCES notes (tag) ON UPDATE SET NULL)"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO notes VALUES (1, '{app}')")
+    row = fix_one(db, "ann@example.com")
+    assert row["outcome"] == "done", row
+    db.sql("INSERT INTO replies SELECT tag FROM notes")
+    undo(db, row["audit_id"])
+    assert db.one("SELECT tag FROM replies") == f"1{str(app)[:8]}"
+
+
+def test_times_that_are_compared_by_a_zone(db):
+    """The server compares them in the zone of the session, whoever that is."""
+    table(db, "id uuid PRIMARY KEY, email text, since timestamptz UNIQUE")
+    db.sql("CREATE TABLE notes (since timestamp REFERENCES onagui.app_users (since) ON DELETE CASCADE)")
+    session = db.session("postgres")
+    session.execute("SET TimeZone = 'Europe/Berlin'")
+    app_user(db, "ann@example.com", auth_user(db, "ann@example.com"), since="2026-03-01 00:00Z")
+    app_user(db, "Ann@example.com", since="2026-02-01 00:00Z")
+    session.execute("INSERT INTO notes VALUES ('2026-02-01 01:00')")
+    expect_refusal(db, "ann@example.com", "22001", ["notes"], "merge")
+    session.execute("DELETE FROM notes")
+    assert fix_one(db, "ann@example.com")["outcome"] == "done"
+
+
+def test_what_came_since_keeps_what_does_not_change(db):
+    """The tenant is the same but for the case, and stays as it was written."""
+    ignore_case(db)
+    table(db, "id uuid PRIMARY KEY, tenant text COLLATE insensitive, email text, UNIQUE (tenant, email)")
+    db.sql("CREATE TABLE notes (tenant text COLLATE insensitive, email text, FOREIGN KEY (tenant, email) REFERENCES onagui.app_users (tenant, email))")
+    app_user(db, "old@example.com", auth_user(db, "ann@example.com"), tenant="Acme")
+    row = fix_one(db, "ann@example.com")
+    db.sql("INSERT INTO notes VALUES ('ACME', 'ann@example.com')")
+    undo(db, row["audit_id"])
+    assert db.sql("SELECT tenant::text, email FROM notes") == [("ACME", "old@example.com")]
+
+
+@pytest.mark.parametrize("key", ["", " NOT VALID", " ON DELETE CASCADE"])
+def test_a_decision_where_ids_refer_to_auth_users_too(db, key):
+    db.sql("CREATE TABLE orders (user_id uuid REFERENCES onagui.app_users)")
+    old = auth_user(db, "bob@example.com")
+    app_user(db, "bob@example.com", old)
+    db.sql(f"INSERT INTO orders VALUES ('{old}')")
+    for of in "onagui.app_users ADD FOREIGN KEY (id)", "orders ADD FOREIGN KEY (user_id)":
+        db.sql(f"ALTER TABLE {of} REFERENCES auth.users{key}", role=ADMIN)
+    new = auth_user(db, "Bob@example.com", is_sso_user=True)
+    before = content(db, "orders", "onagui.app_users")
+    (row,) = db.rows("SELECT * FROM onagui.fix_user_id(%s, %s, true)", [old, new])
+    assert (row["action"], row["outcome"], row["rows_changed"]) == ("rekey", "done", 1), row
+    assert db.sql("SELECT * FROM orders") == [(new,)]
+    undo(db, row["audit_id"])
+    assert content(db, "orders", "onagui.app_users") == before

@@ -248,7 +248,7 @@ fn together(repair: &Repair, users: &[&Candidate]) -> Result<Vec<Outcome>, Error
     let mut done = ways.next().map_or_else(|| Ok(Vec::new()), change_by);
     // The application need not allow every e-mail.
     while let Err(failure) = &done
-        && failure.sqlstate.starts_with("235")
+        && (failure.sqlstate.starts_with("235") || failure.sqlstate == "22001")
         && failure.sqlstate != "23505"
         && let Some(way) = ways.next()
     {
@@ -326,7 +326,8 @@ impl Parking {
 
 /// RFC 2606: nobody's domain.
 fn placeholder(id: Uuid) -> String {
-    format!("exchange-{id}@example.invalid")
+    let id: String = id.to_string().chars().filter(|c| *c != '-').take(16).collect();
+    format!("{id}@x.invalid")
 }
 
 fn change(

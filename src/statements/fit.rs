@@ -3,7 +3,7 @@
 
 use super::changes::{TableChanges, Written};
 use super::rekey::Mover;
-use super::rows::Text;
+use super::rows::{Address, Text, addresses};
 use crate::catalog::references::ForeignKey;
 use crate::catalog::shape::ShapeColumn;
 use crate::error::Error;
@@ -50,7 +50,7 @@ impl Written<'_> {
     }
 }
 
-/// Types whose values are written alike.
+/// Types whose values are written alike, each with room for those before it.
 const INTEGERS: [&str; 3] = ["smallint", "integer", "bigint"];
 
 /// What a column must be for a row to refer by it to one whose key's part `place` is `value`: the same, unless the types
@@ -67,8 +67,10 @@ pub fn as_referring(
     let (Some(theirs), Some(ours)) = (shapes[0].column(k), shapes[1].column(c)) else {
         return Ok(value.to_owned());
     };
-    let are = |kinds: &[&str]| [theirs, ours].iter().all(|c| kinds.contains(&c.base.as_str()));
-    if theirs.base == ours.base || are(&INTEGERS) {
+    let size = |c: &ShapeColumn| INTEGERS.iter().position(|kind| *kind == c.base);
+    let has_room =
+        matches!((size(theirs), size(ours)), (Some(theirs), Some(ours)) if theirs < ours);
+    if theirs.base == ours.base || has_room {
         return Ok(value.to_owned());
     }
     let table = &mover.references.tables[key.child];
@@ -97,36 +99,73 @@ pub fn as_referring(
     })
 }
 
-/// How many rows refer through the key to others than those with these values, and would be taken for theirs when they go
-/// ([`ForeignKey::strays`]).
+/// Rows of a table as they will be: a query over `$1` (see [`super::collisions::images`]), that argument, and where the rows lie, with
+/// those that will not be there any more.
+pub struct Images {
+    pub query: String,
+    pub images: Json,
+    pub known: Vec<Address>,
+}
+
+/// How many rows refer through the key to others in the end, and would be taken for those that refer to one of `gone`, keys that
+/// nobody has any more ([`ForeignKey::strays`]).
 pub fn strays(
     session: &Session,
     mover: &Mover,
     key: &ForeignKey,
-    values: &[&Vec<Text>],
+    gone: &[&Vec<Text>],
+    Images { query, images, known }: Images,
     mode: Mode,
 ) -> usize {
-    if !key.strays || !key.enforced || values.is_empty() {
-        return 0;
-    }
     let (shape, child) =
         (mover.shape(session, key.parent, mode), &mover.references.tables[key.child]);
-    let all = |equal: &dyn Fn(usize, &str, &str) -> String| {
-        let part = |i: usize| {
-            let theirs = format!("(x.r ->> {i})::{}", shape.base(&key.keys[i]));
-            equal(i, &theirs, &format!("t.{}", key.columns[i]))
-        };
-        (0..key.keys.len()).map(part).collect::<Vec<_>>().join(" AND ")
+    let part = |i: usize| {
+        let theirs = format!("(x.r ->> {i})::{}", shape.base(&key.keys[i]));
+        key.equal_as_it_goes(i, &theirs, &format!("c.{}", key.columns[i]))
     };
+    let on: Vec<String> = (0..key.keys.len()).map(part).collect();
+    let list = key.columns.join(", ");
     let sql = format!(
-        "SELECT count(*) FROM jsonb_array_elements($1) AS x(r) JOIN {} t ON {} AND NOT ({})",
+        "WITH c AS (SELECT {list} FROM ({query}) m
+                    UNION ALL
+                    SELECT {list} FROM {} t
+                     WHERE (t.tableoid, t.ctid) NOT IN (SELECT k.at, k.r::tid FROM unnest($2::oid[], $3::text[]) AS k(at, r)))
+         SELECT count(*) FROM jsonb_array_elements($4) AS x(r) JOIN c ON {}",
         child.target(),
-        all(&|i, k, c| key.equal_as_it_goes(i, k, c)),
-        all(&|i, k, c| key.equal(i, k, c))
+        on.join(" AND ")
     );
-    let args = [Json::of(&values).into()];
+    let (tables, rows) = addresses(known.into_iter());
+    let args = [images.into(), tables.into(), rows.into(), Json::of(&gone).into()];
     let rows = pg::with_stable_text(|| {
         pg::as_role(child.owner, || session.run(&sql, &args, mode).one::<i64>())
     });
     rows.unwrap_or_default() as usize
+}
+
+/// Fails where rows refer through a key whose two sides are compared by the time zone of whoever is asking: nobody can tell to
+/// whom they refer.
+pub fn has_no_zone(
+    session: &Session,
+    mover: &Mover,
+    key: &ForeignKey,
+    mode: Mode,
+) -> Result<(), Error> {
+    if !key.zoned || !key.enforced {
+        return Ok(());
+    }
+    let child = &mover.references.tables[key.child];
+    let refer: Vec<String> = key.columns.iter().map(|c| format!("t.{c} IS NOT NULL")).collect();
+    let sql =
+        format!("SELECT EXISTS (SELECT FROM {} t WHERE {})", child.target(), refer.join(" AND "));
+    let refers = pg::as_role(child.owner, || session.run(&sql, &[], mode).one());
+    if refers == Some(false) {
+        return Ok(());
+    }
+    let column = &key.columns[0];
+    let kind = mover.shape(session, key.child, mode).column(column).map(|c| c.kind.clone());
+    Err(Error::DoesNotFit {
+        table: child.label.clone(),
+        column: column.clone(),
+        kind: kind.unwrap_or_default(),
+    })
 }

@@ -1,5 +1,6 @@
 //! Whether a plan leaves every row with somebody to refer to.
 
+use super::fit::{self, Images};
 use super::plan::{Known, Plan, Row};
 use super::rekey::unquoted;
 use super::rows::{Address, Text, address};
@@ -50,9 +51,7 @@ impl Plan<'_> {
             }
         }
         self.verify_partitions()?;
-        if let Some((number, rows)) = self.strays.iter().find(|(_, rows)| **rows > 0) {
-            return Err(self.orphans(&self.keys()[*number], *rows));
-        }
+        self.verify_strays()?;
         self.verify_ties()
     }
 
@@ -67,6 +66,40 @@ impl Plan<'_> {
             let heirs: Vec<&Row> = staying.map(|(_, parent)| self.heir(parent)).collect();
             let inside = self.inside(key.parent, heirs.iter().copied().collect(), bounds);
             match heirs.into_iter().filter(|heir| !inside.contains(*heir)).count() {
+                0 => {}
+                rows => return Err(self.orphans(key, rows)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails where the server would take rows for those of a key that goes ([`ForeignKey::strays`]).
+    fn verify_strays(&self) -> Result<(), Error> {
+        for key in self.keys().iter().filter(|key| key.strays && key.enforced) {
+            let value = |row: &Row, after: bool| -> Vec<Text> {
+                let value =
+                    |k: &String| if after { self.after(row, k) } else { self.before(row, k) };
+                key.keys.iter().map(value).collect()
+            };
+            let parents = || self.rows.keys().filter(|row| row.0 == key.parent);
+            let stay: BTreeSet<Vec<Text>> = parents()
+                .filter(|row| !self.gone.contains_key(row))
+                .map(|row| value(row, true))
+                .collect();
+            let gone: BTreeSet<Vec<Text>> = parents()
+                .map(|row| value(row, false))
+                .filter(|now| now.iter().all(Option::is_some) && !stay.contains(now))
+                .collect();
+            if gone.is_empty() {
+                continue;
+            }
+            let children = || self.rows.keys().filter(|row| row.0 == key.child);
+            let (query, images) =
+                self.image(key.child, children().filter(|row| !self.gone.contains_key(row)));
+            let known = children().map(|(_, address)| *address).collect();
+            let gone: Vec<&Vec<Text>> = gone.iter().collect();
+            let images = Images { query, images, known };
+            match fit::strays(self.session, self.mover, key, &gone, images, self.mode) {
                 0 => {}
                 rows => return Err(self.orphans(key, rows)),
             }
@@ -119,7 +152,8 @@ impl Plan<'_> {
                 }
             }
             // What it refers to stays where it is: it cannot go on referring to it.
-            if !had.is_empty() && (key.validated || self.count_parents(key, &had) > 0) {
+            let is_loosened = || key.validated || self.count_parents(key, &had) > 0;
+            if key.enforced && !had.is_empty() && !self.is_to_auth(key) && is_loosened() {
                 loosened.insert(number);
             }
             let there = self.referable(key);
@@ -134,6 +168,12 @@ impl Plan<'_> {
             }
         }
         Ok(loosened)
+    }
+
+    /// Whether a key refers to `auth.users`. What refers to both by one column, and changes, is meant to refer to another auth
+    /// user than before.
+    fn is_to_auth(&self, key: &ForeignKey) -> bool {
+        self.mover.references.tables[key.parent].name == "auth.users"
     }
 
     /// The rows of a table that are written and stay.

@@ -19,13 +19,17 @@ pub struct ForeignKey {
     pub parent: usize,
     pub columns: Vec<String>,
     pub keys: Vec<String>,
-    /// `OPERATOR(…)`, key on the left, column on the right.
+    /// `OPERATOR(…)`, key on the left, column on the right, each cast to what the operator takes where its type is another:
+    /// looked up by name, the operator might be another one.
     operators: Vec<String>,
+    casts: Vec<String>,
     /// ` COLLATE …` where the two sides differ, else nothing.
     collations: Vec<String>,
     /// A row is let in by the key's collation, which tells more values apart than the column's, by which the server finds what
     /// it acts on as a key goes (src/backend/utils/adt/ri_triggers.c): what refers to others may be among that.
     pub strays: bool,
+    /// The two sides are compared by the session's time zone.
+    pub zoned: bool,
     /// The constraint has been checked for all rows.
     pub validated: bool,
     /// The server sees to it: from PostgreSQL 18 on it may have been told not to.
@@ -62,13 +66,14 @@ impl ForeignKey {
     /// The condition that the key's part `place`, an expression, is what a column holds, another expression, as the server
     /// compares them: where collations differ, the key's counts (src/backend/utils/adt/ri_triggers.c).
     pub fn equal(&self, place: usize, key: &str, column: &str) -> String {
-        format!("{key} {} {column}{}", self.operators[place], self.collations[place])
+        let (operator, cast) = (&self.operators[place], &self.casts[place]);
+        format!("{key}{operator}{column}{cast}{}", self.collations[place])
     }
 
     /// The same as the server compares them to find what refers to a key that goes.
     pub fn equal_as_it_goes(&self, place: usize, key: &str, column: &str) -> String {
         match self.strays {
-            true => format!("{key} {} {column}", self.operators[place]),
+            true => format!("{key}{}{column}{}", self.operators[place], self.casts[place]),
             false => self.equal(place, key, column),
         }
     }

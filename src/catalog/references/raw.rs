@@ -12,7 +12,9 @@ pub(super) struct RawKey {
     pub keys: Vec<String>,
     pub operators: Vec<String>,
     pub collations: Vec<String>,
+    pub casts: Vec<String>,
     pub strays: bool,
+    pub zoned: bool,
     pub validated: bool,
     pub nullable: Vec<bool>,
     pub generated: Vec<bool>,
@@ -41,7 +43,7 @@ const KEYS: &str = "
     SELECT coalesce(pg_partition_root(c.conrelid), c.conrelid)::oid,
            CASE WHEN of_partition.moves THEN pg_partition_root(c.conrelid)::oid ELSE c.conrelid END,
            coalesce(pg_partition_root(c.confrelid), c.confrelid)::oid,
-           columns.names, keys.names, keys.operators, keys.collations, keys.strays,
+           columns.names, keys.names, keys.operators, keys.collations, keys.strays, keys.casts, keys.zoned,
            c.convalidated AND NOT of_partition.moves,
            columns.nullable, columns.generated, columns.text,
            c.conname::text, enforced AND (c.confupdtype <> 'a' OR c.confdeltype <> 'a'), keys.generated,
@@ -67,13 +69,18 @@ const KEYS: &str = "
               JOIN pg_type t ON t.oid = a.atttypid) columns
       CROSS JOIN LATERAL (
             SELECT array_agg(quote_ident(a.attname) ORDER BY k.place) AS names,
-                   array_agg(format('OPERATOR(%I.%s)', o.nspname, p.oprname) ORDER BY k.place) AS operators,
+                   -- As ri_GenerateQual() of src/backend/utils/adt/ri_triggers.c writes it, which casts where types differ.
+                   array_agg(concat(CASE WHEN a.atttypid <> p.oprleft AND l.typtype <> 'p' THEN '::' || format_type(p.oprleft, -1) END,
+                                    format(' OPERATOR(%I.%s) ', o.nspname, p.oprname)) ORDER BY k.place) AS operators,
+                   array_agg(CASE WHEN own.atttypid <> p.oprright AND r.typtype <> 'p' THEN '::' || format_type(p.oprright, -1)
+                                  ELSE '' END ORDER BY k.place) AS casts,
                    array_agg(CASE WHEN a.attcollation <> own.attcollation
                                   THEN (SELECT format(' COLLATE %I.%I', n.nspname, theirs.collname)
                                           FROM pg_namespace n WHERE n.oid = theirs.collnamespace)
                                   ELSE '' END ORDER BY k.place) AS collations,
                    coalesce(bool_or(a.attcollation <> own.attcollation AND theirs.collisdeterministic
                                     AND NOT ours.collisdeterministic), false) AS strays,
+                   bool_or(f.provolatile <> 'i') AS zoned,
                    bool_or(a.attgenerated <> '') AS generated
               FROM unnest(c.confkey, c.conkey, c.conpfeqop) WITH ORDINALITY AS k(attnum, own, operator, place)
               JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum
@@ -81,6 +88,9 @@ const KEYS: &str = "
               LEFT JOIN pg_collation theirs ON theirs.oid = a.attcollation
               LEFT JOIN pg_collation ours ON ours.oid = own.attcollation
               JOIN pg_operator p ON p.oid = k.operator
+              JOIN pg_proc f ON f.oid = p.oprcode
+              JOIN pg_type l ON l.oid = p.oprleft
+              JOIN pg_type r ON r.oid = p.oprright
               JOIN pg_namespace o ON o.oid = p.oprnamespace) keys
       CROSS JOIN LATERAL (
             SELECT decide.columns AS deciding, decide.columns && columns.names AS moves
@@ -102,7 +112,9 @@ impl RawKey {
             keys: self.keys.clone(),
             operators: self.operators.clone(),
             collations: self.collations.clone(),
+            casts: self.casts.clone(),
             strays: self.strays,
+            zoned: self.zoned,
             validated: self.validated,
             name: self.name.clone(),
             nullable: self.nullable.clone(),
@@ -135,21 +147,23 @@ pub(super) fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
                 operators: rows.get(row, 6)?,
                 collations: rows.get(row, 7)?,
                 strays: rows.get(row, 8)?,
-                validated: rows.get(row, 9)?,
-                nullable: rows.get(row, 10)?,
-                generated: rows.get(row, 11)?,
-                text: rows.get(row, 12)?,
-                name: rows.get(row, 13)?,
-                acts: rows.get(row, 14)?,
-                to_generated: rows.get(row, 15)?,
-                full: rows.get(row, 16)?,
-                enforced: rows.get(row, 17)?,
-                period: rows.get(row, 18)?,
-                deciding: rows.get(row, 19)?,
-                bounds: rows.get(row, 20),
-                below: rows.get(row, 21)?,
-                key_bounds: rows.get(row, 22),
-                key_below: rows.get(row, 23)?,
+                casts: rows.get(row, 9)?,
+                zoned: rows.get(row, 10)?,
+                validated: rows.get(row, 11)?,
+                nullable: rows.get(row, 12)?,
+                generated: rows.get(row, 13)?,
+                text: rows.get(row, 14)?,
+                name: rows.get(row, 15)?,
+                acts: rows.get(row, 16)?,
+                to_generated: rows.get(row, 17)?,
+                full: rows.get(row, 18)?,
+                enforced: rows.get(row, 19)?,
+                period: rows.get(row, 20)?,
+                deciding: rows.get(row, 21)?,
+                bounds: rows.get(row, 22),
+                below: rows.get(row, 23)?,
+                key_bounds: rows.get(row, 24),
+                key_below: rows.get(row, 25)?,
             })
         })
         .collect()

@@ -100,7 +100,17 @@ pub(super) fn children(
     let wanted: Vec<&Vec<Text>> = keys.iter().map(|(_, now, _)| now).collect();
     holders(session, mover, key, &wanted)
         .into_iter()
-        .map(|(number, address, holds)| Child { address, holds, becomes: keys[number].2.clone() })
+        .map(|(number, address, holds)| {
+            let (_, now, becomes) = &keys[number];
+            // What is equal to a part of the key that stays is good enough.
+            let part = |((now, becomes), held): ((&Text, &Text), &Text)| {
+                if now == becomes { held.clone() } else { becomes.clone() }
+            };
+            let becomes = becomes
+                .as_ref()
+                .map(|becomes| now.iter().zip(becomes).zip(&holds).map(part).collect());
+            Child { address, holds, becomes }
+        })
         .collect()
 }
 

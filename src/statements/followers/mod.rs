@@ -6,9 +6,10 @@ mod words;
 use super::changes::{TableChanges, Update};
 use super::collisions::{self, Image};
 use super::fields::Fields;
+use super::fit::{self, Images};
 use super::rekey::Mover;
 use super::rows::{Address, Text, address};
-use super::{fit, verify};
+use super::verify;
 use crate::catalog::references::ForeignKey;
 use crate::error::Failure;
 use crate::pg::{self, Json, Mode, Session};
@@ -49,6 +50,7 @@ pub fn follow<'a>(
     let mut found: BTreeMap<Row, BTreeMap<String, (Text, Text)>> = BTreeMap::new();
     let mut open: BTreeSet<Row> = changing.clone();
     while !open.is_empty() {
+        compute_generated(session, mover, &open, &mut fates);
         let mut next = BTreeSet::new();
         for key in &mover.references.keys {
             let inserted = changes.iter().filter(|c| place(c.of.table.oid) == Some(key.parent));
@@ -110,6 +112,12 @@ pub fn follow<'a>(
         }
     }
     for key in mover.references.keys.iter().filter(|key| key.enforced) {
+        if key.zoned
+            && !parents(session, mover, key, &fates).is_empty()
+            && let Err(error) = fit::has_no_zone(session, mover, key, Mode::Fresh)
+        {
+            why.push(Failure::from(error).message);
+        }
         let outside = left_outside(session, mover, key, &fates);
         if outside > 0 {
             why.push(would_leave(mover, outside, key));
@@ -201,7 +209,7 @@ fn drawn_along(
     taken.extend(inserted_as(&inserted_into(key.parent), &key.keys));
     let passes = |now: &&Vec<Text>| taken.contains(*now) && now.iter().all(Option::is_some);
     let left = || parents.iter().filter(leaves).map(|(_, now, _)| now);
-    let strays = fit::strays(session, mover, key, &left().collect::<Vec<_>>(), Mode::Fresh);
+    let strays = strays(session, mover, key, left().filter(|now| !taken.contains(*now)), fates);
     let handed: Vec<&Vec<Text>> = left().filter(passes).collect();
     if handed.is_empty() {
         return strays;
@@ -228,6 +236,90 @@ fn drawn_along(
     strays + stay + come + made.iter().filter(|row| handed.contains(row)).count()
 }
 
+/// A query for rows of one table as they will be, those that are deleted left out, and its argument.
+fn images_of<'r>(
+    session: &Session,
+    mover: &Mover,
+    place: usize,
+    rows: impl Iterator<Item = (&'r Row, &'r Fate)>,
+) -> (String, Json) {
+    let changed: Vec<(Address, &Fields)> =
+        rows.filter_map(|((_, at), fate)| Some((*at, fate.as_ref()?))).collect();
+    let columns: BTreeSet<&String> = changed.iter().flat_map(|(_, fate)| fate.names()).collect();
+    let images: Vec<_> = changed.iter().map(|(at, fate)| Image::new(*at, fate)).collect();
+    let (table, shape) =
+        (&mover.references.tables[place], mover.shape(session, place, Mode::Fresh));
+    (collisions::images(table, shape, &columns), Json::of(&images))
+}
+
+/// Generated columns that are keys follow the columns they are made of.
+fn compute_generated(
+    session: &Session,
+    mover: &Mover,
+    rows: &BTreeSet<Row>,
+    fates: &mut BTreeMap<Row, Fate>,
+) {
+    let references = &mover.references;
+    let places: BTreeSet<usize> = rows.iter().map(|(place, _)| *place).collect();
+    for place in places {
+        let shape = mover.shape(session, place, Mode::Fresh);
+        let is_key = |column: &str| {
+            let mut keys = references.keys.iter();
+            keys.any(|key| {
+                let names = |place_of: usize, names: &[String]| {
+                    place_of == place && names.iter().any(|name| name == column)
+                };
+                names(key.parent, &key.keys) || names(key.child, &key.columns)
+            })
+        };
+        let generated = shape.columns.iter().filter(|c| c.generated.is_some());
+        let generated: Vec<&str> =
+            generated.map(|c| c.quoted.as_str()).filter(|c| is_key(c)).collect();
+        if generated.is_empty() {
+            continue;
+        }
+        let of_place = fates.iter().filter(|(row, _)| row.0 == place && rows.contains(*row));
+        let (query, images) = images_of(session, mover, place, of_place);
+        let sql = format!(
+            "SELECT m.\"#table\"::oid, m.\"#row\"::text, {} FROM ({query}) m",
+            shape.texts("m", generated.iter().copied())
+        );
+        let found: Vec<(Address, Vec<Text>)> = pg::with_stable_text(|| {
+            pg::as_role(references.tables[place].owner, || {
+                let rows = session.run(&sql, &[images.into()], Mode::Fresh);
+                (0..rows.len())
+                    .filter_map(|row| Some((address(&rows, row, 1)?, rows.get(row, 3)?)))
+                    .collect()
+            })
+        });
+        for (address, values) in found {
+            if let Some(Some(fate)) = fates.get_mut(&(place, address)) {
+                for (column, value) in generated.iter().zip(values) {
+                    fate.insert((*column).to_owned(), value);
+                }
+            }
+        }
+    }
+}
+
+/// How many rows the server would take for those of keys that nobody has any more ([`ForeignKey::strays`]).
+fn strays<'r>(
+    session: &Session,
+    mover: &Mover,
+    key: &ForeignKey,
+    gone: impl Iterator<Item = &'r Vec<Text>>,
+    fates: &BTreeMap<Row, Fate>,
+) -> usize {
+    let gone: Vec<&Vec<Text>> = gone.filter(|now| now.iter().all(Option::is_some)).collect();
+    if !key.strays || gone.is_empty() {
+        return 0;
+    }
+    let children = || fates.iter().filter(|(row, _)| row.0 == key.child);
+    let (query, images) = images_of(session, mover, key.child, children());
+    let known = children().map(|((_, address), _)| *address).collect();
+    fit::strays(session, mover, key, &gone, Images { query, images, known }, Mode::Fresh)
+}
+
 /// How many rows refer, and go on referring, through a key to rows that leave the partition it refers to, or are deleted
 /// there.
 fn left_outside(
@@ -245,13 +337,9 @@ fn left_outside(
         return 0;
     }
     let table = &mover.references.tables[key.parent];
-    let shape = mover.shape(session, key.parent, Mode::Fresh);
-    let changed = parents.iter().filter_map(|((_, at), fate)| Some((at, fate.as_ref()?)));
-    let columns: BTreeSet<&String> = changed.clone().flat_map(|(_, fate)| fate.names()).collect();
-    let images: Vec<_> = changed.map(|(at, fate)| Image::new(*at, fate)).collect();
-    let query = collisions::images(table, shape, &columns);
+    let (query, images) = images_of(session, mover, key.parent, parents.iter().copied());
     let stay: BTreeSet<Address> = pg::with_stable_text(|| {
-        let args = [Json::of(&images).into()];
+        let args = [images.into()];
         let inside = verify::within(session, table, bounds, &query, &args, Mode::Fresh);
         inside.into_iter().collect()
     });

@@ -56,8 +56,6 @@ pub struct Plan<'a> {
     pub parents: BTreeMap<(Row, usize), Row>,
     children: BTreeMap<(Row, usize), Vec<Row>>,
     looked_up: BTreeSet<(Row, usize)>,
-    /// By foreign key: how many rows of others the server would take for those of rows that change ([`fit::strays`]).
-    pub strays: BTreeMap<usize, usize>,
     /// Where the fields by which a row that gives way refers to another were taken over by its heir.
     pub took_over: BTreeMap<(Row, usize), Row>,
     /// Fields that must stay as they are.
@@ -90,7 +88,6 @@ impl<'a> Plan<'a> {
             parents: BTreeMap::new(),
             children: BTreeMap::new(),
             looked_up: BTreeSet::new(),
-            strays: BTreeMap::new(),
             took_over: BTreeMap::new(),
             untouchable: BTreeSet::new(),
             again: BTreeSet::new(),
@@ -256,7 +253,7 @@ impl<'a> Plan<'a> {
     }
 
     fn bring_children(&mut self, number: usize, parents: &[(&Row, Side)]) -> Result<(), Error> {
-        self.look_up(number, parents.iter().map(|(row, _)| *row));
+        self.look_up(number, parents.iter().map(|(row, _)| *row))?;
         for (parent, side) in parents {
             // Those who came with a row that gave way keep its side.
             let mut all = vec![(*(*parent), *side)];

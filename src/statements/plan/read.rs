@@ -95,7 +95,11 @@ impl Plan<'_> {
     }
 
     /// Finds the rows that refer through a foreign key to any of `parents`, as those are now.
-    pub(super) fn look_up<'r>(&mut self, number: usize, parents: impl Iterator<Item = &'r Row>) {
+    pub(super) fn look_up<'r>(
+        &mut self,
+        number: usize,
+        parents: impl Iterator<Item = &'r Row>,
+    ) -> Result<(), Error> {
         let key = &self.keys()[number];
         let mut new: Vec<Row> = Vec::new();
         let mut values: Vec<Vec<Text>> = Vec::new();
@@ -110,16 +114,9 @@ impl Plan<'_> {
             }
         }
         if new.is_empty() {
-            return;
+            return Ok(());
         }
-        let strays = fit::strays(
-            self.session,
-            self.mover,
-            key,
-            &values.iter().collect::<Vec<_>>(),
-            self.mode,
-        );
-        *self.strays.entry(number).or_default() += strays;
+        fit::has_no_zone(self.session, self.mover, key, self.mode)?;
         let shape = self.mover.shape(self.session, key.parent, self.mode);
         let mut conditions: Vec<String> = key
             .columns
@@ -142,6 +139,7 @@ impl Plan<'_> {
             self.parents.insert((child, number), parent);
             self.children.entry((parent, number)).or_default().push(child);
         }
+        Ok(())
     }
 
     /// Generated columns that are keys follow the columns they are made of.

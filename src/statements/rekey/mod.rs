@@ -22,7 +22,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
-use text::{any_condition, count_sql, new_value, remain_sql, update_many_sql, update_sql};
+use text::{
+    any_condition, count_sql, holding_sql, new_value, remain_sql, update_many_sql, update_sql,
+};
 
 /// What refers to the users, and the statements that move it.
 pub struct Mover {
@@ -59,6 +61,7 @@ struct Statements {
     updater: OnceCell<Plan>,
     updater_many: OnceCell<Plan>,
     remaining: OnceCell<Plan>,
+    holding: OnceCell<Plan>,
     shape: OnceCell<Shape>,
 }
 
@@ -141,6 +144,7 @@ impl Mover {
                 updater: OnceCell::new(),
                 updater_many: OnceCell::new(),
                 remaining: OnceCell::new(),
+                holding: OnceCell::new(),
                 shape: OnceCell::new(),
             })
             .collect();
@@ -278,11 +282,12 @@ impl Mover {
     /// Moves the user `from` and all that refers to it to the id `to`. The user's row must be locked.
     pub fn rekey(&self, session: &Session, from: Uuid, to: Uuid) -> Result<Vec<Referring>, Error> {
         let mut moved = Vec::new();
+        let watched = self.watched(session, &[from]);
         self.update_each(session, |place| {
             let rows = self.update_one(session, place, from, to);
             moved.push((place, rows));
         });
-        self.written(session, &moved, &[(from, to)])?;
+        self.written(session, &moved, watched, &[(from, to)])?;
         Ok(moved
             .into_iter()
             .filter_map(|(place, rows)| self.referring_to_one(place, rows))
@@ -298,6 +303,7 @@ impl Mover {
         let (from, to): (Vec<Uuid>, Vec<Uuid>) = users.iter().copied().unzip();
         let mut moved = Vec::new();
         let mut by_user: Vec<Vec<Referring>> = users.iter().map(|_| Vec::new()).collect();
+        let watched = self.watched(session, &from);
         self.update_each(session, |place| {
             let mut rows = vec![0; users.len()];
             let statements = &self.statements[place];
@@ -323,7 +329,7 @@ impl Mover {
                 of_user.extend(self.referring_to_one(place, rows));
             }
         });
-        self.written(session, &moved, users)?;
+        self.written(session, &moved, watched, users)?;
         Ok(by_user)
     }
 
@@ -366,11 +372,27 @@ impl Mover {
         self.referring(place, rows.saturating_sub(u64::from(place == 0)))
     }
 
-    /// Fails where a trigger or rule of the application has kept rows of `users` as they were.
+    /// How many fields hold any of `ids`, in each table whose triggers may go on changing them and of which the rows that change
+    /// do not tell it: those with several such columns.
+    fn watched(&self, session: &Session, ids: &[Uuid]) -> Vec<(usize, u64)> {
+        let many = |place: &usize| {
+            self.is_watched(*place) && self.references.tables[*place].moving.len() > 1
+        };
+        self.moving().filter(many).map(|place| (place, self.holding(session, place, ids))).collect()
+    }
+
+    fn is_watched(&self, place: usize) -> bool {
+        let table = &self.references.tables[place];
+        table.keeps_rows || table.after_triggers
+    }
+
+    /// Fails where a trigger or rule of the application has kept rows of `users` as they were, or has made others of them than
+    /// theirs. `watched` is what there was before.
     fn written(
         &self,
         session: &Session,
         moved: &[(usize, u64)],
+        mut watched: Vec<(usize, u64)>,
         users: &[(Uuid, Uuid)],
     ) -> Result<(), Error> {
         let tables = &self.references.tables;
@@ -379,7 +401,14 @@ impl Mover {
         let all_there = own >= users.len() as u64
             && (!tables[0].keeps_rows || self.lock(session, &new).len() == users.len());
         let stays = |place: &usize| tables[*place].keeps_rows && self.remain(session, *place, &old);
-        let place = if all_there { self.moving().find(stays) } else { Some(0) };
+        let one = |(place, rows): &&(usize, u64)| {
+            *rows > 0 && self.is_watched(*place) && tables[*place].moving.len() == 1
+        };
+        watched.extend(moved.iter().filter(one));
+        let is_astray =
+            |(place, fields): &&(usize, u64)| self.holding(session, *place, &new) < *fields;
+        let astray = || watched.iter().find(is_astray).map(|(place, _)| *place);
+        let place = if all_there { self.moving().find(stays).or_else(astray) } else { Some(0) };
         match place {
             Some(place) => Err(Error::HeldBack { table: tables[place].label.clone() }),
             None => Ok(()),
@@ -393,6 +422,17 @@ impl Mover {
                 || session.prepare_generic(&remain_sql(&self.references, place), &[UUIDARRAYOID]);
             let plan = self.statements[place].remaining.get_or_init(prepare);
             session.execute(plan, &[ids.to_vec().into()], Mode::Fresh).one().unwrap_or(true)
+        })
+    }
+
+    /// How many fields of a table hold any of `ids` as users.
+    fn holding(&self, session: &Session, place: usize, ids: &[Uuid]) -> u64 {
+        pg::as_role(self.references.tables[place].owner, || {
+            let prepare =
+                || session.prepare_generic(&holding_sql(&self.references, place), &[UUIDARRAYOID]);
+            let plan = self.statements[place].holding.get_or_init(prepare);
+            let fields = session.execute(plan, &[ids.to_vec().into()], Mode::Fresh).one::<i64>();
+            fields.unwrap_or_default() as u64
         })
     }
 

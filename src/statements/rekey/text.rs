@@ -59,6 +59,22 @@ pub(super) fn remain_sql(references: &References, place: usize) -> String {
     )
 }
 
+/// How many fields hold any of the ids in `$1`.
+pub(super) fn holding_sql(references: &References, place: usize) -> String {
+    let table = &references.tables[place];
+    let fields: Vec<String> = table
+        .moving
+        .iter()
+        .map(|m| format!("(({}) IS TRUE)::int", references.condition(m, "m.id")))
+        .collect();
+    format!(
+        "SELECT coalesce(sum({}), 0)::bigint FROM unnest($1::uuid[]) AS m(id) JOIN {} t ON {}",
+        fields.join(" + "),
+        table.target(),
+        any_condition(references, place, "m.id")
+    )
+}
+
 /// `UPDATE … SET`, without a condition; None where there is nothing to write.
 fn update_head(references: &References, place: usize, ids: (&str, &str)) -> Option<String> {
     let table = &references.tables[place];

@@ -158,8 +158,12 @@ impl Registration {
                     let link = Decision::Link(app_user);
                     target.facts(new).iter().all(|now| decide(&now.facts, policy) == link)
                 };
-                let linked = Linker::start(target)?
-                    .link(app_user, self.id, is_still_so, || target.refresh(new, true, true))?;
+                let linked = Linker::start(target)?.link(
+                    (app_user, self.id),
+                    arrival.email.clone(),
+                    is_still_so,
+                    || target.refresh(new, true, true),
+                )?;
                 let (rows, details) = (linked.rows, linked.details);
                 self.record(&arrival, "link", Some(app_user), rows, details);
                 "linked"

@@ -5,7 +5,7 @@ import time
 
 import psycopg
 import pytest
-from repairs import ADMIN, app_user, auth_user, content, fix, log, mismatched, new_id, statuses
+from repairs import ADMIN, app_user, auth_user, content, duplicate, fix, log, mismatched, new_id, statuses
 from support import expect_error, wait_until
 
 
@@ -264,3 +264,19 @@ def test_a_table_that_fills_meanwhile_is_not_read_from_end_to_end_for_each_user(
     with session.transaction():
         assert session.one("SELECT count(*) FROM onagui.fix_user_ids(p_apply => true) WHERE outcome = 'done'") == 500
         assert all(rows <= 1500 for _, rows in session.execute(read).fetchall()), session.execute(read).fetchall()
+
+
+def test_more_than_an_entry_can_keep_costs_only_that_user(db):
+    db.sql("CREATE TABLE files (user_id uuid REFERENCES onagui.app_users, n int, content bytea, PRIMARY KEY (user_id, n))")
+    app, auth = duplicate(db, "ann@example.com")
+    for id, rows in (app, 130), (auth, 130):
+        size = 1 << 20 if id == app else 1
+        db.sql(f"INSERT INTO files SELECT '{id}', n, decode(repeat('00', {size}), 'hex') FROM generate_series(1, {rows}) n")
+    mismatched(db, "bob@example.com")
+    db.sql("CALL onagui.fix_all_user_ids(1000, 'keep_auth')")
+    assert statuses(db) == {"SYNCED": 2, "DUPLICATE": 1}
+    (entry,) = log(db, action="failure")
+    error = entry["details"]["error"]
+    assert error["sqlstate"] == "54000" and "MB" in error["detail"] and "p_on_conflict" in error["hint"], error
+    db.sql("CALL onagui.fix_all_user_ids(1000, 'keep_app')")
+    assert statuses(db) == {"SYNCED": 2}

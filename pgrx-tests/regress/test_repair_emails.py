@@ -1,7 +1,7 @@
 """Rows that refer to users by their e-mails follow when auth's e-mail is taken over, and go back when that is undone."""
 
 import pytest
-from repairs import app_user, auth_user, content, fix, fix_one, undo
+from repairs import app_user, auth_user, content, fix, fix_one, log, undo
 from support import expect_error
 
 TABLES = "onagui.app_users", "profiles", "notes"
@@ -170,3 +170,49 @@ def test_exchanged_where_there_is_little_room(db):
     app_user(db, "a@example.com", auth_user(db, "b@example.com"))
     rows = fix(db, None)
     assert [row["outcome"] for row in rows] == ["done", "done"], rows
+
+
+@pytest.mark.parametrize("action", ["NO ACTION", "CASCADE", "SET NULL"])
+@pytest.mark.parametrize("key", ["email", "address"])
+def test_a_link_that_takes_auths_spelling(db, action, key):
+    db.sql(
+        """DROP TABLE onagui.app_users;
+           CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text UNIQUE, address text GENERATED ALWAYS AS (email || '!') STORED UNIQUE)"""
+    )
+    db.sql(f"CREATE TABLE letters (email text REFERENCES onagui.app_users ({key}) ON UPDATE {action})")
+    app_user(db, "Ann@Example.com")
+    db.sql(f"INSERT INTO letters SELECT {key} FROM onagui.app_users")
+    before = content(db, "onagui.app_users", "letters")
+    db.auth.signup("ann@example.com")
+    assert db.one("SELECT email FROM letters") == ("ann@example.com" if key == "email" else "ann@example.com!")
+    (entry,) = log(db, action="link")
+    undo(db, entry["audit_id"])
+    assert content(db, "onagui.app_users", "letters") == before
+
+
+@pytest.mark.parametrize("action", ["NO ACTION", "CASCADE", "SET NULL"])
+def test_they_follow_auths_own_change(db, action):
+    db.sql("ALTER TABLE onagui.app_users ADD UNIQUE (email)")
+    db.sql(f"CREATE TABLE letters (email text REFERENCES onagui.app_users (email) ON UPDATE {action})")
+    ann = db.auth.signup("ann@example.com")
+    db.sql("INSERT INTO letters VALUES ('ann@example.com')")
+    db.sql("UPDATE auth.users SET email = 'new@example.com' WHERE id = %s", [ann], role="supabase_auth_admin")
+    assert db.sql("SELECT email FROM letters") == [("new@example.com",)], [entry["details"] for entry in log(db)]
+    assert [entry["action"] for entry in log(db) if entry["action"] != "signup"] == ["update_email"]
+
+
+def test_auths_own_change_does_not_move_a_user_whom_others_refer_to_from_their_partition(db):
+    db.sql(
+        """DROP TABLE onagui.app_users;
+           CREATE TABLE onagui.app_users (id uuid, email text) PARTITION BY RANGE (email);
+           CREATE TABLE users_a PARTITION OF onagui.app_users FOR VALUES FROM (MINVALUE) TO ('m');
+           CREATE TABLE users_m PARTITION OF onagui.app_users DEFAULT;
+           ALTER TABLE users_a ADD PRIMARY KEY (id);
+           CREATE TABLE notes (user_id uuid REFERENCES users_a ON DELETE CASCADE)"""
+    )
+    ann = db.auth.signup("ann@example.com")
+    db.sql("INSERT INTO notes VALUES (%s)", [ann])
+    db.sql("UPDATE auth.users SET email = 'zoe@example.com' WHERE id = %s", [ann], role="supabase_auth_admin")
+    assert db.one("SELECT count(*) FROM notes") == 1
+    assert db.one("SELECT email FROM onagui.app_users") == "ann@example.com"
+    assert [entry["action"] for entry in log(db) if entry["action"] != "signup"] == ["failure"]

@@ -143,6 +143,10 @@ pub enum Error {
         what: String,
         action: Action,
     },
+    /// What has to be kept to take a merge back is more than an entry of the audit log can hold.
+    TooMuchToKeep {
+        megabytes: usize,
+    },
     /// Columns that must have a value would have none.
     ValuesMissing {
         table: String,

@@ -208,6 +208,12 @@ impl From<Error> for Failure {
                     _ => "Look at those rows, remove or change what should not be there, then try again.".into(),
                 },
             ),
+            Error::TooMuchToKeep { megabytes } => (
+                "54000",
+                "the users cannot be merged: more changes than an entry of the audit log can keep".into(),
+                format!("To take it back, {megabytes} MB would have to be kept; an entry has room for 250."),
+                "Merge with the other p_on_conflict, or remove or move some of the rows that would give way by hand first.".into(),
+            ),
             Error::ValuesMissing { table, columns } => (
                 "23502",
                 "the row cannot be made: columns that are NOT NULL would have no value".into(),

@@ -5,7 +5,7 @@ use crate::pg::{Mode, connect};
 use crate::statements::merge;
 use crate::statements::refresh::Refreshed;
 use crate::statements::rekey::{Mover, Referring};
-use crate::statements::rows;
+use crate::statements::rows::{self, Text};
 use crate::statements::signup::Target;
 use pgrx::Uuid;
 use serde_json::{Value, json};
@@ -28,12 +28,12 @@ impl<'t> Linker<'t> {
         Ok(Linker { target, mover })
     }
 
-    /// Re-keys the app user `app` to the auth user `auth`, then lets `refresh` bring the row up to date. Fails with
+    /// Re-keys the app user `app` to the auth user `auth`, whose e-mail is `email`, then lets `refresh` bring the row up to date. Fails with
     /// P0002 where, once the row is locked, it is not still so that it is to be linked.
     pub fn link(
         &self,
-        app: Uuid,
-        auth: Uuid,
+        (app, auth): (Uuid, Uuid),
+        email: Text,
         is_still_so: impl FnOnce() -> bool,
         refresh: impl FnOnce() -> Result<Refreshed, Error>,
     ) -> Result<Linked, Error> {
@@ -46,11 +46,15 @@ impl<'t> Linker<'t> {
             let done = merge::rekey(session, &mover, app, auth, &[])?;
             let (table, shape) =
                 (&mover.references.tables[0], mover.shape(session, 0, Mode::Fresh));
+            let emails: Vec<(Uuid, Text)> =
+                email.into_iter().map(|email| (auth, Some(email))).collect();
+            let followed = self.target.bring_emails(&emails)?;
             let before = rows::whole_row(session, table, shape, auth);
             let unfilled = refresh()?.unfilled;
             let refreshed =
                 before.and_then(|row| rows::difference(session, table, shape, auth, &row));
             let mut undo = vec![done.step];
+            undo.extend(followed.iter().map(|done| json!({ "changes": done })));
             undo.extend(refreshed.map(|done| json!({ "changes": [done] })));
             let mut details = json!({ "references": done.moved, "undo": undo });
             if let Some(failure) = unfilled {

@@ -341,6 +341,7 @@ impl Repair {
             row.details["conflicts"] = Collision::to_json(&merge.collisions);
         }
         row.undo = merge.carry_out()?.iter().map(|done| json!({ "changes": done })).collect();
+        audit::fits(&row.undo)?;
         Ok(row)
     }
 

@@ -252,8 +252,12 @@ impl Visit<'_> {
                     let now = self.target.facts(&one);
                     now.iter().all(|a| decide(&a.facts, policy) == Decision::Link(from))
                 };
-                let moved =
-                    linker.link(from, to, is_still_so, || self.target.refresh(&one, true, true))?;
+                let moved = linker.link(
+                    (from, to),
+                    self.arrivals[*place].email.clone(),
+                    is_still_so,
+                    || self.target.refresh(&one, true, true),
+                )?;
                 entries.push(Entry {
                     old_app_user_id: Some(from),
                     new_app_user_id: Some(to),

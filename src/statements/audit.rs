@@ -1,10 +1,11 @@
 //! Writing `onagui.sync_audit_log`.
 
 use crate::catalog::House;
-use crate::error::Failure;
+use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, connect};
 use pgrx::Uuid;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::io;
 
 /// An entry of the audit log. What is None is NULL there.
 #[derive(Clone)]
@@ -105,12 +106,50 @@ fn write(house: House, entries: &[Entry], failures_once: bool) -> Vec<i64> {
     })
 }
 
+/// So many bytes of details, or one entry, are written by one statement: no array of the server holds more than 1 GB.
+const AT_ONCE: usize = 64 << 20;
+
+/// What an entry may have to keep, in bytes: no jsonb holds 256 MB (JENTRY_OFFLENMASK in src/include/utils/jsonb.h).
+const MOST: usize = 250 << 20;
+
+/// Fails where no entry could keep `undo`.
+pub fn fits(undo: &Value) -> Result<(), Error> {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    match serde_json::to_writer(&mut count, undo) {
+        Ok(()) if count.0 <= MOST => Ok(()),
+        _ => Err(Error::TooMuchToKeep { megabytes: count.0 >> 20 }),
+    }
+}
+
 /// Writes `entries` and answers the number of each; None where it was there already.
 pub fn record_each(house: House, entries: Vec<Entry>) -> Vec<Option<i64>> {
     let repeats = |entry: &Entry| matches!(entry.action, "pending" | "conflict");
     let again: Vec<bool> = entries.iter().map(repeats).collect();
     let (repeated, once): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(repeats);
     record(house, &repeated);
-    let mut ids = record(house, &once).into_iter();
+    let mut ids = Vec::with_capacity(once.len());
+    let mut rest = once.as_slice();
+    while !rest.is_empty() {
+        let mut size = 0;
+        let full = rest.iter().position(|entry| {
+            size += entry.details.len();
+            size > AT_ONCE
+        });
+        let (some, later) = rest.split_at(full.map_or(rest.len(), |place| place.max(1)));
+        ids.extend(record(house, some));
+        rest = later;
+    }
+    let mut ids = ids.into_iter();
     again.into_iter().map(|again| if again { None } else { ids.next() }).collect()
 }

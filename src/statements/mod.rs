@@ -10,6 +10,7 @@ pub mod checks;
 pub mod collisions;
 pub mod creation;
 pub mod done;
+pub mod emails;
 pub mod facts;
 pub mod fields;
 pub mod fit;

@@ -35,7 +35,17 @@ impl Target {
     /// Gives the rows with the ids of `new` auth's e-mail where `take_email`, and fills their empty columns where
     /// `fill`. What cannot be filled (a username that is taken, say) keeps the e-mail of a single user from nothing.
     pub fn refresh(&self, new: &RowSet, take_email: bool, fill: bool) -> Result<Refreshed, Error> {
-        let all = |written| Refreshed { written, unfilled: None };
+        let mut brought = 0;
+        if take_email {
+            let mut emails = Vec::new();
+            new.people(new.len().max(1), |people| {
+                let known = people.into_iter().filter(|p| p.email.is_some());
+                emails.extend(known.filter_map(|p| Some((p.id?, p.email))));
+            });
+            let steps = self.bring_emails(&emails)?;
+            brought = if steps.is_empty() { 0 } else { emails.len() as u64 };
+        }
+        let all = |written: u64| Refreshed { written: written.max(brought), unfilled: None };
         if !(take_email && fill && new.len() == 1) {
             return Ok(all(self.write_refresh(new, take_email, fill)));
         }
@@ -43,7 +53,7 @@ impl Target {
             Ok(written) => Ok(all(written)),
             Err(failure) if is_about_values(&failure.sqlstate) => {
                 let written = self.write_refresh(new, true, false);
-                Ok(Refreshed { written, unfilled: Some(failure) })
+                Ok(Refreshed { unfilled: Some(failure), ..all(written) })
             }
             Err(failure) => Err(failure.into()),
         }

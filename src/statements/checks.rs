@@ -60,17 +60,18 @@ pub fn found(table: &Table, check: &Check, rows: u64) -> Collision {
 }
 
 impl Plan<'_> {
-    /// What the rows that change would break.
+    /// What the rows that change would break, those that come back to what they are with the last of several steps among them.
     pub fn broken(&self) -> Vec<Collision> {
         let places: BTreeSet<usize> = self.rows.keys().map(|row| row.0).collect();
         let of_place = |place: usize| {
             let columns: BTreeSet<&String> =
                 self.of_table(place).flat_map(|(_, known)| known.after.names()).collect();
-            if columns.is_empty() {
+            let mut rows = self.changing(place).map(|(row, _)| row).peekable();
+            if rows.peek().is_none() {
                 return Vec::new();
             }
             let changed: Vec<String> = columns.into_iter().cloned().collect();
-            let (query, images) = self.image(place, self.of_table(place).map(|(row, _)| row));
+            let (query, images) = self.image(place, rows);
             let of = (&self.mover.references.tables[place], self.shape(place));
             let moved = (query.as_str(), &[images.into()][..]);
             broken(self.session, of, &changed, moved, self.mode)

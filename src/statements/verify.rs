@@ -177,7 +177,7 @@ impl Plan<'_> {
     }
 
     /// The rows of a table that are written and stay.
-    fn changing(&self, place: usize) -> impl Iterator<Item = (&Row, &Known)> {
+    pub fn changing(&self, place: usize) -> impl Iterator<Item = (&Row, &Known)> {
         self.rows.iter().filter(move |(row, known)| {
             row.0 == place
                 && !self.gone.contains_key(*row)

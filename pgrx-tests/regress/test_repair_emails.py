@@ -216,3 +216,24 @@ def test_auths_own_change_does_not_move_a_user_whom_others_refer_to_from_their_p
     assert db.one("SELECT count(*) FROM notes") == 1
     assert db.one("SELECT email FROM onagui.app_users") == "ann@example.com"
     assert [entry["action"] for entry in log(db) if entry["action"] != "signup"] == ["failure"]
+
+
+@pytest.mark.parametrize("action", ["", "ON UPDATE CASCADE", "ON UPDATE CASCADE ON DELETE SET NULL"])
+@pytest.mark.parametrize("referred", [False, True])
+def test_a_link_that_changes_nothing_but_the_case(db, action, referred):
+    """To the key it is the same e-mail."""
+    db.sql(
+        """CREATE COLLATION insensitive (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+           DROP TABLE onagui.app_users;
+           CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text COLLATE insensitive UNIQUE)"""
+    )
+    db.sql(f"CREATE TABLE letters (email text COLLATE insensitive REFERENCES onagui.app_users (email) {action})")
+    app_user(db, "Ann@Example.com")
+    db.sql("INSERT INTO letters SELECT email FROM onagui.app_users WHERE %s", [referred])
+    before = content(db, "onagui.app_users", "letters")
+    ann = db.auth.signup("ann@example.com")
+    assert db.sql("SELECT id, email::text FROM onagui.app_users") == [(ann, "ann@example.com")], [entry["details"] for entry in log(db)]
+    assert db.sql("SELECT email::text FROM letters") == [("ann@example.com",)] * referred
+    (entry,) = log(db, action="link")
+    undo(db, entry["audit_id"])
+    assert content(db, "onagui.app_users", "letters") == before

@@ -165,13 +165,20 @@ impl<'a> Plan<'a> {
                 let part = |of: &str| format!("({of} ->> {i})::{}", shape.base(&key.keys[i]));
                 key.equal(i, &part("x.r"), &part("y.r"))
             })
+            .chain(key.update_follows.then(|| {
+                let row = key.keys.len();
+                format!("x.r ->> {row} <> y.r ->> {row}")
+            }))
             .collect();
         let sql = format!(
             "SELECT EXISTS (SELECT FROM jsonb_array_elements($1) AS x(r) JOIN jsonb_array_elements($2) AS y(r) ON {})",
             on.join(" AND ")
         );
         let list = |all: &[(&Row, Vec<Text>)]| -> Arg {
-            Json::of(&all.iter().map(|(_, key)| key).collect::<Vec<_>>()).into()
+            let with_row = |(row, key): &(&Row, Vec<Text>)| -> Vec<Text> {
+                key.iter().cloned().chain([Some(format!("{row:?}"))]).collect()
+            };
+            Json::of(&all.iter().map(with_row).collect::<Vec<_>>()).into()
         };
         let args = [list(these), list(those)];
         let owner = self.mover.references.tables[key.parent].owner;

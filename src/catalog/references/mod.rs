@@ -42,6 +42,9 @@ pub struct ForeignKey {
     /// Whether it acts on what refers to a row that is changed or deleted, though another row has the key by then.
     /// NO ACTION alone does not.
     pub acts: bool,
+    /// Where a key changes to one that equals it, though not to the last byte, it leaves what has followed alone: ON UPDATE
+    /// CASCADE or NO ACTION.
+    pub update_follows: bool,
     /// MATCH FULL: all columns are NULL, or none.
     pub full: bool,
     /// Some column of the key it refers to is generated.

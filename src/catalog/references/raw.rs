@@ -21,6 +21,7 @@ pub(super) struct RawKey {
     pub text: Vec<bool>,
     pub name: String,
     pub acts: bool,
+    pub update_follows: bool,
     pub full: bool,
     pub to_generated: bool,
     pub enforced: bool,
@@ -53,7 +54,8 @@ const KEYS: &str = "
            ARRAY(SELECT t.relid::oid FROM pg_partition_tree(c.conrelid) t WHERE of_partition.deciding <> '{}'),
            CASE WHEN pg_partition_root(c.confrelid) <> c.confrelid
                 THEN coalesce(pg_get_partition_constraintdef(c.confrelid), 'true') END,
-           ARRAY(SELECT t.relid::oid FROM pg_partition_tree(c.confrelid) t WHERE pg_partition_root(c.confrelid) <> c.confrelid)
+           ARRAY(SELECT t.relid::oid FROM pg_partition_tree(c.confrelid) t WHERE pg_partition_root(c.confrelid) <> c.confrelid),
+           c.confupdtype IN ('a', 'c')
       FROM pg_constraint c
       -- From PostgreSQL 18 on.
       CROSS JOIN LATERAL (
@@ -120,6 +122,7 @@ impl RawKey {
             nullable: self.nullable.clone(),
             generated: self.generated.clone(),
             acts: self.acts,
+            update_follows: self.update_follows,
             full: self.full,
             to_generated: self.to_generated,
             enforced: self.enforced,
@@ -164,6 +167,7 @@ pub(super) fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
                 below: rows.get(row, 23)?,
                 key_bounds: rows.get(row, 24),
                 key_below: rows.get(row, 25)?,
+                update_follows: rows.get(row, 26)?,
             })
         })
         .collect()

@@ -239,6 +239,15 @@ class Database:
             pytest.skip(f"this build of PostgreSQL {self.server.major} has no {extension}")
         self.sql(build.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(build.Identifier(extension)), role="supabase_admin")
 
+    def ignore_case(self):
+        """Creates the collation "insensitive", to which capitals and small letters are the same. Some builds come without ICU."""
+        try:
+            self.sql("CREATE COLLATION insensitive (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+        except psycopg.errors.FeatureNotSupported:
+            if self.server.number == 15:
+                raise
+            pytest.skip(f"this build of PostgreSQL {self.server.major} has no ICU")
+
     def in_background(self, query, params=None, role="postgres", connection=None):
         """Starts it in a session of its own (or in the given one) and returns at once."""
         return Background(self, connection or self.connect(role), query, params)

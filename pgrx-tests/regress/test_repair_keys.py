@@ -159,7 +159,7 @@ def ignore_case(db):
     """A collation to which capitals and small letters are the same."""
     if db.server.number >= 18:
         pytest.skip("from PostgreSQL 18 on it refers only to columns of the same collation")
-    db.sql("CREATE COLLATION insensitive (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    db.ignore_case()
 
 
 @pytest.mark.parametrize("action", ["NO ACTION", "CASCADE", "SET NULL"])

@@ -211,7 +211,7 @@ impl From<Error> for Failure {
             Error::TooMuchToKeep { megabytes } => (
                 "54000",
                 "the users cannot be merged: more changes than an entry of the audit log can keep".into(),
-                format!("To take it back, {megabytes} MB would have to be kept; an entry has room for 250."),
+                format!("To take it back, {megabytes} MB would have to be kept; an entry has room for 160."),
                 "Merge with the other p_on_conflict, or remove or move some of the rows that would give way by hand first.".into(),
             ),
             Error::ValuesMissing { table, columns } => (

@@ -109,8 +109,9 @@ fn write(house: House, entries: &[Entry], failures_once: bool) -> Vec<i64> {
 /// So many bytes of details, or one entry, are written by one statement: no array of the server holds more than 1 GB.
 const AT_ONCE: usize = 64 << 20;
 
-/// What an entry may have to keep, in bytes: no jsonb holds 256 MB (JENTRY_OFFLENMASK in src/include/utils/jsonb.h).
-const MOST: usize = 250 << 20;
+/// What an entry may have to keep, in bytes of text: no jsonb holds 256 MB (JENTRY_OFFLENMASK in src/include/utils/jsonb.h), and
+/// that of many rows with short values is half as long again as its text.
+const MOST: usize = 160 << 20;
 
 /// Fails where no entry could keep `undo`.
 pub fn fits(undo: &Value) -> Result<(), Error> {

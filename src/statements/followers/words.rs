@@ -5,44 +5,50 @@ use crate::statements::rekey::Mover;
 
 /// Of rows that refer by a key NOT VALID or NOT ENFORCED nobody can tell whether they came since, or were there and referred to nobody.
 pub(super) fn may_have_been_there(mover: &Mover, rows: usize, key: &ForeignKey) -> String {
-    let refer = if rows == 1 { "row refers" } else { "rows refer" };
-    let table = &mover.references.tables[key.child].label;
     let state = if key.enforced { "NOT VALID" } else { "NOT ENFORCED" };
     format!(
-        "{rows} {refer} from {table} by {}, which is {state}, and may have referred to nobody before",
-        key.name
+        "{} from {} by {}, which is {}, and may have referred to nobody before",
+        rows_refer(rows),
+        label(mover, key.child),
+        key.name,
+        state
     )
 }
 
 pub(super) fn would_act(mover: &Mover, rows: usize, key: &ForeignKey) -> String {
-    let refer = if rows == 1 { "row refers" } else { "rows refer" };
-    let label = |place: usize| &mover.references.tables[place].label;
     format!(
-        "{rows} {refer} from {} by {}, whose ON UPDATE or ON DELETE action would change them when their key passes from one row \
+        "{} from {} by {}, whose ON UPDATE or ON DELETE action would change them when their key passes from one row \
          of {} to another",
-        label(key.child),
+        rows_refer(rows),
+        label(mover, key.child),
         key.name,
-        label(key.parent)
+        label(mover, key.parent)
     )
 }
 
 pub(super) fn would_leave(mover: &Mover, rows: usize, key: &ForeignKey) -> String {
-    let refer = if rows == 1 { "row refers" } else { "rows refer" };
-    let label = |place: usize| &mover.references.tables[place].label;
     format!(
-        "{rows} {refer} from {} by {} to rows of {} that would leave the partition it refers to",
-        label(key.child),
+        "{} from {} by {} to rows of {} that would leave the partition it refers to",
+        rows_refer(rows),
+        label(mover, key.child),
         key.name,
-        label(key.parent)
+        label(mover, key.parent)
     )
 }
 
 pub(super) fn left_behind(mover: &Mover, rows: usize, child: usize, parent: usize) -> String {
-    let refer = if rows == 1 { "row refers" } else { "rows refer" };
-    let label = |place: usize| &mover.references.tables[place].label;
     format!(
-        "{rows} {refer} from {} to a row of {} that would not be there any more",
-        label(child),
-        label(parent)
+        "{} from {} to a row of {} that would not be there any more",
+        rows_refer(rows),
+        label(mover, child),
+        label(mover, parent)
     )
+}
+
+fn rows_refer(rows: usize) -> String {
+    format!("{rows} {}", if rows == 1 { "row refers" } else { "rows refer" })
+}
+
+fn label(mover: &Mover, place: usize) -> &str {
+    &mover.references.tables[place].label
 }

@@ -88,7 +88,8 @@ impl References {
                 if raw.parent != found.tables[parent].oid {
                     continue;
                 }
-                for place in raw.keys.iter().enumerate().filter(|(_, k)| **k == key).map(|(i, _)| i)
+                for place in
+                    raw.key.keys.iter().enumerate().filter(|(_, k)| **k == key).map(|(i, _)| i)
                 {
                     let Some(child) = found.place(session, &mut places, raw.child, mode) else {
                         continue;
@@ -98,8 +99,8 @@ impl References {
                         found.keys.len() - 1
                     });
                     let form = if raw.text[place] { Form::Text } else { Form::Uuid };
-                    let column = &raw.columns[place];
-                    if found.add(child, column, form, Some(number), raw.generated[place]) {
+                    let column = &raw.key.columns[place];
+                    if found.add(child, column, form, Some(number), raw.key.generated[place]) {
                         open.push((child, column.clone()));
                     }
                 }
@@ -172,19 +173,19 @@ impl References {
                         && (m.always || self.moves_by(child, column, taken.get(&number)))
                 })
             };
-            let ties = raw.columns.iter().zip(&raw.keys).any(|(column, key)| {
+            let ties = raw.key.columns.iter().zip(&raw.key.keys).any(|(column, key)| {
                 moves(child, column)
                     && !parent.is_some_and(|parent| goes_along(parent, column, key))
             });
             // Rows that refer to nobody by it may do so no more once they change. The user's own row is there.
-            let to_the_user = raw.columns.len() == 1 && parent == Some(0);
-            let is_loose = !raw.validated
+            let to_the_user = raw.key.columns.len() == 1 && parent == Some(0);
+            let is_loose = !raw.key.validated
                 && !to_the_user
-                && (raw.columns.len() > 1 && raw.full
-                    || raw.columns.iter().any(|c| moves(child, c)));
+                && (raw.key.columns.len() > 1 && raw.key.full
+                    || raw.key.columns.iter().any(|c| moves(child, c)));
             // Rows may come to lie where it stands.
-            let is_arrival = raw.enforced
-                && !(to_the_user && raw.deciding == raw.columns)
+            let is_arrival = raw.key.enforced
+                && !(to_the_user && raw.deciding == raw.key.columns)
                 && raw.deciding.iter().any(|c| moves(child, c));
             let ties = ties || is_loose || is_arrival;
             if !ties {

@@ -11,7 +11,7 @@ pub use soft::{Soft, SoftPlace};
 use pgrx::pg_sys::Oid;
 
 /// A foreign key. Columns are quoted; `columns[i]` refers to `keys[i]`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ForeignKey {
     pub name: String,
     /// Where it stands and what it refers to: places in [`References::tables`].
@@ -58,7 +58,7 @@ pub struct ForeignKey {
 }
 
 /// A partition and all below it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bounds {
     pub partitions: Vec<u32>,
     /// The condition, over the table's column names, that a row lies there.

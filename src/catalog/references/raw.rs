@@ -6,35 +6,14 @@ use pgrx::pg_sys::Oid;
 
 pub(super) struct RawKey {
     pub child: Oid,
-    pub child_at: Oid,
     pub parent: Oid,
-    pub columns: Vec<String>,
-    pub keys: Vec<String>,
-    pub operators: Vec<String>,
-    pub collations: Vec<String>,
-    pub casts: Vec<String>,
-    pub strays: bool,
-    pub zoned: bool,
-    pub validated: bool,
-    pub nullable: Vec<bool>,
-    pub generated: Vec<bool>,
+    /// By column: whether it is a text.
     pub text: Vec<bool>,
-    pub name: String,
-    pub acts: bool,
-    pub update_follows: bool,
-    pub full: bool,
-    pub to_generated: bool,
-    pub enforced: bool,
-    pub period: bool,
     /// Quoted columns that decide whether a row lies in the partition where the key stands; none where it stands on a
     /// whole table.
     pub deciding: Vec<String>,
-    /// The condition, over the table's column names, that a row lies there, and the partitions that are meant.
-    pub bounds: Option<String>,
-    pub below: Vec<Oid>,
-    /// The same of the partition that it refers to.
-    pub key_bounds: Option<String>,
-    pub key_below: Vec<Oid>,
+    /// The key, with no places of tables yet.
+    pub key: ForeignKey,
 }
 
 /// Every foreign key of the database that is not a partition's copy of its parent's. The root of a partition tree
@@ -106,68 +85,52 @@ const KEYS: &str = "
 
 impl RawKey {
     pub fn to_key(&self, child: usize, parent: usize) -> ForeignKey {
-        let below: Vec<u32> = self.below.iter().map(|oid| oid.to_u32()).collect();
-        ForeignKey {
-            child,
-            parent,
-            columns: self.columns.clone(),
-            keys: self.keys.clone(),
-            operators: self.operators.clone(),
-            collations: self.collations.clone(),
-            casts: self.casts.clone(),
-            strays: self.strays,
-            zoned: self.zoned,
-            validated: self.validated,
-            name: self.name.clone(),
-            nullable: self.nullable.clone(),
-            generated: self.generated.clone(),
-            acts: self.acts,
-            update_follows: self.update_follows,
-            full: self.full,
-            to_generated: self.to_generated,
-            enforced: self.enforced,
-            period: self.period,
-            partitions: (self.child_at != self.child).then(|| below.clone()),
-            bounds: self.bounds.clone().map(|condition| Bounds { condition, partitions: below }),
-            parents_at: self.key_bounds.clone().map(|condition| Bounds {
-                condition,
-                partitions: self.key_below.iter().map(|oid| oid.to_u32()).collect(),
-            }),
-        }
+        ForeignKey { child, parent, ..self.key.clone() }
     }
 }
 
 pub(super) fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
     let rows = session.run(KEYS, &[], mode);
+    let bounds = |row: usize, condition: usize, partitions: usize| {
+        let below: Vec<Oid> = rows.get(row, partitions)?;
+        let partitions = below.iter().map(|oid| oid.to_u32()).collect();
+        Some(Bounds { condition: rows.get(row, condition)?, partitions })
+    };
     (0..rows.len())
         .filter_map(|row| {
+            let child: Oid = rows.get(row, 1)?;
+            let child_at: Oid = rows.get(row, 2)?;
+            let stands_at = bounds(row, 22, 23);
+            let below = || stands_at.as_ref().map(|at| at.partitions.clone()).unwrap_or_default();
             Some(RawKey {
-                child: rows.get(row, 1)?,
-                child_at: rows.get(row, 2)?,
+                child,
                 parent: rows.get(row, 3)?,
-                columns: rows.get(row, 4)?,
-                keys: rows.get(row, 5)?,
-                operators: rows.get(row, 6)?,
-                collations: rows.get(row, 7)?,
-                strays: rows.get(row, 8)?,
-                casts: rows.get(row, 9)?,
-                zoned: rows.get(row, 10)?,
-                validated: rows.get(row, 11)?,
-                nullable: rows.get(row, 12)?,
-                generated: rows.get(row, 13)?,
                 text: rows.get(row, 14)?,
-                name: rows.get(row, 15)?,
-                acts: rows.get(row, 16)?,
-                to_generated: rows.get(row, 17)?,
-                full: rows.get(row, 18)?,
-                enforced: rows.get(row, 19)?,
-                period: rows.get(row, 20)?,
                 deciding: rows.get(row, 21)?,
-                bounds: rows.get(row, 22),
-                below: rows.get(row, 23)?,
-                key_bounds: rows.get(row, 24),
-                key_below: rows.get(row, 25)?,
-                update_follows: rows.get(row, 26)?,
+                key: ForeignKey {
+                    child: 0,
+                    parent: 0,
+                    columns: rows.get(row, 4)?,
+                    keys: rows.get(row, 5)?,
+                    operators: rows.get(row, 6)?,
+                    collations: rows.get(row, 7)?,
+                    casts: rows.get(row, 9)?,
+                    strays: rows.get(row, 8)?,
+                    zoned: rows.get(row, 10)?,
+                    validated: rows.get(row, 11)?,
+                    nullable: rows.get(row, 12)?,
+                    generated: rows.get(row, 13)?,
+                    name: rows.get(row, 15)?,
+                    acts: rows.get(row, 16)?,
+                    update_follows: rows.get(row, 26)?,
+                    full: rows.get(row, 18)?,
+                    to_generated: rows.get(row, 17)?,
+                    enforced: rows.get(row, 19)?,
+                    period: rows.get(row, 20)?,
+                    partitions: (child_at != child).then(below),
+                    bounds: stands_at,
+                    parents_at: bounds(row, 24, 25),
+                },
             })
         })
         .collect()

@@ -340,6 +340,48 @@ def test_a_cast_of_the_applications_own(db):
     assert content(db, "notes", "replies", "onagui.app_users") == before
 
 
+def test_a_cast_to_the_applications_own(db):
+    """A text is read as its type reads it, not as a cast from text would."""
+    db.sql(
+        """CREATE TYPE mood AS ENUM ('good', 'bad');
+           CREATE TYPE place AS (town text, house int);
+           CREATE FUNCTION any_mood(text) RETURNS mood LANGUAGE sql IMMUTABLE AS $$ SELECT 'bad'::public.mood $$;
+           CREATE FUNCTION no_place(text) RETURNS place LANGUAGE sql IMMUTABLE AS $$ SELECT NULL::public.place $$;
+           CREATE CAST (text AS mood) WITH FUNCTION any_mood(text);
+           CREATE CAST (text AS place) WITH FUNCTION no_place(text);
+           CREATE DOMAIN some_place AS place CHECK (VALUE IS NOT NULL);
+           CREATE TABLE notes (id mood, user_id uuid REFERENCES onagui.app_users, place place, home some_place, PRIMARY KEY (id, user_id));
+           CREATE TABLE replies (id int, note mood, user_id uuid,
+                                 FOREIGN KEY (note, user_id) REFERENCES notes ON UPDATE CASCADE ON DELETE CASCADE)"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    for id in app, auth:
+        db.sql(f"""INSERT INTO notes VALUES ('good', '{id}', '(Rome,1)', '("New York",2)'); INSERT INTO replies VALUES (1, 'good', '{id}')""")
+    before = content(db, "notes", "replies")
+    row = fix_one(db, "ann@example.com", policy="keep_app")
+    assert (row["outcome"], row["rows_changed"]) == ("done", 3), row
+    assert db.sql("SELECT id::text, user_id, (place).town FROM notes") == [("good", auth, "Rome")]
+    undo(db, row["audit_id"])
+    assert content(db, "notes", "replies") == before
+
+
+def test_a_table_that_is_gone(db):
+    """A regclass keeps the number of a table that has been dropped, or is none."""
+    db.sql(
+        """CREATE TABLE notes (about regclass, user_id uuid REFERENCES onagui.app_users, PRIMARY KEY (about, user_id));
+           CREATE TABLE subject ()"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    for id in app, auth:
+        db.sql(f"INSERT INTO notes VALUES ('subject', '{id}'), (0, '{id}'), ('notes', '{id}')")
+    db.sql("DROP TABLE subject")
+    before = db.sql("SELECT about::oid, user_id FROM notes ORDER BY 1, 2")
+    row = fix_one(db, "ann@example.com", policy="keep_auth")
+    assert (row["outcome"], row["rows_changed"]) == ("done", 3), row
+    undo(db, row["audit_id"])
+    assert db.sql("SELECT about::oid, user_id FROM notes ORDER BY 1, 2") == before
+
+
 def test_blanks_at_the_end_are_kept(db):
     db.sql("CREATE TABLE notes (user_id uuid UNIQUE REFERENCES onagui.app_users, text bpchar)")
     app, auth = duplicate(db, "ann@example.com")

@@ -292,8 +292,9 @@ fn update(
             .iter()
             .enumerate()
             .map(|(i, column)| {
-                let kind = c.of.shape.column(column).map_or("text", |c| c.kind.as_str());
-                format!("{column} = (x.r -> 'v' ->> {i})::{kind}")
+                let text = format!("x.r -> 'v' ->> {i}");
+                let value = c.of.shape.column(column).map_or(text.clone(), |c| c.of_text(&text));
+                format!("{column} = {value}")
             })
             .collect();
         let values = c.of.shape.texts("t", columns.iter().map(String::as_str));
@@ -352,7 +353,7 @@ fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
         .filter(|column| column.generated.is_none() && c.inserted[0].get(&column.name).is_some())
         .map(|column| {
             let name = pgrx::spi::quote_literal(&column.name);
-            (column.quoted.clone(), format!("(x.r ->> {name})::{}", column.kind))
+            (column.quoted.clone(), column.of_text(&format!("x.r ->> {name}")))
         })
         .unzip();
     let insert = format!(

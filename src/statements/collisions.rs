@@ -61,10 +61,8 @@ pub fn images(table: &Table, shape: &Shape, columns: &BTreeSet<&String>) -> Stri
     moved(shape, &source, |column| {
         columns.contains(&column.quoted).then(|| {
             let name = pgrx::spi::quote_literal(&column.quoted);
-            format!(
-                "CASE WHEN x.r -> 'v' ? {name} THEN (x.r -> 'v' ->> {name})::{} ELSE t.{} END",
-                column.kind, column.quoted
-            )
+            let value = column.of_text(&format!("x.r -> 'v' ->> {name}"));
+            format!("CASE WHEN x.r -> 'v' ? {name} THEN {value} ELSE t.{} END", column.quoted)
         })
     })
 }

@@ -80,13 +80,14 @@ pub fn as_referring(
                 "SELECT EXISTS (SELECT FROM pg_cast WHERE castsource = $1 AND casttarget = $2)";
             let kinds = [theirs.base_oid.into(), ours.base_oid.into()];
             let has_cast = session.run(sql, &kinds, mode).one().unwrap_or_default();
-            let through = |c: &ShapeColumn| format!("::{}", c.base);
-            let through = if has_cast { through(theirs) } else { String::new() };
+            let k = theirs.base_of_text("$1");
+            let c = match has_cast {
+                true => format!("{k}::{}", ours.base),
+                false => ours.base_of_text("$1"),
+            };
             let sql = format!(
-                "SELECT {} FROM (SELECT $1{through}::{} AS c, $1::{} AS k) v WHERE {}",
+                "SELECT {} FROM (SELECT {c} AS c, {k} AS k) v WHERE {}",
                 ours.as_text("v.c"),
-                ours.base,
-                theirs.base,
                 key.equal(place, "v.k", "v.c")
             );
             session.run(&sql, &[value.to_owned().into()], mode).one::<String>()
@@ -120,7 +121,7 @@ pub fn strays(
     let (shape, child) =
         (mover.shape(session, key.parent, mode), &mover.references.tables[key.child]);
     let part = |i: usize| {
-        let theirs = format!("(x.r ->> {i})::{}", shape.base(&key.keys[i]));
+        let theirs = shape.base_of_text(&key.keys[i], &format!("x.r ->> {i}"));
         key.equal_as_it_goes(i, &theirs, &format!("c.{}", key.columns[i]))
     };
     let on: Vec<String> = (0..key.keys.len()).map(part).collect();

@@ -162,7 +162,7 @@ impl<'a> Plan<'a> {
         let shape = self.shape(key.parent);
         let on: Vec<String> = (0..key.keys.len())
             .map(|i| {
-                let part = |of: &str| format!("({of} ->> {i})::{}", shape.base(&key.keys[i]));
+                let part = |of: &str| shape.base_of_text(&key.keys[i], &format!("{of} ->> {i}"));
                 key.equal(i, &part("x.r"), &part("y.r"))
             })
             .chain(key.update_follows.then(|| {

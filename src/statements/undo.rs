@@ -308,7 +308,8 @@ fn find_by_key(
         .map(|c| {
             let name = pgrx::spi::quote_literal(&c.name);
             let equality = t.shape.equality(&c.quoted);
-            format!("t.{} {equality} (x.r -> 'key' ->> {name})::{}", c.quoted, c.kind)
+            let value = c.of_text(&format!("x.r -> 'key' ->> {name}"));
+            format!("t.{} {equality} {value}", c.quoted)
         })
         .collect();
     let sql = format!(

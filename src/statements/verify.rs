@@ -253,7 +253,7 @@ impl Plan<'_> {
             .iter()
             .enumerate()
             .map(|(i, k)| {
-                let held = format!("(x.r ->> {i})::{}", ours.base(&key.columns[i]));
+                let held = ours.base_of_text(&key.columns[i], &format!("x.r ->> {i}"));
                 key.equal(i, &format!("p.{k}"), &held)
             })
             .collect();
@@ -265,10 +265,9 @@ impl Plan<'_> {
                          WHERE NOT EXISTS (SELECT FROM jsonb_array_elements($2) AS y(r)
                                             WHERE t.tableoid = (y.r ->> 0)::oid AND t.ctid = (y.r ->> 1)::tid))
              SELECT count(*) FROM jsonb_array_elements($3) AS x(r)
-              WHERE ((x.r ->> {})::{} <@ (SELECT range_agg(p.{period}) FROM p WHERE {})) IS NOT TRUE",
+              WHERE ({} <@ (SELECT range_agg(p.{period}) FROM p WHERE {})) IS NOT TRUE",
             self.mover.references.tables[key.parent].target(),
-            ids.len(),
-            ours.base(&key.columns[ids.len()]),
+            ours.base_of_text(&key.columns[ids.len()], &format!("x.r ->> {}", ids.len())),
             on.join(" AND ")
         );
         let args = [images.into(), Json::of(&known).into(), Json::of(&held).into()];
@@ -289,7 +288,7 @@ impl Plan<'_> {
             .iter()
             .enumerate()
             .map(|(i, k)| {
-                let held = format!("(x.r ->> {i})::{}", ours.base(&key.columns[i]));
+                let held = ours.base_of_text(&key.columns[i], &format!("x.r ->> {i}"));
                 key.equal(i, &format!("t.{k}"), &held)
             })
             .collect();

@@ -23,6 +23,8 @@ pub struct ShapeColumn {
     pub is_domain: bool,
     /// A cast to text makes something else of a value than its type writes.
     has_own_text: bool,
+    /// A cast from text makes something else of a text than its type reads.
+    has_own_value: bool,
     pub not_null: bool,
     /// Nobody can tell beforehand what a row has there that is made without a value: a sequence's number, for instance.
     pub is_open: bool,
@@ -43,6 +45,28 @@ impl ShapeColumn {
             // IS NULL is also true of a row of NULLs.
             true => format!("CASE num_nulls({value}) WHEN 0 THEN format('%s', {value}) END"),
             false => format!("{value}::text"),
+        }
+    }
+
+    /// SQL: the column's value, as its type reads it from `text`, an expression.
+    pub fn of_text(&self, text: &str) -> String {
+        self.read(text, &self.kind)
+    }
+
+    /// The same of its base.
+    pub fn base_of_text(&self, text: &str) -> String {
+        self.read(text, &self.base)
+    }
+
+    fn read(&self, text: &str, kind: &str) -> String {
+        match self.has_own_value {
+            // What makes records of jsonb has the type's input function read it.
+            true => {
+                format!(
+                    "(SELECT v FROM jsonb_to_record(jsonb_build_object('v', {text})) AS r(v {kind}))"
+                )
+            }
+            false => format!("({text})::{kind}"),
         }
     }
 }
@@ -70,7 +94,11 @@ const COLUMNS: &str = "
            kinds.id = 'bpchar'::regtype AND NOT kinds.limited
                OR EXISTS (SELECT FROM pg_cast
                            WHERE castsource = kinds.id AND casttarget = 'text'::regtype AND oid >= 16384),
-           kinds.id
+           kinds.id,
+           -- A cast of the application's own; and the server's to regclass, which knows no number of a table that is gone.
+           EXISTS (SELECT FROM pg_cast
+                    WHERE castsource = 'text'::regtype AND casttarget = kinds.id AND castmethod = 'f'
+                      AND (oid >= 16384 OR casttarget = 'regclass'::regtype))
       FROM pg_attribute a
       CROSS JOIN LATERAL (
             WITH RECURSIVE kind(id, typmod, depth, value) AS (
@@ -110,6 +138,7 @@ impl Shape {
                 default: rows.get(row, 11),
                 has_own_text: rows.get(row, 12).unwrap_or_default(),
                 base_oid: rows.get(row, 13).unwrap_or(Oid::INVALID),
+                has_own_value: rows.get(row, 14).unwrap_or_default(),
             });
         }
         let unique = unique::read_unique(session, table, mode);
@@ -125,17 +154,20 @@ impl Shape {
 
     /// SQL: whether `value`, an expression for a text, does not fit into the column; None where anything does.
     pub fn overflow(&self, quoted: &str, value: &str) -> Option<String> {
-        let ShapeColumn { kind, base, .. } = self.column(quoted).filter(|c| c.is_limited)?;
-        let text = |kind: &str| match base.as_str() {
-            "numeric" => format!("trim_scale({value}::{kind}::numeric)::text"),
-            _ => format!("{value}::{kind}::{base}::text"),
+        let column = self.column(quoted).filter(|c| c.is_limited)?;
+        let base = &column.base;
+        let text = |read: String| match base.as_str() {
+            "numeric" => format!("trim_scale({read}::numeric)::text"),
+            _ => format!("{read}::{base}::text"),
         };
-        Some(format!("{} IS DISTINCT FROM {}", text(kind), text(base)))
+        let (cut, whole) = (text(column.of_text(value)), text(column.base_of_text(value)));
+        Some(format!("{cut} IS DISTINCT FROM {whole}"))
     }
 
-    /// The type to compare a column's values by as somebody else than its table's owner, whose domain may run their code.
-    pub fn base(&self, quoted: &str) -> &str {
-        self.column(quoted).map_or("text", |column| column.base.as_str())
+    /// SQL: a column's value as it is read from `text`, an expression, to be compared by somebody else than its table's owner,
+    /// whose domain may run their code.
+    pub fn base_of_text(&self, quoted: &str, text: &str) -> String {
+        self.column(quoted).map_or_else(|| text.to_owned(), |column| column.base_of_text(text))
     }
 
     /// SQL: a column (quoted) over an alias as its type writes it.

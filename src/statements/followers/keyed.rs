@@ -146,7 +146,7 @@ pub(super) fn holders(
         (&mover.references.tables[key.child], mover.shape(session, key.parent, Mode::Fresh));
     let mut on: Vec<String> = (0..key.keys.len())
         .map(|i| {
-            let theirs = format!("(x.r ->> {i})::{}", shape.base(&key.keys[i]));
+            let theirs = shape.base_of_text(&key.keys[i], &format!("x.r ->> {i}"));
             key.equal(i, &theirs, &format!("t.{}", key.columns[i]))
         })
         .collect();

@@ -124,7 +124,8 @@ impl Plan<'_> {
             .zip(&key.keys)
             .enumerate()
             .map(|(i, (column, k))| {
-                key.equal(i, &format!("(x.r ->> {i})::{}", shape.base(k)), &format!("t.{column}"))
+                let theirs = shape.base_of_text(k, &format!("x.r ->> {i}"));
+                key.equal(i, &theirs, &format!("t.{column}"))
             })
             .collect();
         conditions.extend(key.within("t"));

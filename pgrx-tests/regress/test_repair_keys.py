@@ -68,6 +68,36 @@ def test_a_row_that_others_refer_to_leaves_its_partition(db, action, merge):
     assert content(db, "orders", "items", "onagui.app_users") == before
 
 
+@pytest.mark.parametrize("referred", [False, True])
+def test_a_row_leaves_a_partition_of_a_partition_that_others_refer_to(db, referred):
+    """The server cannot do it (0A000), whether the row itself is referred to or not."""
+    quarter = uuid.UUID(int=2**126)
+    db.sql(
+        f"""CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, note text) PARTITION BY RANGE (user_id);
+            CREATE TABLE orders_low PARTITION OF orders FOR VALUES FROM (MINVALUE) TO ('{MIDDLE}') PARTITION BY RANGE (user_id);
+            CREATE TABLE orders_lowest PARTITION OF orders_low FOR VALUES FROM (MINVALUE) TO ('{quarter}');
+            CREATE TABLE orders_lower PARTITION OF orders_low DEFAULT;
+            CREATE TABLE orders_high PARTITION OF orders DEFAULT;
+            ALTER TABLE orders_low ADD UNIQUE (id, user_id);
+            CREATE TABLE items (order_id int, user_id uuid, FOREIGN KEY (order_id, user_id) REFERENCES orders_low (id, user_id) ON UPDATE CASCADE)"""
+    )
+    for name, auth in [("ann", HIGH), ("bob", uuid.UUID(int=2**126 + 1)), ("cy", uuid.UUID(int=4))]:
+        app = uuid.UUID(int=len(name))
+        app_user(db, f"{name}@example.com", app)
+        auth_user(db, f"{name}@example.com", auth)
+        db.sql(f"INSERT INTO orders VALUES (1, '{app}')")
+        if referred:
+            db.sql(f"INSERT INTO items VALUES (1, '{app}')")
+        if name != "cy":
+            expect_refusal(db, f"{name}@example.com", "23503" if referred and name == "ann" else "0A000", ["orders", "items"], "rekey")
+            db.sql("DELETE FROM items; DELETE FROM orders; DELETE FROM onagui.app_users")
+    before = content(db, "orders", "items")
+    row = fix_one(db, "cy@example.com")
+    assert (row["outcome"], row["rows_changed"]) == ("done", 2 if referred else 1), row
+    undo(db, row["audit_id"])
+    assert content(db, "orders", "items") == before
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_what_came_since_refers_to_a_row_that_would_leave_its_partition(db, action):
     orders(db, action)

@@ -130,6 +130,12 @@ pub enum Error {
         constraint: String,
         rows: usize,
     },
+    /// Rows would have to leave their partition, of a partition that a foreign key refers to.
+    CannotLeave {
+        table: String,
+        constraint: String,
+        rows: usize,
+    },
     /// Rows that had the id before it was moved there have come to refer to the user.
     Adopted {
         table: String,

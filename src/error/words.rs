@@ -182,6 +182,16 @@ impl From<Error> for Failure {
                 format!("{} of {table} would violate the foreign key {constraint}, or do so already (NOT VALID).", rows_in_words(rows)),
                 "Let those rows refer to what is there, or to NULL, then try again.".into(),
             ),
+            Error::CannotLeave { table, constraint, rows } => (
+                "0A000",
+                "the user cannot be moved: rows would have to leave their partition".into(),
+                format!(
+                    "{} of {table} would go to another partition; the foreign key {constraint} refers to one that has \
+                     partitions itself, and PostgreSQL moves no row out of these.",
+                    rows_in_words(rows)
+                ),
+                "Let the foreign key refer to the whole table, or to a partition that has none, then try again.".into(),
+            ),
             Error::Adopted { table } => (
                 "55000",
                 "rows that had the id already refer to the user now".into(),

@@ -69,8 +69,26 @@ impl Plan<'_> {
                 0 => {}
                 rows => return Err(self.orphans(key, rows)),
             }
+            let Some(condition) = key.parent_stays.clone() else {
+                continue;
+            };
+            let in_there = self.changing(key.parent).map(|(row, _)| row);
+            let in_there: BTreeSet<&Row> = in_there.filter(|row| key.is_to(row.1.0)).collect();
+            let stay = Bounds { partitions: bounds.partitions.clone(), condition };
+            match in_there.len() - self.inside(key.parent, in_there, &stay).len() {
+                0 => {}
+                rows => return Err(self.cannot_leave(key, rows)),
+            }
         }
         Ok(())
+    }
+
+    fn cannot_leave(&self, key: &ForeignKey, rows: usize) -> Error {
+        Error::CannotLeave {
+            table: self.mover.references.tables[key.parent].label.clone(),
+            constraint: key.name.clone(),
+            rows,
+        }
     }
 
     /// Fails where the server would take rows for those of a key that goes ([`ForeignKey::strays`]).

@@ -55,6 +55,10 @@ pub struct ForeignKey {
     pub bounds: Option<Bounds>,
     /// Where it refers to a partition: only rows in there are referred to, and to the server they go when they leave it.
     pub parents_at: Option<Bounds>,
+    /// Where that has partitions itself: the condition, over rows as they will be, that one stays in the partition it lies in.
+    /// The server moves none to another, whether anything refers to it or not (ExecCrossPartitionUpdateForeignKey() of
+    /// src/backend/executor/nodeModifyTable.c).
+    pub parent_stays: Option<String>,
 }
 
 /// A partition and all below it.

@@ -34,7 +34,11 @@ const KEYS: &str = "
            CASE WHEN pg_partition_root(c.confrelid) <> c.confrelid
                 THEN coalesce(pg_get_partition_constraintdef(c.confrelid), 'true') END,
            ARRAY(SELECT t.relid::oid FROM pg_partition_tree(c.confrelid) t WHERE pg_partition_root(c.confrelid) <> c.confrelid),
-           c.confupdtype IN ('a', 'c')
+           c.confupdtype IN ('a', 'c'),
+           CASE WHEN pg_partition_root(c.confrelid) <> c.confrelid
+                THEN (SELECT string_agg(format('\"#table\" = %s AND (%s)', t.relid::oid,
+                                               coalesce(pg_get_partition_constraintdef(t.relid), 'true')), ' OR ')
+                        FROM pg_partition_tree(c.confrelid) t WHERE t.isleaf AND t.level > 0) END
       FROM pg_constraint c
       -- From PostgreSQL 18 on.
       CROSS JOIN LATERAL (
@@ -130,6 +134,7 @@ pub(super) fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
                     partitions: (child_at != child).then(below),
                     bounds: stands_at,
                     parents_at: bounds(row, 24, 25),
+                    parent_stays: rows.get(row, 27),
                 },
             })
         })

@@ -158,6 +158,12 @@ pub enum Error {
         table: String,
         columns: Vec<String>,
     },
+    /// A row that is to be made would refer to nothing that is there.
+    RefersToNobody {
+        table: String,
+        columns: Vec<String>,
+        constraint: String,
+    },
     /// What the tables' CHECKs and partitions would not take, in words.
     Violates {
         what: String,

@@ -230,6 +230,12 @@ impl From<Error> for Failure {
                 format!("{table} demands ({}), for which there is neither a value in auth.users nor a default.", columns.join(", ")),
                 format!("Give it a DEFAULT, or tell where it comes from: INSERT INTO onagui.sync_column (app_column, source, key) VALUES ({}, 'user_meta', '…');", pgrx::spi::quote_literal(&columns[0])),
             ),
+            Error::RefersToNobody { table, columns, constraint } => (
+                "23503",
+                "the row cannot be made: it would refer to what is not there".into(),
+                format!("What {table} would have in ({}) violates its foreign key {constraint}.", columns.join(", ")),
+                "Make the row it is to refer to, or change the column's DEFAULT or where its value comes from (onagui.sync_column), then try again.".into(),
+            ),
             Error::Violates { what } => (
                 "23514",
                 "rows would violate a CHECK constraint, or fit into no partition".into(),

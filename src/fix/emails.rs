@@ -179,8 +179,14 @@ fn rehearse(
             });
         }
     }
-    if found.is_empty() && repair.mover().email_is_key() {
+    if found.is_empty() && mover.email_is_key() {
         return rehearse_with_children(repair, session, candidate, holder, row);
+    }
+    if found.is_empty() && mover.email_refers() {
+        let email = [(candidate.app()?, candidate.auth_email.clone())];
+        if let Err(error) = Merge::plan_emails(session, &mover, &email, Mode::Read) {
+            return Ok(refused(candidate, Action::UpdateEmail, error));
+        }
     }
     if !found.is_empty() {
         row.outcome = "refused";
@@ -274,7 +280,7 @@ fn explain(
     failure: &Failure,
 ) -> Result<Outcome, Error> {
     let failed = |failure| Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure));
-    if !matches!(failure.sqlstate.as_str(), "22001" | "23503" | "23505" | "23514") {
+    if !matches!(failure.sqlstate.as_str(), "0A000" | "22001" | "23503" | "23505" | "23514") {
         return Ok(failed(failure.clone()));
     }
     let look = || pg::connect(|session| rehearse(repair, session, candidate, exchanging));

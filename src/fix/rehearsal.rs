@@ -94,7 +94,7 @@ impl Repair {
     ) -> Result<Outcome, Error> {
         let may_be_foreseen = matches!(
             failure.sqlstate.as_str(),
-            "22001" | "23502" | "23503" | "23505" | "23514" | "23P01"
+            "0A000" | "22001" | "23502" | "23503" | "23505" | "23514" | "23P01"
         );
         if !may_be_foreseen {
             return Ok(Outcome::failed(candidate, action, failure));

@@ -2,12 +2,13 @@
 
 use super::mapping::Mapped;
 use super::rekey::{Collision, unquoted};
+use super::rows::Text;
 use super::signup::Target;
 use super::{checks, collisions, offer_new};
-use crate::catalog::references::Table;
+use crate::catalog::references::{ForeignKey, Table};
 use crate::catalog::shape::{Check, Shape, Uniqueness};
 use crate::error::Error;
-use crate::pg::{self, Mode, connect};
+use crate::pg::{self, Json, Mode, Session, connect};
 use onagui_decide::repair::Action;
 use pgrx::Uuid;
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ impl Target {
         let new = self.new_row(table, shape);
         connect(|session| {
             let users = self.auth_users(session, ids, Mode::Read);
+            let keys = ForeignKey::all_of(session, table.oid, Mode::Read);
             pg::as_role(self.app.owner, || {
                 connect(|session| {
                     offer_new(session, &users);
@@ -51,6 +53,11 @@ impl Target {
                         let sql = collisions::taken(table, unique, &new.rows);
                         for id in session.run(&sql, &[], Mode::Read).column::<Uuid>() {
                             found.entry(id).or_insert_with(|| new.collides(unique));
+                        }
+                    }
+                    for (key, parent) in &keys {
+                        for id in new.refer_to_nobody(session, key, parent) {
+                            found.entry(id).or_insert_with(|| new.refers_to_nobody(key));
                         }
                     }
                     found
@@ -172,6 +179,65 @@ impl New<'_> {
         }
         let broken = self.checks().zip(is_broken).filter(|(_, broken)| **broken);
         checks::fail(broken.map(|(check, _)| checks::found(self.table, check, 1)).collect()).err()
+    }
+
+    /// The auth users whose rows would refer to nobody through a foreign key, as far as that can be told beforehand.
+    fn refer_to_nobody(&self, session: &Session, key: &ForeignKey, parent: &Table) -> Vec<Uuid> {
+        let is_open = |column: &String| self.open.contains(column);
+        let of_itself = parent.oid == self.table.oid;
+        let unclear = key.columns.iter().any(is_open) || of_itself && key.keys.iter().any(is_open);
+        if !key.enforced || key.period || key.bounds.is_some() || unclear {
+            return Vec::new();
+        }
+        let equal = |key_of: &str, column: &dyn Fn(usize) -> String| -> String {
+            let part = |(i, k)| key.equal(i, &format!("{key_of}.{k}"), &column(i));
+            key.keys.iter().enumerate().map(part).collect::<Vec<_>>().join(" AND ")
+        };
+        // A row may refer to itself.
+        let others = match of_itself {
+            true => format!("({}) IS NOT TRUE", equal("n", &|i| format!("n.{}", key.columns[i]))),
+            false => "true".into(),
+        };
+        let nulls = key.columns.iter().map(|c| format!("n.{c}")).collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "SELECT \"#id\", {} FROM ({}) n
+              WHERE num_nulls({nulls}) {} AND {others}",
+            self.shape.texts("n", key.columns.iter().map(String::as_str)),
+            self.rows,
+            if key.full { format!("< {}", key.columns.len()) } else { "= 0".into() },
+        );
+        let rows = pg::with_stable_text(|| session.run(&sql, &[], Mode::Read));
+        let ids: Vec<Uuid> = rows.column();
+        let values: Vec<Vec<Text>> =
+            (0..rows.len()).map(|row| rows.get(row, 2).unwrap_or_default()).collect();
+        if ids.is_empty() {
+            return ids;
+        }
+        let held = |i: usize| self.shape.base_of_text(&key.columns[i], &format!("x.r ->> {i}"));
+        let within = key.parents_at.as_ref().map_or("true".into(), |at| {
+            let list: Vec<String> = at.partitions.iter().map(u32::to_string).collect();
+            format!("t.tableoid IN ({})", list.join(", "))
+        });
+        let sql = format!(
+            "SELECT x.place FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)
+              WHERE NOT EXISTS (SELECT FROM {} t WHERE {} AND {within})",
+            parent.target(),
+            equal("t", &held)
+        );
+        let orphans: Vec<i64> = pg::with_stable_text(|| {
+            pg::as_role(parent.owner, || {
+                session.run(&sql, &[Json::of(&values).into()], Mode::Read).column()
+            })
+        });
+        orphans.into_iter().map(|place| ids[place as usize - 1]).collect()
+    }
+
+    fn refers_to_nobody(&self, key: &ForeignKey) -> Error {
+        Error::RefersToNobody {
+            table: self.table.label.clone(),
+            columns: key.columns.iter().map(|c| unquoted(c)).collect(),
+            constraint: key.name.clone(),
+        }
     }
 
     fn collides(&self, unique: &Uniqueness) -> Error {

@@ -162,7 +162,7 @@ impl Plan<'_> {
                     return Err(self.orphans(key, 1));
                 }
                 let was_bound = key.bounds.as_ref().is_none_or(|b| b.partitions.contains(&row.1.0));
-                if changes && was_bound && before.iter().all(Option::is_some) {
+                if self.leaves(key, row) && was_bound && before.iter().all(Option::is_some) {
                     had.push(before);
                 }
                 if is_checked && nulls == 0 && (changes || is_again) {
@@ -186,6 +186,15 @@ impl Plan<'_> {
             }
         }
         Ok(loosened)
+    }
+
+    /// Whether a row comes to refer to another by a column that moves. What is generated, and an e-mail, may.
+    fn leaves(&self, key: &ForeignKey, row: &Row) -> bool {
+        let changes =
+            |column: &String| self.rows.get(row).is_some_and(|known| known.after.contains(column));
+        let is_email = |column: &String| row.0 == 0 && column == "email";
+        let mut columns = key.columns.iter().zip(&key.generated);
+        columns.any(|(column, generated)| !generated && !is_email(column) && changes(column))
     }
 
     /// Whether a key refers to `auth.users`. What refers to both by one column, and changes, is meant to refer to another auth

@@ -1,7 +1,7 @@
 //! Finding the references in the catalog.
 
 use super::raw::{RawKey, read_keys};
-use super::{Form, Moving, References, Soft, Table};
+use super::{ForeignKey, Form, Moving, References, Soft, Table};
 use crate::catalog::code::{UPDATE, after_trigger, before_trigger};
 use crate::catalog::tables::{APP_USERS, App};
 use crate::error::Error;
@@ -47,6 +47,14 @@ impl Table {
             after_triggers: rows.get(0, 6)?,
             moving: Vec::new(),
         })
+    }
+}
+
+impl ForeignKey {
+    /// The foreign keys of one table, each with the table it refers to.
+    pub fn all_of(session: &Session, table: Oid, mode: Mode) -> Vec<(Self, Table)> {
+        let raw = read_keys(session, mode).into_iter().filter(|raw| raw.child == table);
+        raw.filter_map(|raw| Some((raw.key, Table::read(session, raw.parent, mode)?))).collect()
     }
 }
 
@@ -145,8 +153,8 @@ impl References {
         }
     }
 
-    /// Adds the foreign keys that tie a column which moves to a row that does not: whether they hold afterwards must be
-    /// looked up. Answers whether there are any.
+    /// Adds the foreign keys that tie a column which changes to a row that does not: whether they hold afterwards must be
+    /// looked up. Answers whether there are any that a re-key must look up.
     fn add_ties(
         &mut self,
         session: &Session,
@@ -187,11 +195,17 @@ impl References {
             let is_arrival = raw.key.enforced
                 && !(to_the_user && raw.deciding == raw.key.columns)
                 && raw.deciding.iter().any(|c| moves(child, c));
-            let ties = ties || is_loose || is_arrival;
-            if !ties {
+            // What is generated follows what moves, or the e-mail.
+            let all = raw.key.columns.iter().zip(&raw.key.keys).zip(&raw.key.generated);
+            let is_computed = all.clone().any(|((column, key), generated)| {
+                *generated && !parent.is_some_and(|parent| goes_along(parent, column, key))
+            });
+            let is_email = child == 0 && raw.key.columns.iter().any(|column| column == "email");
+            let is_computed_anew = is_computed && !self.tables[child].moving.is_empty();
+            is_tied |= ties || is_loose || is_arrival || is_computed_anew;
+            if !(ties || is_loose || is_arrival || is_computed || is_email) {
                 continue;
             }
-            is_tied = true;
             if !taken.contains_key(&number)
                 && let Some(parent) = self.place(session, places, raw.parent, mode)
             {

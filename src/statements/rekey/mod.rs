@@ -341,6 +341,13 @@ impl Mover {
         })
     }
 
+    /// Whether users refer to other rows by their e-mails, or by what is generated.
+    pub fn email_refers(&self) -> bool {
+        let mut of_users = self.references.keys.iter().filter(|key| key.child == 0);
+        of_users
+            .any(|key| key.generated.contains(&true) || key.columns.iter().any(|c| c == "email"))
+    }
+
     /// Whether there is a way to move many users at once.
     pub fn moves_many(&self) -> bool {
         !self.references.by_rows

@@ -218,7 +218,7 @@ def test_auths_own_change_does_not_move_a_user_whom_others_refer_to_from_their_p
     assert [entry["action"] for entry in log(db) if entry["action"] != "signup"] == ["failure"]
 
 
-@pytest.mark.parametrize("action", ["", "ON UPDATE CASCADE", "ON UPDATE CASCADE ON DELETE SET NULL"])
+@pytest.mark.parametrize("action", ["", "ON UPDATE CASCADE", "ON UPDATE CASCADE ON DELETE SET NULL", "ON UPDATE SET NULL", "ON UPDATE SET DEFAULT"])
 @pytest.mark.parametrize("referred", [False, True])
 def test_a_link_that_changes_nothing_but_the_case(db, action, referred):
     """To the key it is the same e-mail."""

@@ -492,7 +492,7 @@ def test_a_number_that_is_too_large_for_the_column(db):
     app_user(db, "ann@example.com", auth_user(db, "ann@example.com"), number=3000000000)
     app_user(db, "Ann@example.com", number=1)
     db.sql("INSERT INTO notes VALUES (1)")
-    expect_refusal(db, "ann@example.com", "22003", ["notes"], "merge")
+    expect_refusal(db, "ann@example.com", "22001", ["notes"], "merge")
 
 
 @pytest.mark.parametrize("action", ACTS)

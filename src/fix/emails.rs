@@ -8,6 +8,7 @@ use crate::pg::{self, Arg, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;
 use crate::statements::changes::{self, TableChanges, Update, Wanted, Written};
 use crate::statements::done::Done;
+use crate::statements::emails::placeholder;
 use crate::statements::merge::Merge;
 use crate::statements::rekey::Collision;
 use crate::statements::rows;
@@ -328,12 +329,6 @@ impl Parking {
             Parking::Placeholder => candidate.app_user_id.map(placeholder),
         }
     }
-}
-
-/// RFC 2606: nobody's domain.
-fn placeholder(id: Uuid) -> String {
-    let id: String = id.to_string().chars().filter(|c| *c != '-').take(16).collect();
-    format!("{id}@x.invalid")
 }
 
 fn change(

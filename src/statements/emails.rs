@@ -44,14 +44,31 @@ impl Target {
             if !mover.email_is_key() {
                 return Ok(Vec::new());
             }
-            let merge = Merge::plan_emails(session, &mover, emails, Mode::Fresh)?;
-            match merge.unsettled {
-                true => Err(Error::Collides {
-                    what: Collision::in_words(&merge.collisions),
-                    action: Action::UpdateEmail,
-                }),
-                false => merge.carry_out(),
+            let bring = |emails: &[(Uuid, Text)]| {
+                let merge = Merge::plan_emails(session, &mover, emails, Mode::Fresh)?;
+                match merge.unsettled {
+                    true => Err(Error::Collides {
+                        what: Collision::in_words(&merge.collisions),
+                        action: Action::UpdateEmail,
+                    }),
+                    false => merge.carry_out(),
+                }
+            };
+            match bring(emails) {
+                // To a foreign key that acts it is the e-mail they have, but for its case: it takes a step between.
+                Err(Error::Entangled { .. }) => {
+                    let between: Vec<_> =
+                        emails.iter().map(|(id, _)| (*id, Some(placeholder(*id)))).collect();
+                    Ok(bring(&between)?.into_iter().chain(bring(emails)?).collect())
+                }
+                brought => brought,
             }
         })
     }
+}
+
+/// What a user has for an e-mail until the one they are to get is free. RFC 2606: it is in nobody's domain.
+pub fn placeholder(id: Uuid) -> String {
+    let id: String = id.to_string().chars().filter(|c| *c != '-').take(16).collect();
+    format!("{id}@x.invalid")
 }

@@ -74,7 +74,7 @@ pub fn as_referring(
         return Ok(value.to_owned());
     }
     let table = &mover.references.tables[key.child];
-    let found = pg::with_stable_text(|| {
+    let look = || {
         pg::as_role(table.owner, || {
             let sql =
                 "SELECT EXISTS (SELECT FROM pg_cast WHERE castsource = $1 AND casttarget = $2)";
@@ -92,7 +92,12 @@ pub fn as_referring(
             );
             session.run(&sql, &[value.to_owned().into()], mode).one::<String>()
         })
-    });
+    };
+    let found = match pg::subtransaction(|| Ok(pg::with_stable_text(look))) {
+        // Out of range, or no number.
+        Err(failure) if matches!(failure.sqlstate.as_str(), "22003" | "0A000") => None,
+        looked => looked?,
+    };
     found.ok_or_else(|| Error::DoesNotFit {
         table: table.label.clone(),
         column: c.clone(),

@@ -163,7 +163,7 @@ impl<'a> Plan<'a> {
         let on: Vec<String> = (0..key.keys.len())
             .map(|i| {
                 let part = |of: &str| shape.base_of_text(&key.keys[i], &format!("{of} ->> {i}"));
-                key.equal(i, &part("x.r"), &part("y.r"))
+                key.same_key(i, &part("x.r"), &part("y.r"))
             })
             .chain(key.update_follows.then(|| {
                 let row = key.keys.len();

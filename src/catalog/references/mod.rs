@@ -25,6 +25,8 @@ pub struct ForeignKey {
     casts: Vec<String>,
     /// ` COLLATE …` where the two sides differ, else nothing.
     collations: Vec<String>,
+    /// ` COLLATE …` of each part of the key, nothing where it has none.
+    key_collations: Vec<String>,
     /// A row is let in by the key's collation, which tells more values apart than the column's, by which the server finds what
     /// it acts on as a key goes (src/backend/utils/adt/ri_triggers.c): what refers to others may be among that.
     pub strays: bool,
@@ -77,7 +79,14 @@ impl ForeignKey {
         format!("{key}{operator}{column}{cast}{}", self.collations[place])
     }
 
-    /// The same as the server compares them to find what refers to a key that goes.
+    /// The condition that two values of the key's part `place`, expressions that need not be columns, are the same to who refers to
+    /// them.
+    pub fn same_key(&self, place: usize, one: &str, other: &str) -> String {
+        let collation = &self.key_collations[place];
+        self.equal(place, &format!("({one}{collation})"), &format!("({other}{collation})"))
+    }
+
+    /// [`Self::equal`] as the server compares them to find what refers to a key that goes.
     pub fn equal_as_it_goes(&self, place: usize, key: &str, column: &str) -> String {
         match self.strays {
             true => format!("{key}{}{column}{}", self.operators[place], self.casts[place]),

@@ -38,7 +38,8 @@ const KEYS: &str = "
            CASE WHEN pg_partition_root(c.confrelid) <> c.confrelid
                 THEN (SELECT string_agg(format('\"#table\" = %s AND (%s)', t.relid::oid,
                                                coalesce(pg_get_partition_constraintdef(t.relid), 'true')), ' OR ')
-                        FROM pg_partition_tree(c.confrelid) t WHERE t.isleaf AND t.level > 0) END
+                        FROM pg_partition_tree(c.confrelid) t WHERE t.isleaf AND t.level > 0) END,
+           keys.key_collations
       FROM pg_constraint c
       -- From PostgreSQL 18 on.
       CROSS JOIN LATERAL (
@@ -63,6 +64,10 @@ const KEYS: &str = "
                                   THEN (SELECT format(' COLLATE %I.%I', n.nspname, theirs.collname)
                                           FROM pg_namespace n WHERE n.oid = theirs.collnamespace)
                                   ELSE '' END ORDER BY k.place) AS collations,
+                   array_agg(CASE WHEN theirs.oid IS NOT NULL
+                                  THEN (SELECT format(' COLLATE %I.%I', n.nspname, theirs.collname)
+                                          FROM pg_namespace n WHERE n.oid = theirs.collnamespace)
+                                  ELSE '' END ORDER BY k.place) AS key_collations,
                    coalesce(bool_or(a.attcollation <> own.attcollation AND theirs.collisdeterministic
                                     AND NOT ours.collisdeterministic), false) AS strays,
                    bool_or(f.provolatile <> 'i') AS zoned,
@@ -135,6 +140,7 @@ pub(super) fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
                     bounds: stands_at,
                     parents_at: bounds(row, 24, 25),
                     parent_stays: rows.get(row, 27),
+                    key_collations: rows.get(row, 28)?,
                 },
             })
         })

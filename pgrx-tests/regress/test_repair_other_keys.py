@@ -181,3 +181,23 @@ def test_rows_that_follow_an_email_refer_by_what_is_generated_from_it(db):
     assert fix_one(db, "zoe@example.com", False)["rows_changed"] == 1
     assert fix_one(db, "zoe@example.com")["outcome"] == "done"
     assert db.sql("SELECT email, bucket FROM mails") == [("zoe@example.com", "z")]
+
+
+def test_a_generated_column_refers_to_the_same_in_another_spelling(db):
+    """1.00 is 1."""
+    db.sql(
+        """DROP TABLE onagui.app_users;
+           CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, number numeric UNIQUE);
+           CREATE TABLE notes (user_id uuid, number numeric GENERATED ALWAYS AS (1) STORED REFERENCES onagui.app_users (number))"""
+    )
+    app_user(db, "Ann@example.com", LOW, number="1.00")
+    app_user(db, "ann@example.com", auth_user(db, "ann@example.com"), number=None)
+    db.sql("INSERT INTO notes VALUES (NULL)")
+    before = content(db, "onagui.app_users", "notes")
+    assert fix_one(db, "ann@example.com", False)["outcome"] == "planned"
+    row = fix_one(db, "ann@example.com")
+    assert (row["action"], row["outcome"]) == ("merge", "done"), row
+    undo(db, row["audit_id"])
+    assert content(db, "onagui.app_users", "notes") == before
+    db.sql("UPDATE onagui.app_users SET number = 2 WHERE number IS NULL")
+    both(db, "ann@example.com", "notes", action="merge")

@@ -105,6 +105,28 @@ pub fn as_referring(
     })
 }
 
+/// Whether a row that holds `held` refers to one whose key's part `place` is `is`: they may be written in different ways.
+pub fn refers(
+    session: &Session,
+    mover: &Mover,
+    (key, place): (&ForeignKey, usize),
+    (is, held): (&str, &str),
+    mode: Mode,
+) -> bool {
+    let [theirs, ours] = [key.parent, key.child].map(|of| mover.shape(session, of, mode));
+    let is_alike = theirs.kind_of(&key.keys[place]) == ours.kind_of(&key.columns[place]);
+    if is_alike && is == held {
+        return true;
+    }
+    let is_key = theirs.base_of_text(&key.keys[place], "$1");
+    let held_by = ours.base_of_text(&key.columns[place], "$2");
+    let sql = format!("SELECT {}", key.same_key(place, &is_key, &held_by));
+    let args = [is.to_owned().into(), held.to_owned().into()];
+    let owner = mover.references.tables[key.child].owner;
+    let refers = || pg::as_role(owner, || session.run(&sql, &args, mode).one::<bool>());
+    pg::with_stable_text(refers).unwrap_or_default()
+}
+
 /// Rows of a table as they will be: a query over `$1` (see [`super::collisions::images`]), that argument, and where the rows lie, with
 /// those that will not be there any more.
 pub struct Images {

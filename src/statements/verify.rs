@@ -36,8 +36,11 @@ impl Plan<'_> {
                 wanted.iter().any(|(column, wanted)| self.after(row, column) != *wanted);
             let generated = key.columns.iter().zip(&key.keys).zip(&key.generated).enumerate();
             for (place, ((column, k), _)) in generated.filter(|(_, (_, generated))| **generated) {
-                let is = self.fitting(*number, place, self.after(heir, k))?;
-                disagrees |= self.after(row, column) != is;
+                let (is, held) = (self.after(heir, k), self.after(row, column));
+                let refers = |is: &String, held: &String| {
+                    fit::refers(self.session, self.mover, (key, place), (is, held), self.mode)
+                };
+                disagrees |= !matches!((&is, &held), (Some(is), Some(held)) if refers(is, held));
             }
             if disagrees {
                 return Err(self.disagree(key));

@@ -164,6 +164,11 @@ impl Shape {
         Some(format!("{cut} IS DISTINCT FROM {whole}"))
     }
 
+    /// The type below any domain.
+    pub fn kind_of(&self, quoted: &str) -> Option<Oid> {
+        self.column(quoted).map(|column| column.base_oid)
+    }
+
     /// SQL: a column's value as it is read from `text`, an expression, to be compared by somebody else than its table's owner,
     /// whose domain may run their code.
     pub fn base_of_text(&self, quoted: &str, text: &str) -> String {

@@ -1,5 +1,7 @@
 """fix_user_ids, fix_user_id, fix_user_id_mismatch: every status, every line, every error; what the audit log tells of it."""
 
+import uuid
+
 import pytest
 from repairs import ADMIN, app_user, auth_user, content, duplicate, fix, fix_one, log, mismatched, new_id, statuses, undo
 from support import expect_error
@@ -399,3 +401,24 @@ def test_a_limit_is_for_those_who_are_out_of_step(db):
     assert [row["email"] for row in rows] == ["one@example.com", "two@example.com"]
     rows = db.rows("SELECT action FROM onagui.fix_user_ids(ARRAY['dup@example.com'], p_limit => 1)")
     assert [row["action"] for row in rows] == ["merge"]
+
+
+def test_whoever_always_fails_keeps_nobody_from_having_a_turn(db):
+    """A nightly call with a limit gets to everybody."""
+    db.sql("CREATE TABLE notes (user_id uuid REFERENCES onagui.app_users, CHECK (user_id < 'f0000000-0000-0000-0000-000000000000'))")
+    for number in range(6):
+        auth = auth_user(db, f"user{number}@example.com", uuid.UUID(int=((15 if number < 4 else 14) << 124) + number))
+        app = app_user(db, f"user{number}@example.com", uuid.UUID(int=number))
+        db.sql(f"INSERT INTO notes VALUES ('{app}')")
+        assert auth != app
+    done, tried = [], []
+    for _ in range(3):
+        rows = fix(db, None, limit=2)
+        tried += [row["email"] for row in rows]
+        done += [row["email"] for row in rows if row["outcome"] == "done"]
+    assert sorted(done) == ["user4@example.com", "user5@example.com"]
+    assert sorted(tried) == [f"user{number}@example.com" for number in range(6)]
+    left = {email for email in tried if email not in done}
+    for _ in range(200):
+        left -= {row["email"] for row in fix(db, None, limit=2)}
+    assert not left

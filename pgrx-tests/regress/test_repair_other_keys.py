@@ -168,6 +168,24 @@ def test_a_new_user_refers_to_a_table_closed_to_others(db):
     both(db, "ann@example.com", action="create")
 
 
+@pytest.mark.parametrize("name", ["make_plan", "Make plan"])
+def test_a_trigger_makes_what_a_new_user_refers_to(db, name):
+    """Triggers fire by name; the server's own for foreign keys begin with RI_."""
+    db.sql(
+        f"""CREATE TABLE plan (name text PRIMARY KEY);
+            ALTER TABLE onagui.app_users ADD plan text DEFAULT 'free' REFERENCES plan DEFERRABLE INITIALLY DEFERRED;
+            CREATE FUNCTION make_plan() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.plan VALUES (new.plan); RETURN NULL; END $$;
+            CREATE TRIGGER "{name}" AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION make_plan()"""
+    )
+    ann = auth_user(db, "ann@example.com")
+    if name == "make_plan":
+        both(db, "ann@example.com", action="create")
+    else:
+        assert fix_one(db, "ann@example.com", False)["outcome"] == "planned"
+        assert fix_one(db, "ann@example.com")["outcome"] == "done"
+        assert db.sql("SELECT id, plan FROM onagui.app_users") == [(ann, "free")]
+
+
 def test_rows_that_follow_an_email_refer_by_what_is_generated_from_it(db):
     db.sql(
         f"""CREATE TABLE bucket (name text PRIMARY KEY); INSERT INTO bucket VALUES ('a');

@@ -47,6 +47,14 @@ pub fn after_trigger(table: &str) -> String {
     has_trigger(table, "g.tgtype & 2 = 0")
 }
 
+/// Whether an AFTER INSERT trigger of the application fires before those of foreign keys, and may make what these look for:
+/// triggers fire in the order of their names.
+pub fn read_precedes_keys(session: &Session, table: Oid) -> bool {
+    let earlier =
+        has_trigger("$1", "g.tgtype & 7 = 5 AND g.tgname < 'RI_ConstraintTrigger' COLLATE \"C\"");
+    session.run(&format!("SELECT {earlier}"), &[table.into()], Mode::Read).one().unwrap_or(true)
+}
+
 fn has_trigger(table: &str, which: &str) -> String {
     format!(
         "EXISTS (SELECT FROM pg_catalog.pg_trigger g

@@ -140,14 +140,26 @@ fn list_sql(rows: &str, order: &str, most: Option<usize>) -> String {
     let mismatch = Status::EmailMismatch.name();
     let of_mismatch =
         |what: &str| format!("CASE WHEN s.sync_status = '{mismatch}' THEN {what} END");
+    let rows = most.map_or(rows.to_owned(), |most| first_of(rows, most));
     format!(
         "SELECT s.sync_status, s.email, s.auth_user_id, s.app_user_id, NULL::text, {}, {}, {}, {}
-           FROM ({rows}) s ORDER BY {order}{limit}",
+           FROM ({rows}) s ORDER BY {order}",
         of_mismatch("s.auth_email"),
         of_mismatch("s.app_email"),
         of_mismatch(&quick_key("s.auth_email")),
         of_mismatch(&quick_key("s.app_email")),
-        limit = most.map_or(String::new(), |most| format!(" LIMIT {most}")),
+    )
+}
+
+/// At most `most` of them: first those with whom nothing has failed so far, then any others. Whoever always fails keeps nobody
+/// from having a turn; that it failed once more in the same way is not recorded, so that nobody knows when it was.
+fn first_of(rows: &str, most: usize) -> String {
+    format!(
+        "SELECT s.* FROM ({rows}) s
+          ORDER BY CASE WHEN EXISTS (SELECT FROM onagui.sync_audit_log l
+                                      WHERE l.auth_user_id = s.auth_user_id AND l.outcome IN ('failed', 'refused'))
+                        THEN random() END NULLS FIRST, {BY_ID}
+          LIMIT {most}"
     )
 }
 

@@ -5,6 +5,7 @@ use super::rekey::{Collision, unquoted};
 use super::rows::Text;
 use super::signup::Target;
 use super::{checks, collisions, offer_new};
+use crate::catalog::code::read_precedes_keys;
 use crate::catalog::references::{ForeignKey, Table};
 use crate::catalog::shape::{Check, Shape, Uniqueness};
 use crate::error::Error;
@@ -37,7 +38,10 @@ impl Target {
         let new = self.new_row(table, shape);
         connect(|session| {
             let users = self.auth_users(session, ids, Mode::Read);
-            let keys = ForeignKey::all_of(session, table.oid, Mode::Read);
+            let mut keys = ForeignKey::all_of(session, table.oid, Mode::Read);
+            if !keys.is_empty() && read_precedes_keys(session, table.oid) {
+                keys.clear();
+            }
             pg::as_role(self.app.owner, || {
                 connect(|session| {
                     offer_new(session, &users);

@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 #[derive(Default, Serialize, Deserialize)]
 pub struct Done {
     pub table: String,
+    /// Its number, which outlives a new name, though not a dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oid: Option<u32>,
     /// The names of the columns that the table had then, of which MD5s were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
@@ -32,6 +35,7 @@ impl Done {
     pub fn to(table: &Table, shape: &Shape) -> Self {
         Done {
             table: table.label.clone(),
+            oid: Some(table.oid.to_u32()),
             columns: shape.columns.iter().map(|c| c.name.clone()).collect(),
             ..Done::default()
         }

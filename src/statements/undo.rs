@@ -21,6 +21,12 @@ const TABLE_NAMED: &str = "
     SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p') AND format('%I.%I', n.nspname, c.relname) = $1";
 
+/// The same by its number, if that has the columns which the log knows: after a dump it may be another table's.
+const TABLE_NUMBERED: &str = "
+    SELECT c.oid FROM pg_class c
+     WHERE c.relkind IN ('r', 'p') AND c.oid = $1
+       AND $2 <@ ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)";
+
 /// A table the audit log names, as it is now.
 pub struct Resolved {
     table: Table,
@@ -37,9 +43,13 @@ pub fn resolve(
     done.iter()
         .filter_map(|d| {
             let found = pg::as_role(house.owner, || {
-                let oid = session
-                    .run(TABLE_NAMED, &[d.table.clone().into()], Mode::Fresh)
-                    .one::<Oid>()?;
+                let of_number = || {
+                    let args = [Oid::from(d.oid?).into(), d.columns.clone().into()];
+                    session.run(TABLE_NUMBERED, &args, Mode::Fresh).one::<Oid>()
+                };
+                let of_name =
+                    || session.run(TABLE_NAMED, &[d.table.clone().into()], Mode::Fresh).one();
+                let oid = of_number().or_else(of_name)?;
                 let table = Table::read(session, oid, Mode::Fresh)?;
                 Some(Resolved { table, shape: Shape::read(session, oid, Mode::Fresh) })
             });

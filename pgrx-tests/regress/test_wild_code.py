@@ -276,14 +276,47 @@ def test_nobody_owns_it_with_more_rights(app):
 
 
 def test_a_published_table_that_cannot_be_identified(app):
-    """The server refuses to change it; the user is reported with its words."""
+    """The server lets nobody change it."""
     app.sql("CREATE TABLE public.notes (user_id uuid REFERENCES onagui.app_users)")
     app.sql("CREATE PUBLICATION all_notes FOR TABLE public.notes", role=ADMIN)
     moved, _ = mismatched(app, "ann@example.com")
     app.sql("INSERT INTO public.notes VALUES (%s)", [moved])
-    row = fix_one(app, "ann@example.com")
-    assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("failed", "55000") and "replica identity" in row["details"]["error"]["message"]
+    for apply in False, True:
+        row = fix_one(app, "ann@example.com", apply)
+        assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("refused", "55000"), row
+        assert '"all_notes" publishes updates of public.notes, which has no replica identity' in row["details"]["error"]["detail"]
     app.sql("ALTER TABLE public.notes REPLICA IDENTITY FULL")
+    assert fix_one(app, "ann@example.com", False)["outcome"] == "planned"
     assert fix_one(app, "ann@example.com")["outcome"] == "done"
     auth_user(app, "new@example.com")
     assert undo(app, fix_one(app, "new@example.com")["audit_id"])
+
+
+PUBLICATIONS = {
+    "by the table": "FOR TABLE public.notes",
+    "by its root": "FOR TABLE public.notes WITH (publish_via_partition_root)",
+    "all": "FOR ALL TABLES",
+    "by the schema": "FOR TABLES IN SCHEMA public",
+}
+
+
+@pytest.mark.parametrize("how", PUBLICATIONS)
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_publications(app, how, partitioned):
+    app.sql(f"CREATE TABLE public.notes (user_id uuid REFERENCES onagui.app_users, n int) {'PARTITION BY LIST (n)' if partitioned else ''}")
+    if partitioned:
+        app.sql("CREATE TABLE public.notes_1 PARTITION OF public.notes FOR VALUES IN (1)")
+    moved, _ = mismatched(app, "ann@example.com")
+    app.sql("INSERT INTO public.notes VALUES (%s, 1)", [moved])
+    mismatched(app, "bob@example.com")
+    assert fix_one(app, "ann@example.com", False)["outcome"] == "planned"
+    app.sql(f"CREATE PUBLICATION news {PUBLICATIONS[how]}", role=ADMIN)
+    for apply in False, True:
+        row = fix_one(app, "ann@example.com", apply)
+        assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("refused", "55000"), row
+    # Nobody has to change a row for this one.
+    assert fix_one(app, "bob@example.com", False)["outcome"] == "planned"
+    assert fix_one(app, "bob@example.com")["outcome"] == "done"
+    app.sql("ALTER PUBLICATION news SET (publish = 'insert, delete')", role=ADMIN)
+    assert fix_one(app, "ann@example.com", False)["outcome"] == "planned"
+    assert fix_one(app, "ann@example.com")["outcome"] == "done"

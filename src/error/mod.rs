@@ -136,6 +136,11 @@ pub enum Error {
         constraint: String,
         rows: usize,
     },
+    /// Rows of a table that is published and has no replica identity would have to be changed.
+    HeldByPublication {
+        table: String,
+        publication: String,
+    },
     /// Rows that had the id before it was moved there have come to refer to the user.
     Adopted {
         table: String,

@@ -192,6 +192,12 @@ impl From<Error> for Failure {
                 ),
                 "Let the foreign key refer to the whole table, or to a partition that has none, then try again.".into(),
             ),
+            Error::HeldByPublication { table, publication } => (
+                "55000",
+                "the user cannot be moved: rows of a published table cannot be changed".into(),
+                format!("The publication {publication:?} publishes updates of {table}, which has no replica identity; the server lets no row of it be changed."),
+                format!("Give it a primary key, or ALTER TABLE {table} REPLICA IDENTITY FULL; then try again."),
+            ),
             Error::Adopted { table } => (
                 "55000",
                 "rows that had the id already refer to the user now".into(),

@@ -151,6 +151,9 @@ fn rehearse(
         row.outcome = "refused";
         return Ok(row.refused_for(error));
     }
+    if let Err(error) = mover.check_publications(&[]) {
+        return Ok(refused(candidate, Action::UpdateEmail, error));
+    }
     let source = format!("FROM {} t WHERE t.id = $1", table.target());
     let moved =
         collisions::moved(shape, &source, |c| (c.quoted == "email").then(|| "$2".to_owned()));
@@ -226,6 +229,9 @@ fn rehearse_with_children(
         Err(error) => return Ok(refused(candidate, Action::UpdateEmail, error)),
     };
     let mut row = row.moves(alone.referring());
+    if let Err(error) = mover.check_publications(row.referring()) {
+        return Ok(refused(candidate, Action::UpdateEmail, error));
+    }
     let mut collisions = alone.collisions.clone();
     if let Some(holder) = holder {
         wanted.insert(0, (holder, Some(placeholder(holder))));
@@ -281,7 +287,10 @@ fn explain(
     failure: &Failure,
 ) -> Result<Outcome, Error> {
     let failed = |failure| Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure));
-    if !matches!(failure.sqlstate.as_str(), "0A000" | "22001" | "23503" | "23505" | "23514") {
+    if !matches!(
+        failure.sqlstate.as_str(),
+        "0A000" | "22001" | "23503" | "23505" | "23514" | "55000"
+    ) {
         return Ok(failed(failure.clone()));
     }
     let look = || pg::connect(|session| rehearse(repair, session, candidate, exchanging));

@@ -75,6 +75,8 @@ impl Repair {
             let error = collides(&collisions, action);
             row.details["reason"] = json!("rows would collide");
             row = row.refused_for(error);
+        } else if let Err(error) = mover.check_publications(row.referring()) {
+            return Ok(refused(candidate, action, error));
         } else if action == Action::Merge && !self.apply && row.rows_changed > 0 {
             let (app, auth) = pair()?;
             let mut merged = self.merged.borrow_mut();
@@ -94,7 +96,7 @@ impl Repair {
     ) -> Result<Outcome, Error> {
         let may_be_foreseen = matches!(
             failure.sqlstate.as_str(),
-            "0A000" | "22001" | "23502" | "23503" | "23505" | "23514" | "23P01"
+            "0A000" | "22001" | "23502" | "23503" | "23505" | "23514" | "23P01" | "55000"
         );
         if !may_be_foreseen {
             return Ok(Outcome::failed(candidate, action, failure));

@@ -21,12 +21,33 @@ const DEFERS: &str = "
     SELECT EXISTS (SELECT FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
                     WHERE c.condeferred AND t.relowner = ANY ($1))";
 
+/// SQL: the first publication of updates of all of a table `c`, or of each partition, none of which has a replica identity
+/// (CheckCmdReplicaIdentity() of src/backend/executor/execReplication.c).
+const PUBLICATION: &str = "
+    SELECT min(p.pubname::text COLLATE \"C\")
+      FROM pg_publication p
+     WHERE p.pubupdate AND (
+           SELECT bool_and(
+                  NOT EXISTS (SELECT FROM pg_index i
+                               WHERE i.indrelid = l.oid AND i.indisvalid AND i.indimmediate
+                                 AND (l.relreplident = 'd' AND i.indisprimary OR l.relreplident = 'i' AND i.indisreplident))
+                  AND l.relreplident <> 'f' AND l.relpersistence = 'p'
+                  AND (p.puballtables
+                       OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = ANY (l.above))
+                       OR EXISTS (SELECT FROM pg_publication_namespace s JOIN pg_class x ON x.relnamespace = s.pnnspid
+                                   WHERE s.pnpubid = p.oid AND x.oid = ANY (l.above))))
+             FROM (SELECT l.*, ARRAY(SELECT l.oid UNION ALL SELECT a.relid::oid FROM pg_partition_ancestors(l.oid) a) AS above
+                     FROM pg_class l
+                    WHERE l.relkind = 'r'
+                      AND (l.oid = c.oid OR l.oid IN (SELECT t.relid::oid FROM pg_partition_tree(c.oid) t WHERE t.isleaf))) l)";
+
 impl Table {
     /// The table with this oid, as far as writing to it goes.
     pub fn read(session: &Session, oid: Oid, mode: Mode) -> Option<Self> {
         let sql = format!(
             "SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p',
-                    EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}, {}
+                    EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}, {},
+                    ({PUBLICATION})
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
               WHERE c.oid = $1 AND c.relkind IN ('r', 'p')",
             before_trigger("c.oid", UPDATE),
@@ -45,6 +66,7 @@ impl Table {
             only: if is_partitioned { "" } else { "ONLY " },
             keeps_rows: rows.get(0, 5)?,
             after_triggers: rows.get(0, 6)?,
+            held_by: rows.get(0, 7),
             moving: Vec::new(),
         })
     }

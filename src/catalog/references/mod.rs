@@ -158,6 +158,8 @@ pub struct Table {
     pub keeps_rows: bool,
     /// An AFTER trigger of the application may go on changing rows.
     pub after_triggers: bool,
+    /// The publication for whose sake the server lets none of its rows be changed, for want of a replica identity.
+    pub held_by: Option<String>,
     pub moving: Vec<Moving>,
 }
 

@@ -283,7 +283,10 @@ impl Mover {
         let mut moved = Vec::new();
         let watched = self.watched(session, &[from]);
         self.update_each(session, |place| {
-            let rows = self.update_one(session, place, from, to);
+            let rows = match self.is_out_of_it(session, place, &[from]) {
+                true => 0,
+                false => self.update_one(session, place, from, to),
+            };
             moved.push((place, rows));
         });
         self.written(session, &moved, watched, &[(from, to)])?;
@@ -304,6 +307,9 @@ impl Mover {
         let mut by_user: Vec<Vec<Referring>> = users.iter().map(|_| Vec::new()).collect();
         let watched = self.watched(session, &from);
         self.update_each(session, |place| {
+            if self.is_out_of_it(session, place, &from) {
+                return moved.push((place, 0));
+            }
             let mut rows = vec![0; users.len()];
             let statements = &self.statements[place];
             match &statements.update_many {
@@ -341,6 +347,19 @@ impl Mover {
         })
     }
 
+    /// Fails where a publication keeps rows from being changed: the user's own, or what refers to the user.
+    pub fn check_publications(&self, referring: &[Referring]) -> Result<(), Error> {
+        let is_written = |table: &Table| referring.iter().any(|r| *r.table == *table.label);
+        for (place, table) in self.references.tables.iter().enumerate() {
+            if let Some(publication) =
+                table.held_by.clone().filter(|_| place == 0 || is_written(table))
+            {
+                return Err(Error::HeldByPublication { table: table.label.clone(), publication });
+            }
+        }
+        Ok(())
+    }
+
     /// Whether users refer to other rows by their e-mails, or by what is generated.
     pub fn email_refers(&self) -> bool {
         let mut of_users = self.references.keys.iter().filter(|key| key.child == 0);
@@ -362,6 +381,11 @@ impl Mover {
             };
             self.moving().filter(of_owner).for_each(&mut update);
         });
+    }
+
+    /// Whether no row of a table refers to any of `users`, where the server would refuse an UPDATE of it even so.
+    fn is_out_of_it(&self, session: &Session, place: usize, users: &[Uuid]) -> bool {
+        self.references.tables[place].held_by.is_some() && !self.remain(session, place, users)
     }
 
     fn update_one(&self, session: &Session, place: usize, from: Uuid, to: Uuid) -> u64 {

@@ -52,7 +52,7 @@ impl Mover {
     }
 
     /// Whether rows of a table still hold any of `ids` as users.
-    fn remain(&self, session: &Session, place: usize, ids: &[Uuid]) -> bool {
+    pub(super) fn remain(&self, session: &Session, place: usize, ids: &[Uuid]) -> bool {
         pg::as_role(self.references.tables[place].owner, || {
             let prepare =
                 || session.prepare_generic(&remain_sql(&self.references, place), &[UUIDARRAYOID]);

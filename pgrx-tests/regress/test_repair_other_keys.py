@@ -126,6 +126,10 @@ def test_a_new_user_would_refer_to_nobody(db, match):
     ann = auth_user(db, "ann@example.com")
     assert db.one("SELECT count(*) FROM onagui.app_users") == 0
     both(db, "ann@example.com", action="create", auth_user_id=ann)
+    error = fix_one(db, "ann@example.com", False)["details"]["error"]
+    assert error["message"] == "the row cannot be made: it would refer to what is not there"
+    assert "in (plan, since) violates its foreign key app_users_plan_since_fkey" in error["detail"]
+    assert "Make the row it is to refer to" in error["hint"]
     db.sql("ALTER TABLE onagui.app_users ALTER since SET DEFAULT NULL")
     if match:
         both(db, "ann@example.com", action="create")

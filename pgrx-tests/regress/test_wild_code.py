@@ -285,6 +285,7 @@ def test_a_published_table_that_cannot_be_identified(app):
         row = fix_one(app, "ann@example.com", apply)
         assert (row["outcome"], row["details"]["error"]["sqlstate"]) == ("refused", "55000"), row
         assert '"all_notes" publishes updates of public.notes, which has no replica identity' in row["details"]["error"]["detail"]
+        assert "REPLICA IDENTITY FULL" in row["details"]["error"]["hint"]
     app.sql("ALTER TABLE public.notes REPLICA IDENTITY FULL")
     assert fix_one(app, "ann@example.com", False)["outcome"] == "planned"
     assert fix_one(app, "ann@example.com")["outcome"] == "done"

@@ -218,10 +218,7 @@ impl New<'_> {
             return ids;
         }
         let held = |i: usize| self.shape.base_of_text(&key.columns[i], &format!("x.r ->> {i}"));
-        let within = key.parents_at.as_ref().map_or("true".into(), |at| {
-            let list: Vec<String> = at.partitions.iter().map(u32::to_string).collect();
-            format!("t.tableoid IN ({})", list.join(", "))
-        });
+        let within = key.parents_within("t").unwrap_or("true".into());
         let sql = format!(
             "SELECT x.place FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)
               WHERE NOT EXISTS (SELECT FROM {} t WHERE {} AND {within})",

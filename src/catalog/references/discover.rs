@@ -37,9 +37,8 @@ const PUBLICATION: &str = "
                        OR EXISTS (SELECT FROM pg_publication_namespace s JOIN pg_class x ON x.relnamespace = s.pnnspid
                                    WHERE s.pnpubid = p.oid AND x.oid = ANY (l.above))))
              FROM (SELECT l.*, ARRAY(SELECT l.oid UNION ALL SELECT a.relid::oid FROM pg_partition_ancestors(l.oid) a) AS above
-                     FROM pg_class l
-                    WHERE l.relkind = 'r'
-                      AND (l.oid = c.oid OR l.oid IN (SELECT t.relid::oid FROM pg_partition_tree(c.oid) t WHERE t.isleaf))) l)";
+                     FROM (SELECT c.oid AS id UNION SELECT t.relid::oid FROM pg_partition_tree(c.oid) t WHERE t.isleaf) x
+                     JOIN pg_class l ON l.oid = x.id AND l.relkind = 'r') l)";
 
 impl Table {
     /// The table with this oid, as far as writing to it goes.

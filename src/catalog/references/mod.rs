@@ -101,10 +101,18 @@ impl ForeignKey {
 
     /// The condition, over an alias, under which the key applies to a row at all.
     pub fn within(&self, alias: &str) -> Option<String> {
-        let partitions = self.partitions.as_ref()?;
-        let list: Vec<String> = partitions.iter().map(u32::to_string).collect();
-        Some(format!("{alias}.tableoid IN ({})", list.join(", ")))
+        self.partitions.as_ref().map(|partitions| lies_in(alias, partitions))
     }
+
+    /// The condition, over an alias, under which a row can be referred to at all.
+    pub fn parents_within(&self, alias: &str) -> Option<String> {
+        self.parents_at.as_ref().map(|at| lies_in(alias, &at.partitions))
+    }
+}
+
+fn lies_in(alias: &str, partitions: &[u32]) -> String {
+    let list: Vec<String> = partitions.iter().map(u32::to_string).collect();
+    format!("{alias}.tableoid IN ({})", list.join(", "))
 }
 
 /// How a column holds a user's id.

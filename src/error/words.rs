@@ -8,6 +8,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let (sqlstate, message, detail, hint): (&str, String, String, String) = match error {
             Error::Raised(failure) => return *failure,
+            // The trigger.
             Error::NotATrigger => (
                 "39P01",
                 "sync_auth_user_to_app_users() was not called by a trigger".into(),
@@ -39,6 +40,7 @@ impl From<Error> for Failure {
                 "Drop that trigger. SELECT onagui.enable_sync(); attaches the right ones to auth.users."
                     .into(),
             ),
+            // The two tables, and who may do what with them.
             Error::TableMissing { table } => (
                 "42P01",
                 format!("table {table} does not exist"),
@@ -99,6 +101,7 @@ impl From<Error> for Failure {
                 format!("Role {role} lacks CREATE on the schema."),
                 format!("GRANT CREATE ON SCHEMA onagui TO {role}; as the schema's owner."),
             ),
+            // What was asked of the status.
             Error::UnknownStatus { found } => (
                 "22023",
                 format!("{found} is not a status"),
@@ -113,6 +116,7 @@ impl From<Error> for Failure {
                 format!("p_limit is {limit}."),
                 "Leave p_limit out, or NULL, for all rows.".into(),
             ),
+            // A user who cannot be repaired.
             Error::HeldBack { table } => (
                 "55000",
                 format!("rows of {table} could not be changed"),
@@ -248,6 +252,7 @@ impl From<Error> for Failure {
                 what,
                 "Change those rows, what the constraint demands, or make the partition; then try again.".into(),
             ),
+            // Who is who.
             Error::EmailTaken { email } => (
                 "23505",
                 "another app user holds this e-mail".into(),
@@ -281,6 +286,7 @@ impl From<Error> for Failure {
                 format!("The auth user with {email} has not confirmed it: anybody could have signed up with it."),
                 "Wait for the confirmation. It links the app user by itself, unless the auth user has a row already or onagui_sync.link_by_email is never; then fix again.".into(),
             ),
+            // What was asked of a repair.
             Error::BadArgument { name, value, wanted } => (
                 "22023",
                 format!("{name} has a value that does not fit"),
@@ -299,6 +305,7 @@ impl From<Error> for Failure {
                 "It commits after each batch.".into(),
                 "CALL it on its own, outside BEGIN … COMMIT, or use SELECT * FROM onagui.fix_user_ids(p_apply => true);".into(),
             ),
+            // Undo.
             Error::NoSuchAudit { audit_id } => (
                 "P0002",
                 "there is no such entry in the audit log".into(),
@@ -331,6 +338,7 @@ impl From<Error> for Failure {
                 format!("audit_id {audit_id}: {}.", why.join("; ").trim_end_matches('.')),
                 "Nothing was changed. Put those rows in order by hand, then try again.".into(),
             ),
+            // Registered references.
             Error::NoSuchColumn { table, column } => (
                 "42703",
                 format!("{table} has no column {column:?}"),
@@ -349,6 +357,7 @@ impl From<Error> for Failure {
                 "Fixes change what is registered; only who may UPDATE the column can register it, or take that back.".into(),
                 format!("Let the owner of {table} GRANT UPDATE ({column}) on it to you, or do it."),
             ),
+            // The registration call.
             Error::NoToken => (
                 "42501",
                 "permission denied: this call needs the token of the user it is for".into(),
@@ -407,6 +416,7 @@ impl From<Error> for Failure {
                     ..Failure::default()
                 };
             }
+            // All calls.
             Error::Rehearsed => {
                 return Failure { is_rehearsal: true, message: "rehearsed".into(), ..Failure::default() };
             }

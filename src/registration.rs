@@ -241,7 +241,7 @@ impl Registration {
             details: details.to_string(),
             ..self.entry(arrival, action, "done")
         };
-        audit::record(self.house, &[entry]);
+        audit::record(self.house, vec![entry]);
     }
 
     fn record_pending(&self, arrival: &Arrival, app_user: Uuid) {
@@ -250,6 +250,6 @@ impl Registration {
             details: json!({ "reason": PENDING }).to_string(),
             ..self.entry(arrival, "pending", "planned")
         };
-        audit::record(self.house, &[entry]);
+        audit::record(self.house, vec![entry]);
     }
 }

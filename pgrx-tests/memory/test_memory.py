@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 import support
-from repairs import ADMIN
+from repairs import ADMIN, duplicate
 
 FULL = os.environ.get("MEMORY") == "full"
 #: More than this much for each operation is a leak. What is taken once, for a cache or a plan, comes with the warming up.
@@ -224,3 +224,33 @@ def test_many_in_a_transaction(session, name):
     assert kept < 4096, contexts_within - contexts
     for first, last in zip(before[1], before[3]):
         assert last - first < max(LEAK * 2 * count, NOISE), before
+
+
+#: Bytes that a row of a merge takes at most while it is merged, and while that is undone.
+EACH_ROW = 5 * 1024
+
+
+def test_a_merge_of_many_rows(session):
+    """All rows of one user are planned, moved and recorded together: what that takes goes with their number, and is bounded."""
+    db, rows = session.db, 100_000 if FULL else 20_000
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("CREATE TABLE votes (n int, user_id uuid REFERENCES onagui.app_users, body text, PRIMARY KEY (n, user_id))")
+    db.sql("INSERT INTO votes SELECT n, %s, 'yes' FROM generate_series(1, %s) n", [app, rows])
+    db.sql("INSERT INTO votes SELECT n, %s, 'no' FROM generate_series(1, %s) n", [auth, rows // 10])
+
+    def peak(query, *params):
+        with open(f"/proc/{session.pid}/clear_refs", "w") as file:
+            file.write("5")  # VmHWM counts from now on
+        before = session.anonymous()
+        answer = session.execute(query, params).fetchone()[0]
+        with open(f"/proc/{session.pid}/status") as lines:
+            sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmHWM", "RssShmem", "RssFile"))}
+        at_most = 1024 * (int(sizes["VmHWM"]) - int(sizes["RssShmem"]) - int(sizes["RssFile"]))
+        print(f"{query}: {(at_most - before) / rows:,.0f} bytes a row")
+        assert at_most - before < EACH_ROW * rows
+        return answer
+
+    merge = "SELECT audit_id FROM onagui.fix_user_ids(ARRAY['ann@example.com'], true, 'keep_auth') WHERE outcome = 'done'"
+    peak(merge.replace("true", "false").replace("audit_id", "outcome").replace("'done'", "'planned'"))
+    number = peak(merge)
+    peak("SELECT onagui.undo_fix(%s)", number)

@@ -6,9 +6,10 @@ use super::repair::Repair;
 use crate::error::Error;
 use crate::pg;
 use crate::statements::candidates::Candidate;
+use crate::statements::done::Step;
 use onagui_decide::repair::{Action, Status};
 use pgrx::Uuid;
-use serde_json::{Value, json};
+use serde_json::json;
 
 impl Repair {
     /// Carries out a person's decision about a pair.
@@ -31,8 +32,8 @@ impl Repair {
                 let reason = format!("the app row is that of auth user {id}, who has none then");
                 row.details["reason"] = json!(reason);
             }
-            if let Value::Array(steps) = &mut row.undo {
-                steps.push(json!({ "auths": id.to_string() }));
+            if let Some(steps) = &mut row.undo {
+                steps.push(Step::Auths(id.to_string()));
             }
         }
         self.record(&mut outcomes);

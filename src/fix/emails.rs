@@ -7,7 +7,7 @@ use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session, subtransaction};
 use crate::statements::candidates::Candidate;
 use crate::statements::changes::{self, TableChanges, Update, Wanted, Written};
-use crate::statements::done::Done;
+use crate::statements::done::{Done, Step};
 use crate::statements::emails::placeholder;
 use crate::statements::merge::Merge;
 use crate::statements::rekey::Collision;
@@ -366,11 +366,11 @@ fn change(
             if merge.unsettled {
                 return Err(collides(&merge.collisions, Action::UpdateEmail));
             }
-            steps.extend(merge.carry_out()?.iter().map(|done| json!({ "changes": done })));
+            steps.extend(merge.carry_out()?.into_iter().map(Step::Changes));
             moved.push(merge.referring());
         } else {
             let done = set_email(repair, session, candidate, before.clone(), after.clone())?;
-            steps.push(json!({ "changes": done }));
+            steps.push(Step::Changes(done));
         }
         Ok::<_, Error>(())
     };
@@ -384,7 +384,7 @@ fn change(
     }
     // A ring is taken back together: one by one, each would find their address with another.
     let id = session.run("SELECT gen_random_uuid()::text", &[], Mode::Fresh).one::<String>();
-    let mut undo = Some(json!(steps));
+    let mut undo = Some(steps);
     let mut moved = moved.split_off(moved.len().saturating_sub(users.len())).into_iter();
     Ok(users
         .iter()
@@ -398,7 +398,7 @@ fn change(
                 row.details["exchange"] = json!(id);
             }
             // With the first of a ring, for all of it.
-            row.undo = undo.take().unwrap_or_default();
+            row.undo = undo.take();
             row
         })
         .collect())

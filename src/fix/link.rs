@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::pg::{Mode, connect};
+use crate::statements::done::Step;
 use crate::statements::merge;
 use crate::statements::refresh::Refreshed;
 use crate::statements::rekey::{Mover, Referring};
@@ -54,8 +55,8 @@ impl<'t> Linker<'t> {
             let refreshed =
                 before.and_then(|row| rows::difference(session, table, shape, auth, &row));
             let mut undo = vec![done.step];
-            undo.extend(followed.iter().map(|done| json!({ "changes": done })));
-            undo.extend(refreshed.map(|done| json!({ "changes": [done] })));
+            undo.extend(followed.into_iter().map(Step::Changes));
+            undo.extend(refreshed.map(|done| Step::Changes(vec![done])));
             let mut details = json!({ "references": done.moved, "undo": undo });
             if let Some(failure) = unfilled {
                 details["error"] = failure.to_json();

@@ -19,7 +19,7 @@ pub use undo::undo_fix;
 
 use crate::catalog::House;
 use crate::error::{Error, plain};
-use crate::pg::{self, Arg, Call, Json, Reply, RowWriter};
+use crate::pg::{self, Arg, Call, JsonbText, Reply, RowWriter};
 use crate::statements::candidates::Order;
 use crate::statements::merge::OnConflict;
 use onagui_decide::repair::{Action, Status};
@@ -63,7 +63,7 @@ fn actor() -> String {
 }
 
 fn put(writer: &RowWriter, outcome: Outcome) {
-    let details = Json(outcome.told(false));
+    let details = JsonbText(outcome.told(false));
     writer.put(&[
         Arg::of(outcome.email),
         outcome.action.name().into(),

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Failure};
 use crate::statements::candidates::{Candidate, Pair};
+use crate::statements::done::Step;
 use crate::statements::rekey::Referring;
 use onagui_decide::repair::Action;
 use pgrx::Uuid;
@@ -24,7 +25,7 @@ pub struct Outcome {
     /// Why it was refused or failed.
     pub failure: Option<Box<Failure>>,
     /// What undo_fix() needs; goes to the audit log only.
-    pub undo: Value,
+    pub undo: Option<Vec<Step>>,
     /// Of those whose order matters: whose turn it was, from 1 on.
     pub turn: usize,
 }
@@ -43,7 +44,7 @@ impl Outcome {
             details: json!({}),
             audit_id: None,
             failure: None,
-            undo: Value::Null,
+            undo: None,
             turn: 0,
         }
     }
@@ -91,12 +92,12 @@ impl Outcome {
             #[serde(skip_serializing_if = "Option::is_none")]
             references: Option<&'a [Referring]>,
             #[serde(skip_serializing_if = "Option::is_none")]
-            undo: Option<&'a Value>,
+            undo: Option<Option<&'a [Step]>>,
         }
         let told = Told {
             details: &self.details,
             references: self.references.as_deref(),
-            undo: with_undo.then_some(&self.undo),
+            undo: with_undo.then_some(self.undo.as_deref()),
         };
         serde_json::to_string(&told).expect("an object with texts as keys")
     }

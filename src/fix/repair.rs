@@ -5,9 +5,10 @@ use super::outcome::Outcome;
 use super::rehearsal::collides;
 use crate::catalog::House;
 use crate::error::Error;
-use crate::pg::{self, Mode, Session, subtransaction};
+use crate::pg::{self, Mode, Raw, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Finder, List, Order, Pair};
+use crate::statements::done::{Done, Step};
 use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
 use crate::statements::rekey::{Collision, Mover};
 use crate::statements::rows;
@@ -16,7 +17,7 @@ use crate::statements::status::ANOTHERS_ROW;
 use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on};
 use onagui_decide::repair::{Action, Status};
 use pgrx::Uuid;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -233,7 +234,7 @@ impl Repair {
     fn rekeyed(candidate: &Candidate, to: Uuid, done: Rekeyed) -> Outcome {
         let mut row = Outcome::of(candidate, Action::Rekey, "done").moves(done.moved);
         row.new_app_user_id = Some(to);
-        row.undo = Value::Array(vec![done.step]);
+        row.undo = Some(vec![done.step]);
         row
     }
 
@@ -340,8 +341,9 @@ impl Repair {
         if !merge.collisions.is_empty() {
             row.details["conflicts"] = Collision::to_json(&merge.collisions);
         }
-        row.undo = merge.carry_out()?.iter().map(|done| json!({ "changes": done })).collect();
-        audit::fits(&row.undo)?;
+        let undo: Vec<Step> = merge.carry_out()?.into_iter().map(Step::Changes).collect();
+        audit::fits(&undo)?;
+        row.undo = Some(undo);
         Ok(row)
     }
 
@@ -355,7 +357,12 @@ impl Repair {
             .ok_or_else(|| Error::HeldBack { table: table.label.clone() })?;
         let mut row = Outcome::of(candidate, Action::Create, "done");
         row.new_app_user_id = Some(id);
-        row.undo = json!([{ "changes": [{ "table": table.label, "added": [row_image] }] }]);
+        let made = Done {
+            table: table.label.clone(),
+            added: vec![Raw::of(&row_image)],
+            ..Done::default()
+        };
+        row.undo = Some(vec![Step::Changes(vec![made])]);
         Ok(row)
     }
 
@@ -367,7 +374,7 @@ impl Repair {
         }
         let mut places = Vec::new();
         let mut entries = Vec::new();
-        let mut all: Vec<(usize, &Outcome)> = outcomes.iter().enumerate().collect();
+        let mut all: Vec<(usize, &mut Outcome)> = outcomes.iter_mut().enumerate().collect();
         all.sort_by_key(|(_, row)| row.turn);
         for (place, row) in all {
             let action = match row.outcome {
@@ -377,6 +384,7 @@ impl Repair {
                 _ => continue,
             };
             let details = row.told(row.outcome == "done");
+            row.undo = None;
             places.push(place);
             entries.push(Entry {
                 auth_user_id: row.auth_user_id,

@@ -4,17 +4,20 @@ use super::repair::Repair;
 use crate::catalog::House;
 use crate::catalog::references::{ForeignKey, SoftPlace};
 use crate::error::{Error, Failure, plain};
-use crate::pg::{self, Arg, Call, Mode, Reply, Session, connect, subtransaction};
+use crate::pg::{self, Arg, Call, Mode, Raw, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::changes::{self, Wanted};
-use crate::statements::done::{self, Done};
+use crate::statements::done::{self, Done, Step};
 use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::{Referring, unquoted};
 use crate::statements::rows::{self, Address};
 use crate::statements::{followers, undo};
 use pgrx::{JsonB, Uuid};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use std::collections::{HashMap, HashSet};
+
+const NOT_WHOLE: &str = "the entry is not whole";
 
 struct Logged {
     action: String,
@@ -23,7 +26,7 @@ struct Logged {
     old_app_user_id: Option<Uuid>,
     new_app_user_id: Option<Uuid>,
     rows: u64,
-    steps: Vec<Value>,
+    steps: Vec<Step>,
     /// Users who exchanged their e-mails can only take them back together. One entry has the steps for all of them.
     exchange: Option<String>,
     /// What was moved along with a re-key: objects of `table` and `columns`.
@@ -45,11 +48,6 @@ struct Undone {
     origins: HashMap<Address, Address>,
 }
 
-enum Step {
-    Rekey(Value),
-    Changes(Vec<Done>),
-}
-
 pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     let audit_id: i64 = call.arg(0).ok_or(Error::NullArgument { name: "p_audit_id" })?;
     let house = House::find()?;
@@ -68,10 +66,10 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
         new_app_user_id: logged.old_app_user_id,
         email: logged.email.clone(),
         rows_changed: rows,
-        details: undone.into_details(audit_id).to_string(),
+        details: undone.into_details(audit_id),
         ..Entry::new("undo", "done", &repair.actor)
     };
-    let by = audit::record(house, &[entry]).first().copied().unwrap_or_default();
+    let by = audit::record(house, vec![entry]).first().copied().unwrap_or_default();
     pg::as_role(house.owner, || {
         connect(|session| {
             session.run(
@@ -144,13 +142,17 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
                 return Err(Error::UndoneAlready { audit_id, by });
             }
             let action: String = rows.get(0, 1).unwrap_or_default();
-            match rows.get::<JsonB>(0, 7) {
-                Some(JsonB(Value::Array(steps))) if !steps.is_empty() => Ok(Logged {
+            let parts: Vec<Raw> =
+                rows.get::<Raw>(0, 7).and_then(|undo| undo.read()).unwrap_or_default();
+            let steps: Option<Vec<Step>> = parts.iter().map(Raw::read).collect();
+            match steps {
+                None => Err(Error::CannotUndo { audit_id, why: vec![NOT_WHOLE.into()] }),
+                Some(steps) if !steps.is_empty() => Ok(Logged {
                     references: match rows.get::<JsonB>(0, 11) {
                         Some(JsonB(Value::Array(references))) => references,
                         _ => Vec::new(),
                     },
-                    auths: steps.iter().filter_map(|step| id_of(&step["auths"])).collect(),
+                    auths: steps.iter().filter_map(Step::auths).collect(),
                     action,
                     email: rows.get(0, 3),
                     auth_user_id: rows.get(0, 4),
@@ -181,25 +183,21 @@ impl Undone {
     }
 
     /// What the audit log tells of it.
-    fn into_details(mut self, audit_id: i64) -> Value {
-        let mut details = json!({ "undoes": audit_id });
-        if !self.references.is_empty() {
-            details["references"] = json!(std::mem::take(&mut self.references));
+    fn into_details(mut self, audit_id: i64) -> String {
+        #[derive(Serialize)]
+        struct Details {
+            undoes: i64,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            references: Vec<Referring>,
+            undo: Vec<Step>,
         }
-        details["undo"] = self.into_steps();
-        details
-    }
-
-    fn into_steps(mut self) -> Value {
         done::number(self.steps.iter_mut().filter_map(|step| match step {
             Step::Changes(done) => Some(done),
-            Step::Rekey(_) => None,
+            _ => None,
         }));
-        let step = |step| match step {
-            Step::Rekey(step) => step,
-            Step::Changes(done) => json!({ "changes": done }),
-        };
-        self.steps.into_iter().map(step).collect()
+        let Undone { steps: undo, references, .. } = self;
+        let details = Details { undoes: audit_id, references, undo };
+        serde_json::to_string(&details).expect("an object with texts as keys")
     }
 }
 
@@ -213,25 +211,36 @@ fn take_back(
         [logged.old_app_user_id, logged.new_app_user_id].into_iter().flatten().collect();
     repair.mover().lock(session, &users);
     repair.hold(session)?;
-    let is_rekey = logged.steps.iter().any(|step| step.get("rekey").is_some());
+    let is_rekey = logged.steps.iter().any(|step| matches!(step, Step::Rekey(_)));
     let mut undone = Undone {
         // More may move back with a re-key than once moved. What else changes with one is the user's own row.
         rows: if is_rekey { 0 } else { logged.rows },
         ..Undone::default()
     };
     for step in logged.steps.iter().rev() {
-        if let Some(rekey) = step.get("rekey") {
-            take_back_rekey(repair, session, audit_id, logged, rekey, &mut undone)?;
-        }
-        if let Some(changes) = step.get("changes") {
-            take_back_changes(repair, session, audit_id, logged, changes, &mut undone)?;
+        match step {
+            Step::Rekey(rekey) => {
+                take_back_rekey(repair, session, audit_id, logged, rekey, &mut undone)?
+            }
+            Step::Changes(done) => {
+                take_back_changes(repair, session, audit_id, logged, done, &mut undone)?
+            }
+            Step::Auths(_) => {}
         }
     }
     Ok(undone)
 }
 
-fn id_of(value: &Value) -> Option<Uuid> {
-    let text = value.as_str()?;
+impl Step {
+    fn auths(&self) -> Option<Uuid> {
+        match self {
+            Step::Auths(id) => id_of(id),
+            _ => None,
+        }
+    }
+}
+
+fn id_of(text: &str) -> Option<Uuid> {
     let bytes: Vec<u8> = (0..32)
         .step_by(2)
         .map_while(|i| {
@@ -250,8 +259,9 @@ fn take_back_rekey(
     rekey: &Value,
     undone: &mut Undone,
 ) -> Result<(), Error> {
-    let (Some(before), Some(after)) = (id_of(&rekey["from"]), id_of(&rekey["to"])) else {
-        return Err(Error::CannotUndo { audit_id, why: vec!["the entry is not whole".into()] });
+    let id = |name: &str| rekey[name].as_str().and_then(id_of);
+    let (Some(before), Some(after)) = (id("from"), id("to")) else {
+        return Err(Error::CannotUndo { audit_id, why: vec![NOT_WHOLE.into()] });
     };
     let mut why = Vec::new();
     if !repair.mover().lock(session, &[after]).contains(&after) {
@@ -278,7 +288,7 @@ fn take_back_rekey(
     })?;
     undone.rows += Referring::total(&done.moved);
     undone.references.extend(done.moved);
-    undone.steps.push(Step::Rekey(done.step));
+    undone.steps.push(done.step);
     Ok(())
 }
 
@@ -342,24 +352,22 @@ fn take_back_changes(
     session: &Session,
     audit_id: i64,
     logged: &Logged,
-    recorded: &Value,
+    done: &[Done],
     undone: &mut Undone,
 ) -> Result<(), Error> {
-    let done: Vec<Done> = serde_json::from_value(recorded.clone())
-        .map_err(|_| Error::CannotUndo { audit_id, why: vec!["the entry is not whole".into()] })?;
     let mover = repair.mover();
     let app_users = &mover.references.tables[0].label;
     let mut why = Vec::new();
     for row in done.iter().filter(|d| d.table == *app_users).flat_map(|d| &d.removed) {
-        if let Some(id) = id_of(&row["id"]) {
+        if let Some(id) = row.parsed()["id"].as_str().and_then(id_of) {
             why.extend(in_use(repair, session, id, logged));
         }
     }
-    let tables = undo::resolve(session, repair.target().house, &done, &mut why);
+    let tables = undo::resolve(session, repair.target().house, done, &mut why);
     if tables.len() != done.len() {
         return Err(Error::CannotUndo { audit_id, why });
     }
-    let mut inverse = undo::inverse(session, &done, &tables, &undone.known, &mut why);
+    let mut inverse = undo::inverse(session, done, &tables, &undone.known, &mut why);
     undone.rows += followers::follow(session, &mover, &mut inverse, &mut why) as u64;
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
@@ -376,16 +384,18 @@ fn take_back_changes(
     undone.remember(&now);
     // A trigger of the application may have made something else of what was put back.
     for (wanted, got) in done.iter().zip(&now) {
-        let is_known = |column: &str| wanted.removed[0].get(column).is_some();
-        let as_known = |row: &Value| -> String {
-            let columns = row.as_object().into_iter().flatten().filter(|(c, _)| is_known(c));
-            columns
-                .map(|(column, value)| (column.clone(), value.clone()))
-                .collect::<Value>()
-                .to_string()
+        let Some(first) = wanted.removed.first().map(Raw::parsed) else {
+            continue;
+        };
+        let as_known = |row: &Raw| -> String {
+            let mut row = row.parsed();
+            if let Value::Object(columns) = &mut row {
+                columns.retain(|column, _| first.get(column).is_some());
+            }
+            row.to_string()
         };
         let got: HashSet<String> = got.added.iter().map(as_known).collect();
-        if wanted.removed.iter().any(|row| !got.contains(&row.to_string())) {
+        if wanted.removed.iter().any(|row| !got.contains(&row.parsed().to_string())) {
             return Err(Error::CannotUndo {
                 audit_id,
                 why: vec![format!(

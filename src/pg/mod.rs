@@ -43,4 +43,4 @@ pub use server::*;
 pub use spi::{Arg, Mode, Plan, Session, connect};
 pub use subxact::{rehearsal, subtransaction};
 pub use trigger::{TriggerCall, TriggerEvent};
-pub use values::Json;
+pub use values::{Json, JsonbText, Raw};

@@ -37,6 +37,20 @@ impl Arg {
     }
 }
 
+impl Drop for Arg {
+    fn drop(&mut self) {
+        let is_by_value = matches!(
+            self.kind,
+            pg_sys::BOOLOID | pg_sys::INT4OID | pg_sys::INT8OID | pg_sys::OIDOID
+        );
+        if let (Some(value), false) = (self.value, is_by_value || std::thread::panicking()) {
+            // SAFETY: all other types are palloc'd for the argument, which does not outlive the connection it is made for; where
+            // an error unwinds, whoever catches it frees the memory.
+            unsafe { pg_sys::pfree(value.cast_mut_ptr()) };
+        }
+    }
+}
+
 impl<T: ToSql> From<T> for Arg {
     fn from(value: T) -> Self {
         Arg::of(Some(value))

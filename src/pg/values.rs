@@ -5,7 +5,10 @@ use pgrx::datum::Interval;
 use pgrx::datum::{FromDatum, IntoDatum};
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{JsonB, Uuid};
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 pub trait FromSql: Sized {
     /// Whether a value of this type, which is no domain, can be read.
@@ -130,7 +133,13 @@ impl FromSql for Vec<Option<String>> {
                 true => None,
                 false => String::read(*values.add(i), pg_sys::TEXTOID),
             };
-            Some((0..len as usize).map(one).collect())
+            let texts = (0..len as usize).map(one).collect();
+            pg_sys::pfree(values.cast());
+            pg_sys::pfree(nulls.cast());
+            if array != datum.cast_mut_ptr() {
+                pg_sys::pfree(array.cast());
+            }
+            Some(texts)
         }
     }
 }
@@ -160,6 +169,12 @@ impl ToSql for Vec<Option<String>> {
                 pg_sys::TYPALIGN_INT as std::ffi::c_char,
             )
         };
+        for (value, is_null) in values.into_iter().zip(nulls) {
+            if !is_null {
+                // SAFETY: it was made above, and the array has a copy.
+                unsafe { pg_sys::pfree(value.cast_mut_ptr()) };
+            }
+        }
         Some(array.into())
     }
 }
@@ -192,13 +207,21 @@ impl FromSql for JsonB {
     }
 
     unsafe fn read(datum: Datum, _: Oid) -> Option<Self> {
-        // SAFETY: the output function takes a jsonb; its answer is palloc'd.
-        unsafe {
-            let text = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_JSONB_OUT), datum);
-            let json = serde_json::from_str(&from_server_c(text));
-            pg_sys::pfree(text.cast());
-            Some(JsonB(json.expect("jsonb is JSON")))
-        }
+        // SAFETY: the caller's promise.
+        let text = unsafe { jsonb_text(datum) };
+        Some(JsonB(serde_json::from_str(&text).expect("jsonb is JSON")))
+    }
+}
+
+/// # Safety
+/// `datum` is a jsonb.
+unsafe fn jsonb_text(datum: Datum) -> String {
+    // SAFETY: the output function takes a jsonb; its answer is palloc'd.
+    unsafe {
+        let given = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_JSONB_OUT), datum);
+        let text = from_server_c(given);
+        pg_sys::pfree(given.cast());
+        text
     }
 }
 
@@ -212,9 +235,41 @@ impl ToSql for JsonB {
     }
 }
 
-/// The text of a jsonb.
+/// A JSON value as its text, which takes a tenth of the memory it takes in parts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Raw(Box<RawValue>);
+
+impl Raw {
+    pub fn of(value: &impl Serialize) -> Self {
+        Raw(to_raw_value(value).expect("maps have names for keys"))
+    }
+
+    pub fn parsed(&self) -> Value {
+        self.read().expect("a raw value is JSON")
+    }
+
+    /// None where it is something else.
+    pub fn read<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_str(self.0.get()).ok()
+    }
+}
+
+impl FromSql for Raw {
+    fn fits(kind: Oid) -> bool {
+        kind == pg_sys::JSONBOID
+    }
+
+    unsafe fn read(datum: Datum, _: Oid) -> Option<Self> {
+        // SAFETY: the caller's promise.
+        let text = unsafe { jsonb_text(datum) };
+        Some(Raw(RawValue::from_string(text).expect("jsonb is JSON")))
+    }
+}
+
+/// The text of a json.
 #[derive(Clone)]
-pub struct Json(pub String);
+pub struct Json(String);
 
 impl Json {
     pub fn of(value: &impl Serialize) -> Self {
@@ -224,6 +279,20 @@ impl Json {
 
 impl ToSql for Json {
     fn kind() -> Oid {
+        pg_sys::JSONOID
+    }
+
+    fn datum(self) -> Option<Datum> {
+        // It is kept as a text is.
+        self.0.datum()
+    }
+}
+
+/// The text of a jsonb.
+pub struct JsonbText(pub String);
+
+impl ToSql for JsonbText {
+    fn kind() -> Oid {
         pg_sys::JSONBOID
     }
 
@@ -232,10 +301,26 @@ impl ToSql for Json {
     }
 }
 
-/// A jsonb from its text.
+/// A jsonb from its text. To parse it takes several times its size, which is given back at once.
 pub(super) fn jsonb(text: &str) -> Datum {
     let text = to_server_c(text);
     let input = Oid::from(pg_sys::F_JSONB_IN);
-    // SAFETY: the input function takes a NUL-terminated string, and its answer is palloc'd.
-    unsafe { pg_sys::OidInputFunctionCall(input, text.as_ptr().cast_mut(), pg_sys::JSONBOID, -1) }
+    // SAFETY: the input function takes a NUL-terminated string, and its answer, a varlena, is copied out of the context that
+    // is deleted. Where it raises an error, that context goes with its parent.
+    unsafe {
+        let context = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::CurrentMemoryContext,
+            c"onagui_sync jsonb".as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        let before = pg_sys::MemoryContextSwitchTo(context);
+        let text = text.as_ptr().cast_mut();
+        let parsed = pg_sys::OidInputFunctionCall(input, text, pg_sys::JSONBOID, -1);
+        pg_sys::MemoryContextSwitchTo(before);
+        let value = pg_sys::pg_detoast_datum_copy(parsed.cast_mut_ptr());
+        pg_sys::MemoryContextDelete(context);
+        value.into()
+    }
 }

@@ -187,7 +187,7 @@ impl Visit<'_> {
             return Ok(());
         }
         subtransaction(|| {
-            audit::record_signup(self.target.house, entries);
+            audit::record_signup(self.target.house, entries.to_vec());
             Ok(())
         })
         .or_else(|failure| give_up(&failure, Attempt::SignUp(whom(entries)), || ()))
@@ -214,7 +214,7 @@ impl Visit<'_> {
                 ..Failure::clone(first)
             };
             give_up(&one, Attempt::SignUp(whom(&entries)), || {
-                audit::record_signup(self.target.house, &entries);
+                audit::record_signup(self.target.house, entries);
             })?;
         }
         Ok(())
@@ -231,7 +231,7 @@ impl Visit<'_> {
             entry
         };
         let entries: Vec<Entry> = places.iter().map(entry).collect();
-        audit::record_signup(self.target.house, &entries);
+        audit::record_signup(self.target.house, entries);
         Ok(())
     }
 
@@ -266,7 +266,7 @@ impl Visit<'_> {
                     ..self.entry(*place, "link", "done")
                 });
             }
-            audit::record_signup(self.target.house, &entries);
+            audit::record_signup(self.target.house, entries);
             Ok(())
         })?;
         let is_same = |place: usize, now| now == Decision::Link(app_users[&place]);

@@ -49,7 +49,7 @@ impl Visit<'_> {
             .zip(names)
             .filter_map(|(place, name)| self.created(*place, name.as_deref(), left_out, failure))
             .collect();
-        audit::record_signup(self.target.house, &entries);
+        audit::record_signup(self.target.house, entries);
         Ok(())
     }
 

@@ -140,7 +140,7 @@ fn forget(
     gone: impl FnOnce(&mut dyn FnMut(Vec<Person>)) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let note = |failure: &Failure| {
-        audit::record_signup(house, &[Entry::failure(failure, actor)]);
+        audit::record_signup(house, vec![Entry::failure(failure, actor)]);
     };
     let record = |people| {
         let _lockwait = Lockwait::at_most(settings::lock_timeout());

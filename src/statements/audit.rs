@@ -1,10 +1,11 @@
 //! Writing `onagui.sync_audit_log`.
 
+use super::done::Step;
 use crate::catalog::House;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, connect};
 use pgrx::Uuid;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::io;
 
 /// An entry of the audit log. What is None is NULL there.
@@ -67,16 +68,16 @@ const RECORD: &str = "
     RETURNING audit_id";
 
 /// Writes `entries` and returns the ids of those that were new.
-pub fn record(house: House, entries: &[Entry]) -> Vec<i64> {
+pub fn record(house: House, entries: Vec<Entry>) -> Vec<i64> {
     write(house, entries, false)
 }
 
 /// The same for a sign-up: the Auth server inserts a user and confirms it in one transaction, which may fail twice alike.
-pub fn record_signup(house: House, entries: &[Entry]) {
+pub fn record_signup(house: House, entries: Vec<Entry>) {
     write(house, entries, true);
 }
 
-fn write(house: House, entries: &[Entry], failures_once: bool) -> Vec<i64> {
+fn write(house: House, mut entries: Vec<Entry>, failures_once: bool) -> Vec<i64> {
     if entries.is_empty() {
         return Vec::new();
     }
@@ -87,18 +88,20 @@ fn write(house: House, entries: &[Entry], failures_once: bool) -> Vec<i64> {
         entries.iter().map(field).collect::<Vec<T>>().into()
     }
     let rows = |entry: &Entry| i64::try_from(entry.rows_changed).unwrap_or(i64::MAX);
+    // They may be large.
+    let details: Vec<String> = entries.iter_mut().map(|e| std::mem::take(&mut e.details)).collect();
     pg::as_role(house.owner, || {
         connect(|session| {
             let args = [
-                each(entries, |entry| entry.action.to_owned()),
-                each(entries, |entry| entry.outcome.to_owned()),
-                each(entries, |entry| entry.auth_user_id),
-                each(entries, |entry| entry.old_app_user_id),
-                each(entries, |entry| entry.new_app_user_id),
-                each(entries, |entry| entry.email.clone()),
-                each(entries, rows),
-                each(entries, |entry| entry.details.clone()),
-                each(entries, |entry| entry.actor.clone()),
+                each(&entries, |entry| entry.action.to_owned()),
+                each(&entries, |entry| entry.outcome.to_owned()),
+                each(&entries, |entry| entry.auth_user_id),
+                each(&entries, |entry| entry.old_app_user_id),
+                each(&entries, |entry| entry.new_app_user_id),
+                each(&entries, |entry| entry.email.clone()),
+                each(&entries, rows),
+                details.into(),
+                each(&entries, |entry| entry.actor.clone()),
                 failures_once.into(),
             ];
             session.run_kept(RECORD, &args, Mode::Fresh).column()
@@ -114,7 +117,7 @@ const AT_ONCE: usize = 64 << 20;
 const MOST: usize = 160 << 20;
 
 /// Fails where no entry could keep `undo`.
-pub fn fits(undo: &Value) -> Result<(), Error> {
+pub fn fits(undo: &[Step]) -> Result<(), Error> {
     struct Count(usize);
     impl io::Write for Count {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -138,17 +141,17 @@ pub fn record_each(house: House, entries: Vec<Entry>) -> Vec<Option<i64>> {
     let repeats = |entry: &Entry| matches!(entry.action, "pending" | "conflict");
     let again: Vec<bool> = entries.iter().map(repeats).collect();
     let (repeated, once): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(repeats);
-    record(house, &repeated);
+    record(house, repeated);
     let mut ids = Vec::with_capacity(once.len());
-    let mut rest = once.as_slice();
+    let mut rest = once;
     while !rest.is_empty() {
         let mut size = 0;
         let full = rest.iter().position(|entry| {
             size += entry.details.len();
             size > AT_ONCE
         });
-        let (some, later) = rest.split_at(full.map_or(rest.len(), |place| place.max(1)));
-        ids.extend(record(house, some));
+        let later = rest.split_off(full.map_or(rest.len(), |place| place.max(1)));
+        ids.extend(record(house, rest));
         rest = later;
     }
     let mut ids = ids.into_iter();

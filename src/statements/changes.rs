@@ -5,17 +5,15 @@
 
 use super::collisions::{self, Image};
 use super::done::{Done, Moved, MovedRow};
-use super::fit;
 use super::one_statement::{as_one_statement, distinct};
 use super::rekey::{Mover, unquoted};
 use super::rows::{Address, Text, address, addresses, follow};
+use super::{elements, fit};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::error::Error;
-use crate::pg::{self, Json, Mode, Session};
-use pgrx::JsonB;
+use crate::pg::{self, Json, Mode, Raw, Session};
 use pgrx::pg_sys::Oid;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A table with its shape.
@@ -31,7 +29,7 @@ pub struct TableChanges<'a> {
     /// By the columns that change (quoted): each row with its values before and after.
     pub updated: BTreeMap<Vec<String>, Vec<Update>>,
     /// Whole rows, as [`Shape::image`] makes them.
-    pub inserted: Vec<Value>,
+    pub inserted: Vec<Raw>,
 }
 
 pub struct Update {
@@ -145,15 +143,16 @@ fn look_again(session: &Session, c: &TableChanges, done: &mut Done, writing: &Wr
             let mut as_wanted = now.len() == changed.len();
             for row in 0..now.len() {
                 let place = changed[now.get::<i64>(row, 1).unwrap_or(1) as usize - 1];
-                let Some(JsonB(image)) = now.get(row, 4) else {
+                let Some(image) = now.get::<Raw>(row, 4) else {
                     continue;
                 };
                 if let Some((columns, moved)) = rows.get_mut(place) {
+                    let image = image.parsed();
                     as_wanted &= columns.iter().enumerate().all(|(i, column)| {
                         let now = image[unquoted(column)].as_str();
                         writing.accepts(c, column, (&moved.before[i], &moved.after[i]), now)
                     });
-                    moved.key = now.get::<JsonB>(row, 2).map(|key| key.0);
+                    moved.key = now.get(row, 2);
                     moved.md5 = now.get(row, 3).unwrap_or_default();
                     moved.now = Some(all[place]);
                 } else {
@@ -221,7 +220,7 @@ fn delete(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
         c.of.shape.image()
     );
     let rows = session.run_by_key(&sql, &[tables.into(), rows.into()], Mode::Queued);
-    done.removed = rows.column::<JsonB>().into_iter().map(|row| row.0).collect();
+    done.removed = rows.column();
     rows.len()
 }
 
@@ -300,13 +299,14 @@ fn update(
         let values = c.of.shape.texts("t", columns.iter().map(String::as_str));
         let sql = format!(
             "UPDATE {} t SET {}
-               FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)
+               FROM {elements} AS x
               WHERE t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid
             RETURNING x.place, {}, md5({}::text), t.tableoid, t.ctid::text, {values}",
             c.of.table.target(),
             sets.join(", "),
             c.of.shape.key_image(),
             c.of.shape.image(),
+            elements = elements("$1"),
         );
         let rows: Vec<_> = updates.iter().map(|u| Image::new(u.address, &u.after)).collect();
         let rows = session.run_by_key(&sql, &[Json::of(&rows).into()], Mode::Queued);
@@ -314,7 +314,7 @@ fn update(
         for row in 0..rows.len() {
             let place = rows.get::<i64>(row, 1).unwrap_or(1) as usize - 1;
             moved.push(MovedRow {
-                key: rows.get::<JsonB>(row, 2).map(|key| key.0),
+                key: rows.get(row, 2),
                 before: updates[place].before.clone(),
                 after: updates[place].after.clone(),
                 md5: rows.get(row, 3).unwrap_or_default(),
@@ -341,26 +341,26 @@ fn update(
 }
 
 fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
-    if c.inserted.is_empty() {
+    let Some(first) = c.inserted.first().map(Raw::parsed) else {
         return 0;
-    }
-    let (columns, values): (Vec<String>, Vec<String>) = c
-        .of
-        .shape
-        .columns
-        .iter()
-        // What has come to the table since has its default.
-        .filter(|column| column.generated.is_none() && c.inserted[0].get(&column.name).is_some())
-        .map(|column| {
-            let name = pgrx::spi::quote_literal(&column.name);
-            (column.quoted.clone(), column.of_text(&format!("x.r ->> {name}")))
-        })
-        .unzip();
+    };
+    let (columns, values): (Vec<String>, Vec<String>) =
+        c.of.shape
+            .columns
+            .iter()
+            // What has come to the table since has its default.
+            .filter(|column| column.generated.is_none() && first.get(&column.name).is_some())
+            .map(|column| {
+                let name = pgrx::spi::quote_literal(&column.name);
+                (column.quoted.clone(), column.of_text(&format!("x.r ->> {name}")))
+            })
+            .unzip();
     let insert = format!(
-        "INSERT INTO {} AS t ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM jsonb_array_elements($1) AS x(r)",
+        "INSERT INTO {} AS t ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS x",
         c.of.table.name,
         columns.join(", "),
         values.join(", "),
+        elements("$1"),
     );
     let image = c.of.shape.image();
     // PostgreSQL (15.20, 16.14, 17.11, 18.4) cannot compute with what is generated, being of a domain, as a row goes into a
@@ -373,8 +373,8 @@ fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
     } else {
         format!("{insert} RETURNING {image}, t.tableoid, t.ctid::text")
     };
-    let rows = session.run(&sql, &[JsonB(Value::Array(c.inserted.clone())).into()], Mode::Queued);
-    done.added = rows.column::<JsonB>().into_iter().map(|row| row.0).collect();
+    let rows = session.run(&sql, &[Json::of(&c.inserted).into()], Mode::Queued);
+    done.added = rows.column();
     done.added_at = (0..rows.len()).filter_map(|row| address(&rows, row, 2)).collect();
     rows.len()
 }

@@ -4,6 +4,7 @@
 //! address in `"#table"` and `"#row"`. Index expressions and predicates are evaluated over it as the server prints
 //! them, so that any kind of index is foreseen exactly.
 
+use super::elements;
 use super::rows::Address;
 use crate::catalog::references::Table;
 use crate::catalog::shape::{Shape, ShapeColumn, Uniqueness};
@@ -54,8 +55,9 @@ impl<V> Image<V> {
 /// A query over `$1`, an array of [`Image`] with new values by column, for those rows as they will be.
 pub fn images(table: &Table, shape: &Shape, columns: &BTreeSet<&String>) -> String {
     let source = format!(
-        "FROM jsonb_array_elements($1) AS x(r) JOIN {} t
+        "FROM {} AS x JOIN {} t
            ON t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid",
+        elements("$1"),
         table.target()
     );
     moved(shape, &source, |column| {

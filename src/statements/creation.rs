@@ -4,7 +4,7 @@ use super::mapping::Mapped;
 use super::rekey::{Collision, unquoted};
 use super::rows::Text;
 use super::signup::Target;
-use super::{checks, collisions, offer_new};
+use super::{checks, collisions, elements, offer_new};
 use crate::catalog::code::read_precedes_keys;
 use crate::catalog::references::{ForeignKey, Table};
 use crate::catalog::shape::{Check, Shape, Uniqueness};
@@ -220,8 +220,9 @@ impl New<'_> {
         let held = |i: usize| self.shape.base_of_text(&key.columns[i], &format!("x.r ->> {i}"));
         let within = key.parents_within("t").unwrap_or("true".into());
         let sql = format!(
-            "SELECT x.place FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)
+            "SELECT x.place FROM {} AS x
               WHERE NOT EXISTS (SELECT FROM {} t WHERE {} AND {within})",
+            elements("$1"),
             parent.target(),
             equal("t", &held)
         );

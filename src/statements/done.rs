@@ -3,9 +3,22 @@
 use super::rows::{Address, Text};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
+use crate::pg::Raw;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+
+/// A part of what was done to users, as the audit log keeps it for an undo: an object with one member.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// A user was given another id: `from`, `to`, and what [`crate::statements::merge::rekey`] knows besides.
+    Rekey(Value),
+    /// Rows were changed, to the constraints by one statement.
+    Changes(Vec<Done>),
+    /// Not a step: the id that was left was that of an auth user already, by a person's decision.
+    Auths(String),
+}
 
 /// What was done to one table, kept in the audit log for [`crate::statements::undo`].
 #[derive(Default, Serialize, Deserialize)]
@@ -19,10 +32,10 @@ pub struct Done {
     pub columns: Vec<String>,
     /// Rows that were deleted, whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub removed: Vec<Value>,
+    pub removed: Vec<Raw>,
     /// Rows that were inserted, whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub added: Vec<Value>,
+    pub added: Vec<Raw>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<Moved>,
     /// Where the rows in `added` lie.
@@ -53,7 +66,7 @@ pub struct Moved {
 #[derive(Serialize, Deserialize)]
 pub struct MovedRow {
     /// The row's primary key after the change, where the table has one.
-    pub key: Option<Value>,
+    pub key: Option<Raw>,
     pub before: Vec<Text>,
     pub after: Vec<Text>,
     /// MD5 of the whole row after the change: whether it is still as it was left.

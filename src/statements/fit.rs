@@ -2,6 +2,7 @@
 //! somebody else's.
 
 use super::changes::{TableChanges, Written};
+use super::elements;
 use super::rekey::Mover;
 use super::rows::{Address, Text, addresses};
 use crate::catalog::references::ForeignKey;
@@ -158,8 +159,9 @@ pub fn strays(
                     UNION ALL
                     SELECT {list} FROM {} t
                      WHERE (t.tableoid, t.ctid) NOT IN (SELECT k.at, k.r::tid FROM unnest($2::oid[], $3::text[]) AS k(at, r)))
-         SELECT count(*) FROM jsonb_array_elements($4) AS x(r) JOIN c ON {}",
+         SELECT count(*) FROM {} AS x JOIN c ON {}",
         child.target(),
+        elements("$4"),
         on.join(" AND ")
     );
     let (tables, rows) = addresses(known.into_iter());

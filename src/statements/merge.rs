@@ -8,13 +8,13 @@
 //! the user.
 
 use super::changes::{self, Wanted};
-use super::done::{self, Done};
+use super::done::{self, Done, Step};
 use super::plan::{Known, Plan, Row, Side};
 use super::rekey::{Collision, Held, Mover, Referring, unquoted};
 use super::rows::{self, Text};
 use super::{checks, fit, settle, steps};
 use crate::error::Error;
-use crate::pg::{self, Mode, Session};
+use crate::pg::{self, Mode, Raw, Session};
 use onagui_decide::repair::Action;
 use pgrx::Uuid;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -196,7 +196,7 @@ impl<'a> Merge<'a> {
 /// What a re-key did, and what must be kept to take it back.
 pub struct Rekeyed {
     pub moved: Vec<Referring>,
-    pub step: serde_json::Value,
+    pub step: Step,
 }
 
 impl Rekeyed {
@@ -206,14 +206,14 @@ impl Rekeyed {
         held: serde_json::Value,
         moved: Vec<Referring>,
     ) -> Self {
-        let mut step = serde_json::json!({ "rekey": {
+        let mut step = serde_json::json!({
             "from": from.to_string(), "to": to.to_string(), "held": held
-        } });
+        });
         let soft = mover.soft_places();
         if !soft.is_empty() {
-            step["rekey"]["soft"] = serde_json::json!(soft);
+            step["soft"] = serde_json::json!(soft);
         }
-        Rekeyed { moved, step }
+        Rekeyed { moved, step: Step::Rekey(step) }
     }
 
     /// Where no row held the new id before.
@@ -248,7 +248,7 @@ pub fn rekey(
         // What held the id before may have changed along with the user, in another column.
         for row in done.iter().flat_map(|done| done::moved(done)) {
             for held in held.iter_mut().filter(|held| Some(&held.row.1) == row.was.as_ref()) {
-                held.key.clone_from(&row.key);
+                held.key = row.key.as_ref().map(Raw::parsed);
                 held.md5.clone_from(&row.md5);
             }
         }

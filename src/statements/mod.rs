@@ -47,6 +47,14 @@ pub fn email_key(expression: &str) -> String {
     format!("lower(btrim({expression}::text))")
 }
 
+/// A source for FROM: the elements of an argument that is a [`crate::pg::Json`] array, each a jsonb `r` with its `place` from
+/// 1. They are parsed one at a time: a jsonb of all of them takes ten times their size to be made.
+pub fn elements(argument: &str) -> String {
+    format!(
+        "(SELECT e.r::jsonb AS r, e.place FROM json_array_elements({argument}) WITH ORDINALITY AS e(r, place) OFFSET 0)"
+    )
+}
+
 /// A name as SQL writes it.
 pub fn quote(name: &str) -> String {
     pgrx::spi::quote_identifier(name)

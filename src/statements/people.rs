@@ -93,6 +93,6 @@ pub fn record_failures(house: House, new: &RowSet, failure: &Failure, actor: &st
                 ..audit::Entry::failure(failure, actor)
             })
             .collect();
-        audit::record_signup(house, &entries);
+        audit::record_signup(house, entries);
     });
 }

@@ -147,7 +147,7 @@ pub fn difference(
     let (key, md5) = pg::with_stable_text(|| {
         pg::as_role(table.owner, || {
             let rows = session.run(&sql, &[id.into()], Mode::Fresh);
-            (rows.get::<JsonB>(0, 1).map(|key| key.0), rows.get(0, 2).unwrap_or_default())
+            (rows.get(0, 1), rows.get(0, 2).unwrap_or_default())
         })
     });
     let row = MovedRow {

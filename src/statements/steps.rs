@@ -7,6 +7,7 @@
 //! another row's giving way go before that one.
 
 use super::changes::{TableChanges, Update};
+use super::elements;
 use super::plan::{Plan, Row, Side};
 use super::rows::Text;
 use crate::catalog::references::ForeignKey;
@@ -171,7 +172,9 @@ impl<'a> Plan<'a> {
             }))
             .collect();
         let sql = format!(
-            "SELECT EXISTS (SELECT FROM jsonb_array_elements($1) AS x(r) JOIN jsonb_array_elements($2) AS y(r) ON {})",
+            "SELECT EXISTS (SELECT FROM {} AS x JOIN {} AS y ON {})",
+            elements("$1"),
+            elements("$2"),
             on.join(" AND ")
         );
         let list = |all: &[(&Row, Vec<Text>)]| -> Arg {

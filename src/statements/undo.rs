@@ -2,15 +2,17 @@
 
 use super::changes::{TableChanges, Update};
 use super::done::{Done, Moved, MovedRow};
+use super::elements;
 use super::rekey::unquoted;
 use super::rows::{Address, address};
 use crate::catalog::House;
 use crate::catalog::references::{SoftPlace, Table};
 use crate::catalog::shape::Shape;
-use crate::pg::{self, Mode, Session};
+use crate::pg::{self, Json, Mode, Raw, Session};
+use pgrx::Uuid;
 use pgrx::pg_sys::Oid;
-use pgrx::{JsonB, Uuid};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 
 /// How many rows are named where an undo is refused.
@@ -148,7 +150,7 @@ pub fn inverse<'a>(
                     Found { address: Some(address), same: true, .. } => {
                         changes.deleted.push(address)
                     }
-                    found => note(why, t, row, Some(&found)),
+                    found => note(why, t, Some(row), Some(&found)),
                 }
             }
             changes
@@ -162,9 +164,9 @@ fn known_columns(done: &Done, shape: &Shape) -> Vec<String> {
         return done.columns.clone();
     }
     // An entry of version 0.1.0: MD5s are taken to be of the columns there are now.
-    let removed = done.removed.first().and_then(Value::as_object).into_iter();
+    let removed = names_of(done.removed.first()).into_iter();
     let moved = done.moved.iter().flat_map(|moved| &moved.columns).map(|c| unquoted(c));
-    let mut names: Vec<String> = removed.flat_map(|row| row.keys().cloned()).chain(moved).collect();
+    let mut names: Vec<String> = removed.chain(moved).collect();
     if !done.moved.is_empty() {
         names.extend(shape.columns.iter().map(|c| c.name.clone()));
     }
@@ -192,20 +194,31 @@ fn take_back(
     for (row, found) in unknown.iter().zip(find(session, t, wanted, used)) {
         match found {
             Found { address: Some(address), same: true, .. } => updates.push(update(address, row)),
-            found => note(why, t, row.key.as_ref().unwrap_or(&Value::Null), Some(&found)),
+            found => note(why, t, row.key.as_ref(), Some(&found)),
         }
     }
     updates
 }
 
-fn note(why: &mut Vec<String>, t: &Resolved, row: &Value, found: Option<&Found>) {
+/// The names of the columns of a whole row.
+fn names_of(row: Option<&Raw>) -> Vec<String> {
+    match row.map(Raw::parsed) {
+        Some(Value::Object(row)) => row.into_iter().map(|(name, _)| name).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn note(why: &mut Vec<String>, t: &Resolved, row: Option<&Raw>, found: Option<&Found>) {
+    if why.len() > NAMED {
+        return;
+    }
     let what = match found {
         Some(found) if found.ambiguous => "cannot be told from others, for want of a primary key",
         Some(found) if found.address.is_some() => "has changed",
         _ => "is gone or has changed",
     };
-    let key: Vec<String> = match row {
-        Value::Object(values) => values
+    let key: Vec<String> = match row.map(Raw::parsed) {
+        Some(Value::Object(values)) => values
             .iter()
             .filter(|(name, _)| t.shape.primary_key.iter().any(|k| unquoted(k) == **name))
             .map(|(name, value)| format!("{name} {}", value.as_str().unwrap_or("NULL")))
@@ -222,43 +235,47 @@ fn note(why: &mut Vec<String>, t: &Resolved, row: &Value, found: Option<&Found>)
     }
 }
 
+/// A row that is looked for: by its primary key, where there is one, and how it was left.
+#[derive(Serialize)]
+struct Left<'w> {
+    key: Option<&'w Raw>,
+    md5: String,
+}
+
 /// Rows as they were left.
 #[derive(Clone, Copy)]
 enum Sought<'w> {
     /// Whole ones, to be deleted: whatever anybody has put into them since would be lost.
-    Whole(&'w [Value]),
+    Whole(&'w [Raw]),
     /// Some of which columns were changed, and the names of the columns that their MD5s are of.
     Left(&'w [&'w MovedRow], &'w [String]),
 }
 
-impl Sought<'_> {
-    /// As JSON: objects of `key` (NULL without a primary key) and `md5`.
-    fn rows(&self, session: &Session) -> Value {
+impl<'w> Sought<'w> {
+    fn rows(&self, session: &Session) -> Vec<Left<'w>> {
         match self {
             Sought::Whole(rows) => {
-                let sql = "SELECT jsonb_agg(jsonb_build_object('key', x.r, 'md5', md5(x.r::text)) ORDER BY x.place)
-                             FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place)";
-                let args = [JsonB(rows.to_vec().into()).into()];
-                session
-                    .run(sql, &args, Mode::Fresh)
-                    .one::<JsonB>()
-                    .map_or(Value::Null, |rows| rows.0)
+                let sql =
+                    format!("SELECT md5(x.r::text) FROM {} AS x ORDER BY x.place", elements("$1"));
+                let md5s = session.run(&sql, &[Json::of(rows).into()], Mode::Fresh);
+                let md5s = md5s.column::<String>().into_iter();
+                rows.iter().zip(md5s).map(|(row, md5)| Left { key: Some(row), md5 }).collect()
             }
             Sought::Left(rows, _) => {
-                rows.iter().map(|row| json!({ "key": row.key, "md5": row.md5 })).collect()
+                let left =
+                    |row: &&'w MovedRow| Left { key: row.key.as_ref(), md5: row.md5.clone() };
+                rows.iter().map(left).collect()
             }
         }
     }
 
     /// SQL over the alias `t`: the MD5 of a row, and whether it is untouched but for what that is of.
     fn md5(&self, shape: &Shape) -> (String, String) {
-        let names: Vec<&str> = match self {
-            Sought::Whole(rows) => {
-                let first = rows.first().and_then(Value::as_object).into_iter();
-                first.flat_map(|row| row.keys().map(String::as_str)).collect()
-            }
-            Sought::Left(_, names) => names.iter().map(String::as_str).collect(),
+        let names = match self {
+            Sought::Whole(rows) => names_of(rows.first()),
+            Sought::Left(_, names) => names.to_vec(),
         };
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let untouched = match self {
             Sought::Whole(_) => shape.untouched_but(&names),
             Sought::Left(..) => "true".into(),
@@ -286,17 +303,17 @@ fn find(
 ) -> Vec<Found> {
     pg::with_stable_text(|| {
         pg::as_role(t.table.owner, || {
-            let rows = match wanted.rows(session) {
-                Value::Array(rows) => rows,
-                _ => return Vec::new(),
-            };
+            let rows = wanted.rows(session);
             // The key may have been made, or become another, since.
             let key: Vec<String> = t.shape.primary_key.iter().map(|k| unquoted(k)).collect();
-            let has_key = !key.is_empty()
-                && rows.iter().all(|row| key.iter().all(|k| row["key"].get(k.as_str()).is_some()));
+            let is_whole = |row: &Left| {
+                let known = names_of(row.key);
+                key.iter().all(|k| known.contains(k))
+            };
+            let has_key = !key.is_empty() && rows.iter().all(is_whole);
             match (rows.is_empty(), has_key) {
                 (true, _) => Vec::new(),
-                (_, true) => find_by_key(session, t, rows, wanted.md5(&t.shape), used),
+                (_, true) => find_by_key(session, t, &rows, wanted.md5(&t.shape), used),
                 _ => find_by_content(session, t, &rows, wanted.md5(&t.shape), used),
             }
         })
@@ -306,7 +323,7 @@ fn find(
 fn find_by_key(
     session: &Session,
     t: &Resolved,
-    rows: Vec<Value>,
+    rows: &[Left],
     (md5, untouched): (String, String),
     used: &mut HashSet<Address>,
 ) -> Vec<Found> {
@@ -324,13 +341,14 @@ fn find_by_key(
         .collect();
     let sql = format!(
         "SELECT x.place, t.tableoid, t.ctid::text, {md5} = x.r ->> 'md5' AND {untouched}
-           FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}
+           FROM {} AS x JOIN {} t ON {}
           ORDER BY x.place FOR UPDATE OF t",
+        elements("$1"),
         t.table.target(),
         equal.join(" AND ")
     );
     let mut found: Vec<Found> = rows.iter().map(|_| Found::default()).collect();
-    let there = session.run(&sql, &[JsonB(rows.into()).into()], Mode::Fresh);
+    let there = session.run(&sql, &[Json::of(&rows).into()], Mode::Fresh);
     for row in 0..there.len() {
         let place = there.get::<i64>(row, 1).unwrap_or(1) as usize - 1;
         let Some(address) = address(&there, row, 2) else {
@@ -348,12 +366,11 @@ fn find_by_key(
 fn find_by_content(
     session: &Session,
     t: &Resolved,
-    rows: &[Value],
+    rows: &[Left],
     (md5, untouched): (String, String),
     used: &mut HashSet<Address>,
 ) -> Vec<Found> {
-    let wanted: Vec<&str> =
-        rows.iter().map(|row| row["md5"].as_str().unwrap_or_default()).collect();
+    let wanted: Vec<&str> = rows.iter().map(|row| row.md5.as_str()).collect();
     let distinct: HashSet<&str> = wanted.iter().copied().collect();
     let distinct: Vec<String> = distinct.into_iter().map(str::to_owned).collect();
     let sql = format!(

@@ -1,5 +1,6 @@
 //! Whether a plan leaves every row with somebody to refer to.
 
+use super::elements;
 use super::fit::{self, Images};
 use super::plan::{Known, Plan, Row};
 use super::rekey::unquoted;
@@ -292,11 +293,13 @@ impl Plan<'_> {
             "WITH p AS (SELECT {list} FROM ({query}) m
                         UNION ALL
                         SELECT {list} FROM {} t
-                         WHERE NOT EXISTS (SELECT FROM jsonb_array_elements($2) AS y(r)
+                         WHERE NOT EXISTS (SELECT FROM {} AS y
                                             WHERE t.tableoid = (y.r ->> 0)::oid AND t.ctid = (y.r ->> 1)::tid))
-             SELECT count(*) FROM jsonb_array_elements($3) AS x(r)
+             SELECT count(*) FROM {} AS x
               WHERE ({} <@ (SELECT range_agg(p.{period}) FROM p WHERE {})) IS NOT TRUE",
             self.mover.references.tables[key.parent].target(),
+            elements("$2"),
+            elements("$3"),
             ours.base_of_text(&key.columns[ids.len()], &format!("x.r ->> {}", ids.len())),
             on.join(" AND ")
         );
@@ -325,7 +328,8 @@ impl Plan<'_> {
         let there = self.referable(key);
         let sql = format!(
             "SELECT x.place, t.tableoid, t.ctid::text
-                   FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}",
+                   FROM {} AS x JOIN {} t ON {}",
+            elements("$1"),
             parent.target(),
             on.join(" AND ")
         );

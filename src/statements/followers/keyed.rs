@@ -4,10 +4,10 @@ use super::{Fate, Row};
 use crate::catalog::references::{ForeignKey, Table};
 use crate::catalog::shape::Shape;
 use crate::error::Error;
-use crate::pg::{self, Json, Mode, Session};
-use crate::statements::fit;
+use crate::pg::{self, Json, Mode, Raw, Session};
 use crate::statements::rekey::{Mover, unquoted};
 use crate::statements::rows::{Address, Text, address};
+use crate::statements::{elements, fit};
 use pgrx::pg_sys::Oid;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,10 +71,14 @@ pub(super) fn after(columns: &[String], fate: &Fate, now: &[Text]) -> Option<Vec
 }
 
 /// Columns (quoted) of rows that are inserted.
-pub(super) fn inserted_as(inserted: &[&Value], columns: &[String]) -> Vec<Vec<Text>> {
+pub(super) fn inserted_as(inserted: &[&Raw], columns: &[String]) -> Vec<Vec<Text>> {
     let names: Vec<String> = columns.iter().map(|k| unquoted(k)).collect();
     let text = |row: &Value, name: &String| row[name.as_str()].as_str().map(str::to_owned);
-    inserted.iter().map(|row| names.iter().map(|name| text(row, name)).collect()).collect()
+    let of_row = |row: &&Raw| {
+        let row = row.parsed();
+        names.iter().map(|name| text(&row, name)).collect()
+    };
+    inserted.iter().map(of_row).collect()
 }
 
 /// The rows, locked, that refer through a key to one of `open`, and whose key no row has in the end.
@@ -84,7 +88,7 @@ pub(super) fn children(
     key: &ForeignKey,
     open: &BTreeSet<Row>,
     fates: &BTreeMap<Row, Fate>,
-    inserted: &[&Value],
+    inserted: &[&Raw],
 ) -> Vec<Child> {
     if !open.iter().any(|row| row.0 == key.parent) {
         return Vec::new();
@@ -156,7 +160,8 @@ pub(super) fn holders(
         .texts("t", key.columns.iter().map(String::as_str));
     let sql = format!(
         "SELECT x.place, t.tableoid, t.ctid::text, {held}
-           FROM jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {} FOR UPDATE OF t",
+           FROM {} AS x JOIN {} t ON {} FOR UPDATE OF t",
+        elements("$1"),
         child.target(),
         on.join(" AND ")
     );

@@ -12,11 +12,10 @@ use super::rows::{Address, Text, address};
 use super::verify;
 use crate::catalog::references::ForeignKey;
 use crate::error::Failure;
-use crate::pg::{self, Json, Mode, Session};
+use crate::pg::{self, Json, Mode, Raw, Session};
 use keyed::{Parent, after, children, fitting, holders, inserted_as, keyed, parents, values_of};
 use pgrx::Uuid;
 use pgrx::pg_sys::Oid;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use words::{left_behind, may_have_been_there, would_act, would_leave};
 
@@ -54,7 +53,7 @@ pub fn follow<'a>(
         let mut next = BTreeSet::new();
         for key in &mover.references.keys {
             let inserted = changes.iter().filter(|c| place(c.of.table.oid) == Some(key.parent));
-            let inserted: Vec<&Value> = inserted.flat_map(|c| &c.inserted).collect();
+            let inserted: Vec<&Raw> = inserted.flat_map(|c| &c.inserted).collect();
             let (mut orphans, mut in_vain) = (0, 0);
             for child in children(session, mover, key, &open, &fates, &inserted) {
                 let row = (key.child, child.address);
@@ -151,8 +150,11 @@ fn soft_left_behind(
     let Some(c) = changes.iter().find(|c| c.of.table.oid == users.oid) else {
         return Vec::new();
     };
-    let comes: Vec<String> =
-        c.inserted.iter().filter_map(|row| row["id"].as_str().map(str::to_owned)).collect();
+    let comes: Vec<String> = c
+        .inserted
+        .iter()
+        .filter_map(|row| row.parsed()["id"].as_str().map(str::to_owned))
+        .collect();
     let (at, rows): (Vec<Oid>, Vec<String>) =
         c.deleted.iter().map(|(at, row)| (Oid::from(*at), row.to_string())).unzip();
     let sql = format!(
@@ -198,7 +200,7 @@ fn drawn_along(
     changes: &[TableChanges],
     fates: &BTreeMap<Row, Fate>,
 ) -> usize {
-    let inserted_into = |place: usize| -> Vec<&Value> {
+    let inserted_into = |place: usize| -> Vec<&Raw> {
         let oid = mover.references.tables[place].oid;
         changes.iter().filter(|c| c.of.table.oid == oid).flat_map(|c| &c.inserted).collect()
     };

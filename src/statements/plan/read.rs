@@ -5,9 +5,9 @@ use crate::error::Error;
 use crate::pg::{self, Arg, Json, Mode};
 use crate::statements::collisions::{self, Image};
 use crate::statements::fields::Fields;
-use crate::statements::fit;
 use crate::statements::rekey::Mover;
 use crate::statements::rows::{Address, Text, address};
+use crate::statements::{elements, fit};
 use pgrx::Uuid;
 use pgrx::pg_sys::Oid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,7 +130,8 @@ impl Plan<'_> {
             .collect();
         conditions.extend(key.within("t"));
         let source = format!(
-            "jsonb_array_elements($1) WITH ORDINALITY AS x(r, place) JOIN {} t ON {}",
+            "{} AS x JOIN {} t ON {}",
+            elements("$1"),
             self.mover.references.tables[key.child].target(),
             conditions.join(" AND ")
         );

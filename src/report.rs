@@ -44,7 +44,7 @@ pub fn report(_: &Call) -> Result<Reply, Error> {
         }
         if told < all {
             out.push(String::new());
-            out.push(format!("  … and {} more:", thousands(all - told)));
+            out.push(format!("  ... and {} more:", thousands(all - told)));
             out.push(format!("  SELECT * FROM onagui.sync_status(ARRAY['{status}']);"));
         }
     }
@@ -147,10 +147,10 @@ fn fix(user: &Listed, email: Option<&str>) -> Option<String> {
             "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{app}', p_auth_user_id => '{auth}', p_apply => true);"
         )),
         ("CONFLICT", Some(app), None) => Some(format!(
-            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{app}', p_auth_user_id => '…', p_apply => true);"
+            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{app}', p_auth_user_id => '...', p_apply => true);"
         )),
         ("CONFLICT", None, Some(auth)) => Some(format!(
-            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '…', p_auth_user_id => '{auth}', p_apply => true);"
+            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '...', p_auth_user_id => '{auth}', p_apply => true);"
         )),
         _ => None,
     }

@@ -159,7 +159,7 @@ fn kind(json: &str) -> &'static str {
 pub fn shown(value: &str) -> String {
     let mut shown: String = value.chars().take(SHOWN).map(printable).collect();
     if value.chars().nth(SHOWN).is_some() {
-        shown.push('…');
+        shown.push_str("...");
     }
     shown
 }

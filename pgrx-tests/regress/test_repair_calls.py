@@ -377,7 +377,7 @@ def test_the_row_of_another_with_an_outdated_email(db):
     lines = report[report.index("\nCONFLICT") :]
     call = " ".join(lines[lines.index("    fix ") + 7 : lines.index("    then ")].split())
     assert call == "SELECT * FROM onagui.fix_user_ids(ARRAY['old@example.com'], p_apply => true);", report
-    with expect_error("21000", hint=r"SELECT \* FROM onagui.fix_user_ids\(ARRAY\['…'\], p_apply => true\); gives the other user"):
+    with expect_error("21000", hint=r"SELECT \* FROM onagui.fix_user_ids\(ARRAY\['\.\.\.'\], p_apply => true\); gives the other user"):
         db.sql("SELECT onagui.fix_user_id_mismatch('old@example.com')")
     db.sql(call)
     db.sql(call)

@@ -1,6 +1,8 @@
 """Databases in other encodings, locales and collations than UTF-8 and C."""
 
 import json
+import re
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -118,6 +120,38 @@ def test_what_the_encoding_cannot_write_is_the_servers_to_refuse(odd):
     with expect_error("42703", hint=r"ADD COLUMN email \.\.\.;"):
         db.sql("ALTER TABLE onagui.app_users DROP email CASCADE")
         db.sql("SELECT * FROM onagui.sync_status()")
+
+
+def test_a_client_that_knows_few_characters(db):
+    """Our own words reach it, whatever it asked."""
+    db.install()
+    first, second = (db.auth.signup(email, {}, confirmed=True) for email in ("ann@example.com", "ben@example.com"))
+    db.sql("UPDATE onagui.app_users SET id = gen_random_uuid()")
+    db.sql("INSERT INTO auth.users (id, email, is_sso_user) VALUES (gen_random_uuid(), 'ann@example.com', true)", role=ADMIN)
+    client = db.connect(ADMIN)
+    client.execute("SET client_encoding = 'LATIN1'")
+    assert len(client.execute("SELECT * FROM onagui.sync_health()").fetchall()) > 10
+    assert "CONFLICT" in client.execute("SELECT onagui.sync_report()").fetchone()[0]
+    client.execute("SELECT * FROM onagui.fix_user_ids()").fetchall()
+    client.execute("SELECT * FROM onagui.sync_audit_log").fetchall()
+    for state, query in (
+        ("P0002", "SELECT onagui.fix_user_id_mismatch('nobody@example.com')"),
+        ("21000", "SELECT onagui.fix_user_id_mismatch('ann@example.com')"),
+        ("25001", "BEGIN; CALL onagui.fix_all_user_ids()"),
+        ("22023", "SELECT onagui.fix_user_ids(p_on_conflict => 'x')"),
+    ):
+        with expect_error(state):
+            client.execute(query)
+        client.execute("ROLLBACK")
+
+
+def test_our_words_are_ascii():
+    """Whatever encoding a client or a database has, it can write them."""
+    root = Path(__file__).parents[2]
+    for source in [*root.glob("src/**/*.rs"), *root.glob("decide/src/*.rs"), *root.glob("sql/install/*.sql")]:
+        for number, line in enumerate(source.read_text().splitlines(), 1):
+            code = re.split(r"(?:^|\s)(?://|--\s)", line)[0]
+            assert code.isascii() or "#[cfg(test)]" in source.read_text(), f"{source}:{number}: {line}"
 
 
 def test_bytes_that_mean_nothing(odd):

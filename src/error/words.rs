@@ -57,13 +57,13 @@ impl From<Error> for Failure {
                 "42703",
                 format!("table {table} has no column {column}"),
                 format!("onagui_sync needs {table} to have the columns id uuid and email."),
-                format!("ALTER TABLE {table} ADD COLUMN {column} …;"),
+                format!("ALTER TABLE {table} ADD COLUMN {column} ...;"),
             ),
             Error::ColumnUnfit { table, column, found, wanted } => (
                 "42804",
                 format!("column {column} of {table} has a type onagui_sync cannot use"),
                 format!("It is {found}; it must be {wanted}."),
-                format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE …;"),
+                format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE ...;"),
             ),
             Error::NotATable { table, kind } => (
                 "42P01",
@@ -81,7 +81,7 @@ impl From<Error> for Failure {
                 "42710",
                 format!("auth.users has a trigger {name} that is not the extension's"),
                 "It calls another function than onagui.sync_auth_user_to_app_users().".into(),
-                format!("ALTER TRIGGER {name} ON auth.users RENAME TO …; then call enable_sync() again."),
+                format!("ALTER TRIGGER {name} ON auth.users RENAME TO ...; then call enable_sync() again."),
             ),
             Error::RowsDiscarded { wanted, written } => (
                 "09000",
@@ -178,7 +178,7 @@ impl From<Error> for Failure {
                 "22001",
                 format!("a value does not fit into {column} of {table}"),
                 format!("The column is of type {kind}; the value would be cut or rounded."),
-                format!("Give the column room: ALTER TABLE {table} ALTER COLUMN {column} TYPE …;"),
+                format!("Give the column room: ALTER TABLE {table} ALTER COLUMN {column} TYPE ...;"),
             ),
             Error::Orphans { table, constraint, rows } => (
                 "23503",
@@ -238,7 +238,7 @@ impl From<Error> for Failure {
                 "23502",
                 "the row cannot be made: columns that are NOT NULL would have no value".into(),
                 format!("{table} demands ({}), for which there is neither a value in auth.users nor a default.", columns.join(", ")),
-                format!("Give it a DEFAULT, or tell where it comes from: INSERT INTO onagui.sync_column (app_column, source, key) VALUES ({}, 'user_meta', '…');", pgrx::spi::quote_literal(&columns[0])),
+                format!("Give it a DEFAULT, or tell where it comes from: INSERT INTO onagui.sync_column (app_column, source, key) VALUES ({}, 'user_meta', '...');", pgrx::spi::quote_literal(&columns[0])),
             ),
             Error::RefersToNobody { table, columns, constraint } => (
                 "23503",
@@ -257,13 +257,13 @@ impl From<Error> for Failure {
                 "23505",
                 "another app user holds this e-mail".into(),
                 format!("{email} is in onagui.app_users under another id."),
-                "SELECT * FROM onagui.sync_status(p_email => '…'); shows both. If the other one is to get another e-mail in turn, name both in one call: SELECT * FROM onagui.fix_user_ids(ARRAY['…', '…'], p_apply => true); else change theirs, or merge the two.".into(),
+                "SELECT * FROM onagui.sync_status(p_email => '...'); shows both. If the other one is to get another e-mail in turn, name both in one call: SELECT * FROM onagui.fix_user_ids(ARRAY['...', '...'], p_apply => true); else change theirs, or merge the two.".into(),
             ),
             Error::UnknownEmail { email } => (
                 "P0002",
                 "nobody has this e-mail".into(),
                 format!("Neither auth.users nor onagui.app_users has {email:?}."),
-                "Case and outer spaces do not matter; look for it with SELECT * FROM onagui.sync_status(p_email => '…');".into(),
+                "Case and outer spaces do not matter; look for it with SELECT * FROM onagui.sync_status(p_email => '...');".into(),
             ),
             Error::OnlyAnAppUser { email } => (
                 "P0002",
@@ -276,8 +276,8 @@ impl From<Error> for Failure {
                 "a person must decide who is who".into(),
                 format!("{email}: {reason}."),
                 match is_anothers {
-                    true => "SELECT * FROM onagui.fix_user_ids(ARRAY['…'], p_apply => true); gives the other user the e-mail they have now; the same once more helps this one.".into(),
-                    false => "See SELECT * FROM onagui.sync_status(p_email => '…'); then decide with onagui.fix_user_id(p_app_user_id => …, p_auth_user_id => …, p_apply => true).".into(),
+                    true => "SELECT * FROM onagui.fix_user_ids(ARRAY['...'], p_apply => true); gives the other user the e-mail they have now; the same once more helps this one.".into(),
+                    false => "See SELECT * FROM onagui.sync_status(p_email => '...'); then decide with onagui.fix_user_id(p_app_user_id => ..., p_auth_user_id => ..., p_apply => true).".into(),
                 },
             ),
             Error::Unconfirmed { email } => (
@@ -303,7 +303,7 @@ impl From<Error> for Failure {
                 "25001",
                 "fix_all_user_ids() cannot run inside a transaction block".into(),
                 "It commits after each batch.".into(),
-                "CALL it on its own, outside BEGIN … COMMIT, or use SELECT * FROM onagui.fix_user_ids(p_apply => true);".into(),
+                "CALL it on its own, outside BEGIN ... COMMIT, or use SELECT * FROM onagui.fix_user_ids(p_apply => true);".into(),
             ),
             // Undo.
             Error::NoSuchAudit { audit_id } => (
@@ -376,7 +376,7 @@ impl From<Error> for Failure {
                     "22023",
                     message,
                     detail,
-                    r#"For example: {"userId": "8c5d7f5e-…", "email": "ann@example.com", "username": "ann", "metadata": {"theme": "dark"}}; username and metadata may be left out."#.into(),
+                    r#"For example: {"userId": "8c5d7f5e-...", "email": "ann@example.com", "username": "ann", "metadata": {"theme": "dark"}}; username and metadata may be left out."#.into(),
                 )
             }
             Error::NotAnAuthUser => (
@@ -401,7 +401,7 @@ impl From<Error> for Failure {
                 "21000",
                 "the user cannot be registered: a person must decide who is who".into(),
                 format!("The reason: {reason}."),
-                "An operator sees both sides with SELECT * FROM onagui.sync_status(p_email => '…'); and decides with onagui.fix_user_id(…).".into(),
+                "An operator sees both sides with SELECT * FROM onagui.sync_status(p_email => '...'); and decides with onagui.fix_user_id(...).".into(),
             ),
             Error::AppRefused { sqlstate, constraint } => {
                 let detail = match constraint {
@@ -426,13 +426,13 @@ impl From<Error> for Failure {
                 "A partition of onagui.app_users or of auth.users is a foreign table: the connection would be made with the \
                  rights of the extension's owner."
                     .into(),
-                "ALTER TABLE … DETACH PARTITION …;".into(),
+                "ALTER TABLE ... DETACH PARTITION ...;".into(),
             ),
             Error::NotWhole => (
                 "42P01",
                 "onagui_sync is not whole: its table onagui.sync_audit_log was not found".into(),
                 "The extension's schema or table has been renamed.".into(),
-                "Rename it back: ALTER SCHEMA … RENAME TO onagui;".into(),
+                "Rename it back: ALTER SCHEMA ... RENAME TO onagui;".into(),
             ),
         };
         Failure {

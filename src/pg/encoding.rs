@@ -117,10 +117,7 @@ pub(super) fn to_server(text: &str) -> Cow<'_, [u8]> {
             let converted = foreign.from_utf8.as_mut().and_then(|function| {
                 convert(function, UTF8, foreign.encoding, text.as_bytes(), |out, rest| {
                     let first = std::str::from_utf8(rest).ok().and_then(|rest| rest.chars().next());
-                    match first {
-                        Some('…') => out.extend(b"..."),
-                        _ => out.push(first.and_then(byte).unwrap_or(b'?')),
-                    }
+                    out.push(first.and_then(byte).unwrap_or(b'?'));
                     first.map_or(1, char::len_utf8)
                 })
             });

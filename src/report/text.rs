@@ -25,7 +25,7 @@ pub fn shown(text: &str, longest: usize) -> String {
     if all.chars().count() <= longest {
         return all;
     }
-    all.chars().take(longest - 1).chain(['…']).collect()
+    all.chars().take(longest - 3).chain("...".chars()).collect()
 }
 
 /// Where a line may be broken though there is no blank.

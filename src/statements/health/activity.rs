@@ -111,7 +111,7 @@ pub fn out_of_step(_: &Session, house: House, report: &mut Report) -> Result<(),
     if of("CONFLICT") > 0 {
         report.warn(
             format!("{} that a person must decide", count(of("CONFLICT"), "conflict")),
-            "SELECT * FROM onagui.sync_status(ARRAY['CONFLICT']); -- then SELECT * FROM onagui.fix_user_id(…)",
+            "SELECT * FROM onagui.sync_status(ARRAY['CONFLICT']); -- then SELECT * FROM onagui.fix_user_id(...)",
         );
     }
     if fixable + of("CONFLICT") == 0 {

@@ -23,11 +23,7 @@ pub fn moved(shape: &Shape, from: &str, value: impl Fn(&ShapeColumn) -> Option<S
             None => format!("t.{}", c.quoted),
         })
         .collect();
-    let generated: Vec<String> = shape
-        .columns
-        .iter()
-        .filter_map(|c| Some(format!(", ({}) AS {}", c.generated.as_ref()?, c.quoted)))
-        .collect();
+    let generated: Vec<String> = shape.columns.iter().filter_map(|c| c.computed()).collect();
     let inner = format!(
         "SELECT t.tableoid AS \"#table\", t.ctid AS \"#row\", t.tableoid, {} {from}",
         written.join(", ")

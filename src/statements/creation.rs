@@ -90,9 +90,7 @@ impl Target {
         if !open.is_empty() {
             open.extend(generated.clone().map(|c| c.quoted.clone()));
         }
-        let computed: Vec<String> = generated
-            .filter_map(|c| Some(format!(", ({}) AS {}", c.generated.as_ref()?, c.quoted)))
-            .collect();
+        let computed: Vec<String> = generated.filter_map(|c| c.computed()).collect();
         let raw: Vec<String> = self
             .limited(shape)
             .into_iter()

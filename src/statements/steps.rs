@@ -110,9 +110,23 @@ impl<'a> Plan<'a> {
                 if earlier.is_some_and(|earlier| earlier.gone.contains_key(row)) {
                     continue;
                 }
-                let was: Vec<Text> =
+                let mut was: Vec<Text> =
                     key.keys.iter().map(|k| self.value_after(earlier, row, k)).collect();
-                let is: Vec<Text> = key.keys.iter().map(|k| self.value(row, k, earlier)).collect();
+                let mut is: Vec<Text> =
+                    key.keys.iter().map(|k| self.value(row, k, earlier)).collect();
+                // To a key to a partition a row outside of it has no key.
+                if let Some(bounds) = &key.parents_at {
+                    let lies = |plan: &Plan| match plan.rows.contains_key(row) {
+                        true => plan.is_inside(row, bounds),
+                        false => key.is_to(row.1.0),
+                    };
+                    if !earlier.map_or(key.is_to(row.1.0), lies) {
+                        was = vec![None; key.keys.len()];
+                    }
+                    if !self.gone.contains_key(row) && !lies(self) {
+                        is = vec![None; key.keys.len()];
+                    }
+                }
                 let goes = self.gone.contains_key(row);
                 if (goes || was != is) && was.iter().all(Option::is_some) {
                     leaves.push((row, was.clone()));

@@ -244,6 +244,10 @@ impl Plan<'_> {
             .collect()
     }
 
+    pub fn is_inside(&self, row: &Row, bounds: &Bounds) -> bool {
+        !self.inside(row.0, [row].into_iter().collect(), bounds).is_empty()
+    }
+
     /// The known rows that a key can refer to in the end.
     fn referable(&self, key: &ForeignKey) -> BTreeSet<Row> {
         let stay = |row: &&Row| row.0 == key.parent && !self.gone.contains_key(*row);

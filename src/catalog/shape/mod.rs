@@ -35,6 +35,17 @@ pub struct ShapeColumn {
 }
 
 impl ShapeColumn {
+    /// SQL: a generated column as the server assigns it.
+    pub fn computed(&self) -> Option<String> {
+        let expression = self.generated.as_ref()?;
+        let cuts = matches!(
+            self.base.as_str(),
+            "character varying" | "bpchar" | "\"bit\"" | "bit varying"
+        );
+        let kind = if self.is_limited && cuts { &self.base } else { &self.kind };
+        Some(format!(", ({expression})::{kind} AS {}", self.quoted))
+    }
+
     fn text(&self, alias: &str) -> String {
         self.as_text(&format!("{alias}.{}", self.quoted))
     }

@@ -1,5 +1,6 @@
 //! Cursors: the rows of a query a few at a time, also across commits.
 
+use super::portals;
 use super::rows::Rows;
 use super::spi::{Plan, Session};
 use pgrx::pg_sys;
@@ -27,6 +28,7 @@ impl Session {
             let (name, values, nulls) = (std::ptr::null(), std::ptr::null_mut(), std::ptr::null());
             pg_sys::SPI_cursor_open(name, plan.raw(), values, nulls, as_caller)
         };
+        portals::opened(portal);
         Cursor { portal, pinned: Cell::new(false), fetched: Cell::new(0) }
     }
 }
@@ -48,7 +50,8 @@ impl Cursor {
         // SAFETY: the portal is open.
         unsafe {
             let kept = !(*self.portal).holdStore.is_null();
-            pg_sys::SPI_cursor_fetch(self.portal, true, most.try_into().unwrap_or(i64::MAX));
+            let most = most.try_into().unwrap_or(i64::MAX);
+            portals::with_own(self.portal, || pg_sys::SPI_cursor_fetch(self.portal, true, most));
             let rows = Rows::taken();
             if kept {
                 self.fetched.set(self.fetched.get() + rows.len());
@@ -70,14 +73,6 @@ impl Cursor {
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: the portal is open still.
-            unsafe {
-                if self.pinned.get() {
-                    pg_sys::UnpinPortal(self.portal);
-                }
-                pg_sys::SPI_cursor_close(self.portal);
-            }
-        }
+        portals::close_own(self.portal);
     }
 }

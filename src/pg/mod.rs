@@ -15,6 +15,7 @@ mod loader;
 mod nobody;
 mod owner;
 mod planning;
+mod portals;
 mod procedure;
 mod reading;
 mod receiver;

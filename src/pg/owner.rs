@@ -3,6 +3,7 @@
 //! with nothing resolved through the caller's search_path, and undone on every path.
 
 use super::planning::{self, Role};
+use super::portals;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -103,11 +104,12 @@ pub fn with_pinned_path<R>(f: impl FnOnce() -> R) -> R {
 /// Runs `f` as `role`. `SET ROLE` and `SET SESSION AUTHORIZATION` are refused in there, and every setting that is
 /// changed in there (by a trigger of the application, say) is put back afterwards. Nothing of it may outlive `f` either:
 /// no temporary object that the session would later take for another one, no deferred trigger that COMMIT would fire as
-/// the session's role.
+/// the session's role, no cursor that the session would fetch from.
 pub fn as_role<R>(role: impl Into<Role>, f: impl FnOnce() -> R) -> R {
     let _role = Assumed::assume(role.into());
     let _settings = Settings::keep();
     pin_names();
+    let _cursors = portals::Guard::start();
     f()
 }
 

@@ -51,8 +51,8 @@ class Column:
 class Unique:
     """A primary key, unique constraint, unique index or exclusion constraint; knows which rows collide."""
 
-    def __init__(self, name, columns, sql, *, referable=False, nulls_collide=False, where=None, fold=(), overlaps=None):
-        self.name, self.columns, self.sql = name, columns, sql
+    def __init__(self, name, columns, sql, *, referable=False, nulls_collide=False, where=None, where_uses=(), fold=(), overlaps=None):
+        self.name, self.columns, self.sql, self.uses = name, columns, sql, {*columns, *where_uses}
         self.referable, self.nulls_collide, self.where, self.fold, self.overlaps = referable, nulls_collide, where, set(fold), overlaps
 
     def collide(self, one, other):
@@ -305,7 +305,7 @@ class World:
     def _unique_in_part(self, t, columns):
         i, name = self.extra.randrange(len(t.parts)), self.label("u ")
         sql = f"CREATE UNIQUE INDEX {quote(name)} ON {t.part_name(i)} ({columns_sql(columns)});"
-        t.uniques.append(Unique(name, columns, sql, where=lambda row: t.partition_of(row) == i))
+        t.uniques.append(Unique(name, columns, sql, where=lambda row: t.partition_of(row) == i, where_uses=[t.partition_by]))
 
     def _heir_table(self, parent):
         """An inheritance child: has the columns, none of the keys."""
@@ -411,7 +411,7 @@ class World:
         elif kind == "nulls":
             u = Unique(name, columns, f"{index}({cols}) NULLS NOT DISTINCT;", nulls_collide=True)
         elif kind == "partial" and "n" not in columns:
-            u = Unique(name, columns, f"{index}({cols}) WHERE n > 1;", where=lambda row: row["n"] is not None and int(row["n"]) > 1)
+            u = Unique(name, columns, f"{index}({cols}) WHERE n > 1;", where=lambda row: row["n"] is not None and int(row["n"]) > 1, where_uses="n")
         elif kind == "expression":
             parts = ", ".join(f"lower({quote(c)})" if t.column(c).kind == "text" else quote(c) for c in columns)
             u = Unique(name, columns, f"{index}({parts});", fold=[c for c in columns if t.column(c).kind == "text"])
@@ -421,7 +421,7 @@ class World:
             some, where = "", None
             if "n" not in columns and self.extra.random() < 0.3:
                 some, where = " WHERE (n > 0)", lambda row: row["n"] is not None and int(row["n"]) > 0
-            u = Unique(name, columns, f"{add}EXCLUDE USING btree ({parts}){some}{later};", where=where)
+            u = Unique(name, columns, f"{add}EXCLUDE USING btree ({parts}){some}{later};", where=where, where_uses="n" if where else "")
         elif kind == "gist" and self.has_gist and not t.partition_by and all(t.column(c).kind in ("uuid", "int", "text", "bigint") for c in columns):
             parts = ", ".join(f"{quote(c)} WITH =" for c in columns)
             later = self.extra.choice(["", "", " DEFERRABLE INITIALLY DEFERRED", " DEFERRABLE"])

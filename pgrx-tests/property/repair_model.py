@@ -262,6 +262,11 @@ class Cascade:
             todo += [parent for key, parent in self.parents(one) if self.is_disturbed(key, parent)]
         return "app" if "app" in found else "auth"
 
+    def comes_by(self, unique, row):
+        """Whether the row comes over by what the index is of. Whom it names elsewhere does not make it anybody's."""
+        generated = any(row[0].column(c).generated_from for c in unique.uses)
+        return row in self.moved() and (generated or any(self.new(row)[c] != self.old(row)[c] for c in unique.uses))
+
     def settle(self, policy):
         """Lets rows give way, and answers {(table, constraint): rows that come over and collide}. Raises Refused where none may."""
         met, refused = {}, False
@@ -270,7 +275,8 @@ class Cascade:
             table = todo.pop(0)
             meetings = self.meetings(table)
             for u, one, _ in meetings:
-                met.setdefault((label(table), u.name), set()).add(one)
+                if self.comes_by(u, one):
+                    met.setdefault((label(table), u.name), set()).add(one)
             if policy == "error" or table is self.world.users:
                 refused |= bool(meetings)
             elif meetings:
@@ -283,18 +289,18 @@ class Cascade:
 
     def let_give_way(self, table, meetings, side):
         other = "app" if side == "auth" else "auth"
-        moved = set(self.moved())
+        come = {row for u, *pair in meetings for row in pair if self.comes_by(u, row)}
         ranks = {}
         for _, *pair in meetings:
             for row in pair:
-                ranks[row] = ((0 if self.side(row) == side else 2) if row in moved else 1, row[1])
+                ranks[row] = ((0 if self.side(row) == side else 2) if row in come else 1, row[1])
         first = sorted(table.uniques, key=lambda u: ("PRIMARY KEY" not in u.sql, u.name))
         kept, losers = [], {}
         for row in sorted(ranks, key=ranks.get):
             against = [(first.index(u), ranks[b if a == row else a], b if a == row else a) for u, a, b in meetings if row in (a, b)]
             against = [one for one in against if one[2] in kept]
             if against:
-                losers[row] = min(against, key=lambda one: one[:2])[2], self.side(row) if row in moved else other
+                losers[row] = min(against, key=lambda one: one[:2])[2], self.side(row) if row in come else other
             else:
                 kept.append(row)
         self.gone.update(losers)

@@ -82,8 +82,8 @@ def test_what_refers_to_a_row_that_comes_over_comes_over(db):
     assert db.sql("SELECT * FROM stops") == [("first", auth, "a", 1)]
 
 
-def test_a_child_of_the_row_that_gives_way_stays_and_takes_a_key_over(db):
-    """Entry 1 came with the list that gives way, but stays itself: it is the first of two that come over."""
+def test_a_row_is_whose_key_it_has_not_whomever_it_names(db):
+    """Entry 1 names the user who goes as its author only; it came with the list that gives way."""
     db.sql(LISTS)
     app, auth = duplicate(db, "ann@example.com")
     db.sql(f"INSERT INTO lists VALUES (1, '{app}', 7), (2, '{auth}', 7)")
@@ -91,8 +91,27 @@ def test_a_child_of_the_row_that_gives_way_stays_and_takes_a_key_over(db):
     db.sql("INSERT INTO marks SELECT id, user_id, kind, place FROM entries")
     merge(db, "keep_app", "lists", "entries", "marks")
     assert db.sql("SELECT id FROM lists") == [(1,)]
-    assert db.sql("SELECT id, user_id, author FROM entries") == [(1, auth, auth)]
+    assert db.sql("SELECT id, user_id, author FROM entries") == [(2, auth, auth)]
     assert db.sql("SELECT id, user_id, kind, place FROM marks ORDER BY id") == [(1, auth, 7, 1), (2, auth, 7, 1)]
+
+
+@pytest.mark.parametrize("policy, stays", [("keep_auth", "auth"), ("keep_app", "app")])
+@pytest.mark.parametrize("order", [("app", "auth"), ("auth", "app")])
+@pytest.mark.parametrize("named", [(None, None), (None, "app"), ("app", None), ("auth", "app"), ("app", "app")])
+def test_whom_a_row_names_besides_does_not_make_it_theirs(db, policy, stays, order, named):
+    db.sql(
+        """CREATE TABLE carts (id int PRIMARY KEY, whose text, user_id uuid NOT NULL UNIQUE REFERENCES onagui.app_users,
+                               referred_by uuid REFERENCES onagui.app_users);
+           CREATE TABLE lines (cart int REFERENCES carts ON DELETE CASCADE, sku text, whose text, PRIMARY KEY (cart, sku))"""
+    )
+    users = dict(zip(("app", "auth"), duplicate(db, "ann@example.com")))
+    for number, (whose, other) in enumerate(zip(order, named), 1):
+        db.sql("INSERT INTO carts VALUES (%s, %s, %s, %s)", [number, whose, users[whose], users.get(other)])
+        db.sql("INSERT INTO lines VALUES (%s, 'x', %s), (%s, %s, %s)", [number, whose, number, whose, whose])
+    row = merge(db, policy, "carts", "lines")
+    assert db.sql("SELECT whose FROM carts") == [(stays,)]
+    assert db.sql("SELECT sku, whose FROM lines ORDER BY sku") == [("app", "app"), ("auth", "auth"), ("x", stays)]
+    assert [(c["table"], c["rows"]) for c in row["details"]["conflicts"]][0] == ("public.carts", 1)
 
 
 def test_nothing_gives_way_to_a_row_that_does_not_stay(db):

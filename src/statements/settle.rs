@@ -43,10 +43,11 @@ pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
     while let Some(next) = open.pop_first() {
         let meetings = plan.meetings(order[next]);
         for meeting in &meetings {
-            let rows = met.entry((next, meeting.unique)).or_default();
             let both = meeting.both.then_some(&meeting.other);
             let moved = [&meeting.moved].into_iter().chain(both);
-            rows.extend(moved.filter(|row| !plan.is_done_before(row)).cloned());
+            let comes =
+                |row: &&Row| plan.comes_by(row, meeting.unique) && !plan.is_done_before(row);
+            met.entry((next, meeting.unique)).or_default().extend(moved.filter(comes).copied());
         }
         // Another user's row never gives way.
         if policy == OnConflict::Error || order[next] == 0 {
@@ -100,17 +101,21 @@ fn losers(plan: &Plan, meetings: &[Meeting], policy: OnConflict) -> Vec<(Row, Ro
         OnConflict::KeepAuth => (Side::Auth, Side::App),
         _ => (Side::App, Side::Auth),
     };
-    // A row that is where it was is on the other side of whatever comes.
-    let side = |row: &Row| plan.rows.get(row).filter(|k| !k.after.is_empty()).and_then(|k| k.side);
-    let preference = |row: &Row| {
-        let rank = side(row).map_or(1, |side| if side == stays { 0 } else { 2 });
-        (rank, row.1)
-    };
     let mut against: BTreeMap<&Row, Vec<(usize, &Row)>> = BTreeMap::new();
     for Meeting { unique, moved, other, .. } in meetings {
         against.entry(moved).or_default().push((*unique, other));
         against.entry(other).or_default().push((*unique, moved));
     }
+    // A row that is where it was is on the other side of whatever comes, whomever else it names.
+    let side = |row: &Row| {
+        let known = plan.rows.get(row)?;
+        let comes = against[row].iter().any(|(unique, _)| plan.comes_by(row, *unique));
+        known.side.filter(|_| comes)
+    };
+    let preference = |row: &Row| {
+        let rank = side(row).map_or(1, |side| if side == stays { 0 } else { 2 });
+        (rank, row.1)
+    };
     let mut rows: Vec<&Row> = against.keys().copied().collect();
     rows.sort_by_key(|row| preference(row));
     let mut kept: BTreeSet<&Row> = BTreeSet::new();
@@ -129,6 +134,15 @@ fn losers(plan: &Plan, meetings: &[Meeting], policy: OnConflict) -> Vec<(Row, Ro
 }
 
 impl Plan<'_> {
+    /// Whether a row comes over by what an index of its table is made of.
+    fn comes_by(&self, row: &Row, unique: usize) -> bool {
+        let shape = self.shape(row.0);
+        self.rows.get(row).is_some_and(|known| {
+            let changed: Vec<String> = known.after.names().cloned().collect();
+            !changed.is_empty() && shape.is_touched_by(&shape.unique[unique], &changed)
+        })
+    }
+
     /// The rows of a table that collide as things are planned now.
     pub fn meetings(&self, place: usize) -> Vec<Meeting> {
         let changed: Vec<&Row> = self.of_table(place).map(|(row, _)| row).collect();

@@ -153,7 +153,7 @@ impl<'a> Plan<'a> {
         }
         if let Some(known) = self.rows.get_mut(row) {
             // What comes over with anything of the user who goes, comes over; and what refers to it by now does too.
-            if known.side == Some(Side::Auth) && side == Side::App {
+            if known.side == Some(Side::Auth) && side == Side::App && !self.gone.contains_key(row) {
                 changed.extend(known.after.names().cloned());
                 known.side = None;
             }
@@ -182,7 +182,7 @@ impl<'a> Plan<'a> {
         self.losers.entry(heir).or_default().push(*loser);
         self.gone.insert(*loser, heir);
         if let Some(known) = self.rows.get_mut(loser) {
-            known.side.get_or_insert(side);
+            known.side = Some(side);
         }
         self.touched.insert(loser.0);
         self.open(loser, side);

@@ -6,7 +6,7 @@ import support
 from catalog import catalog, differences
 from lived import goes_on, installer_may, is_all_there, live_in
 from readme import block, shell
-from repairs import ADMIN
+from repairs import ADMIN, content, duplicate, fix_one, undo
 
 
 class Move:
@@ -66,6 +66,23 @@ def test_whole_as_the_readme_says(move):
     is_all_there(move.copy, lived)
     installer_may(move.copy)
     goes_on(move.copy, lived)
+
+
+def test_a_table_that_has_the_number_of_another_one_of_its_kind(move):
+    """Numbers begin with 16384 on every new server, so that they meet."""
+    for table in "hats", "shoes":
+        move.app.sql(f"CREATE TABLE {table} (user_id uuid UNIQUE REFERENCES onagui.app_users, item text)")
+    app, auth = duplicate(move.app, "ann@example.com")
+    move.app.sql("INSERT INTO hats VALUES (%s, 'top hat'), (%s, 'cap')", [app, auth])
+    before = content(move.app, "onagui.app_users", "hats", "shoes")
+    audit_id = fix_one(move.app, "ann@example.com", policy="keep_auth")["audit_id"]
+    move.create()
+    move.run("pg_dump -f dump app; psql -qXv ON_ERROR_STOP=1 -f dump app_copy")
+    numbers = [f'"oid": {db.one("SELECT %s::regclass::oid", [table])},' for db, table in ((move.app, "hats"), (move.copy, "shoes"))]
+    move.copy.sql("UPDATE onagui.sync_audit_log SET details = replace(details::text, %s, %s)::jsonb", numbers, role=ADMIN)
+    assert move.copy.one("SELECT count(*) FROM onagui.sync_audit_log WHERE strpos(details::text, %s) > 0", [numbers[1]], role=ADMIN) == 1
+    undo(move.copy, audit_id, role=ADMIN)
+    assert content(move.copy, "onagui.app_users", "hats", "shoes") == before
 
 
 def test_the_installers_rights_after_a_superusers_restore(move):

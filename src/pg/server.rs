@@ -40,6 +40,13 @@ pub fn sees_latest() -> bool {
     unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
+/// What tells this database from any other, also from one that a dump of it was restored to.
+pub fn database() -> String {
+    // SAFETY: reads what the control file said when the server started, and a backend-local variable.
+    let (system, database) = unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId) };
+    format!("{system}/{}", database.to_u32())
+}
+
 /// Counts the transactions of all sessions that may have written something and have ended: as long as it stays, nobody else
 /// has committed anything. One more for each commit of our own that [`has_written`], and for each such subtransaction that was
 /// rolled back.

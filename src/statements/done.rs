@@ -3,7 +3,7 @@
 use super::rows::{Address, Text};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
-use crate::pg::Raw;
+use crate::pg::{self, Raw};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -24,9 +24,12 @@ pub enum Step {
 #[derive(Default, Serialize, Deserialize)]
 pub struct Done {
     pub table: String,
-    /// Its number, which outlives a new name, though not a dump.
+    /// Its number, which outlives a new name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oid: Option<u32>,
+    /// In which database it has that number ([`pg::database`]): in what a dump is restored to it may be any other table's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub database: String,
     /// The names of the columns that the table had then, of which MD5s were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
@@ -49,6 +52,7 @@ impl Done {
         Done {
             table: table.label.clone(),
             oid: Some(table.oid.to_u32()),
+            database: pg::database(),
             columns: shape.columns.iter().map(|c| c.name.clone()).collect(),
             ..Done::default()
         }

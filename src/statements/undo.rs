@@ -23,7 +23,7 @@ const TABLE_NAMED: &str = "
     SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p') AND format('%I.%I', n.nspname, c.relname) = $1";
 
-/// The same by its number, if that has the columns which the log knows: after a dump it may be another table's.
+/// The same by its number, if that has the columns which the log knows.
 const TABLE_NUMBERED: &str = "
     SELECT c.oid FROM pg_class c
      WHERE c.relkind IN ('r', 'p') AND c.oid = $1
@@ -46,7 +46,8 @@ pub fn resolve(
         .filter_map(|d| {
             let found = pg::as_role(house.owner, || {
                 let of_number = || {
-                    let args = [Oid::from(d.oid?).into(), d.columns.clone().into()];
+                    let oid = d.oid.filter(|_| d.database == pg::database())?;
+                    let args = [Oid::from(oid).into(), d.columns.clone().into()];
                     session.run(TABLE_NUMBERED, &args, Mode::Fresh).one::<Oid>()
                 };
                 let of_name =

@@ -102,6 +102,33 @@ def test_a_row_leaves_a_partition_of_a_partition_that_others_refer_to(db, referr
     assert content(db, "orders", "items") == before
 
 
+@pytest.mark.parametrize("action", [*ACTIONS, "ON DELETE RESTRICT"])
+@pytest.mark.parametrize("policy", ["keep_auth", "keep_app"])
+def test_a_key_of_one_partition_passes_to_a_row_that_comes_there(db, action, policy):
+    """Its key stays as it is: by where the row lies it has it now."""
+    db.sql(
+        f"""CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, note text) PARTITION BY RANGE (user_id);
+            CREATE TABLE low PARTITION OF orders FOR VALUES FROM (MINVALUE) TO ('80000000-0000-0000-0000-000000000000');
+            CREATE TABLE high PARTITION OF orders (UNIQUE (id)) FOR VALUES FROM ('80000000-0000-0000-0000-000000000000') TO (MAXVALUE);
+            CREATE TABLE items (id int, order_id int REFERENCES high (id) {action})"""
+    )
+    db.sql("DROP INDEX onagui.app_users_email_key", role=ADMIN)
+    app_user(db, "ann@example.com", auth_user(db, "ann@example.com", HIGH))
+    app_user(db, "Ann@example.com", LOW)
+    db.sql(f"INSERT INTO orders VALUES (1, '{LOW}', 'theirs'), (1, '{HIGH}', 'own'); INSERT INTO items VALUES (5, 1)")
+    before = content(db, "orders", "items", "onagui.app_users")
+    plan, row = (fix_one(db, "ann@example.com", apply, policy) for apply in (False, True))
+    if action and policy == "keep_app":
+        assert (plan["outcome"], row["outcome"]) == ("refused", "refused"), (plan, row)
+        assert plan["details"]["error"]["sqlstate"] == row["details"]["error"]["sqlstate"] == "23503"
+    else:
+        assert (plan["outcome"], row["outcome"]) == ("planned", "done"), (plan, row)
+        assert db.sql("SELECT note FROM orders") == [("own" if policy == "keep_auth" else "theirs",)]
+        assert db.sql("SELECT * FROM items") == [(5, 1)]
+        undo(db, row["audit_id"])
+    assert content(db, "orders", "items", "onagui.app_users") == before
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_what_came_since_refers_to_a_row_that_would_leave_its_partition(db, action):
     orders(db, action)

@@ -117,7 +117,7 @@ pub fn follow<'a>(
         {
             why.push(Failure::from(error).message);
         }
-        let outside = left_outside(session, mover, key, &fates);
+        let outside = left_outside(session, mover, key, changes, &fates);
         if outside > 0 {
             why.push(would_leave(mover, outside, key));
         }
@@ -200,15 +200,11 @@ fn drawn_along(
     changes: &[TableChanges],
     fates: &BTreeMap<Row, Fate>,
 ) -> usize {
-    let inserted_into = |place: usize| -> Vec<&Raw> {
-        let oid = mover.references.tables[place].oid;
-        changes.iter().filter(|c| c.of.table.oid == oid).flat_map(|c| &c.inserted).collect()
-    };
     let parents = parents(session, mover, key, fates);
     let leaves = |(_, now, becomes): &&Parent| becomes.as_ref() != Some(now);
     let mut taken: BTreeSet<Vec<Text>> =
         parents.iter().filter(leaves).filter_map(|(_, _, becomes)| becomes.clone()).collect();
-    taken.extend(inserted_as(&inserted_into(key.parent), &key.keys));
+    taken.extend(inserted_as(&inserted_into(mover, changes, key.parent), &key.keys));
     let passes = |now: &&Vec<Text>| taken.contains(*now) && now.iter().all(Option::is_some);
     let left = || parents.iter().filter(leaves).map(|(_, now, _)| now);
     let strays = strays(session, mover, key, left().filter(|now| !taken.contains(*now)), fates);
@@ -222,11 +218,11 @@ fn drawn_along(
         })
     };
     let stay = holders(session, mover, key, &handed).into_iter().filter(stays).count();
-    let changes = |fate: &Fate| {
+    let comes = |fate: &Fate| {
         fate.as_ref().is_some_and(|fate| key.columns.iter().any(|c| fate.contains(c)))
     };
     let children: Vec<(&Row, &Fate)> =
-        fates.iter().filter(|(row, fate)| row.0 == key.child && changes(fate)).collect();
+        fates.iter().filter(|(row, fate)| row.0 == key.child && comes(fate)).collect();
     let table = &mover.references.tables[key.child];
     let shape = mover.shape(session, key.child, Mode::Fresh);
     let come = values_of(session, (table, shape), &key.columns, &children)
@@ -234,8 +230,14 @@ fn drawn_along(
         .filter_map(|(number, now)| after(&key.columns, children[number].1, &now))
         .filter(|becomes| handed.contains(&becomes))
         .count();
-    let made = inserted_as(&inserted_into(key.child), &key.columns);
+    let made = inserted_as(&inserted_into(mover, changes, key.child), &key.columns);
     strays + stay + come + made.iter().filter(|row| handed.contains(row)).count()
+}
+
+/// The rows that are put back into a table.
+fn inserted_into<'c>(mover: &Mover, changes: &'c [TableChanges], place: usize) -> Vec<&'c Raw> {
+    let oid = mover.references.tables[place].oid;
+    changes.iter().filter(|c| c.of.table.oid == oid).flat_map(|c| &c.inserted).collect()
 }
 
 /// A query for rows of one table as they will be, those that are deleted left out, and its argument.
@@ -328,6 +330,7 @@ fn left_outside(
     session: &Session,
     mover: &Mover,
     key: &ForeignKey,
+    changes: &[TableChanges],
     fates: &BTreeMap<Row, Fate>,
 ) -> usize {
     let Some(bounds) = &key.parents_at else {
@@ -348,8 +351,13 @@ fn left_outside(
     let leave: Vec<(&Row, &Fate)> =
         parents.into_iter().filter(|((_, at), _)| !stay.contains(at)).collect();
     let left = keyed(session, mover, key, &leave);
-    let keys: Vec<&Vec<Text>> =
-        left.iter().map(|(_, now, _)| now).filter(|now| now.iter().all(Option::is_some)).collect();
+    // Where a row is put back that has the key, and the foreign key does not act, the server may find it there.
+    let put_back = match key.acts {
+        true => Vec::new(),
+        false => inserted_as(&inserted_into(mover, changes, key.parent), &key.keys),
+    };
+    let is_lost = |now: &&Vec<Text>| now.iter().all(Option::is_some) && !put_back.contains(*now);
+    let keys: Vec<&Vec<Text>> = left.iter().map(|(_, now, _)| now).filter(is_lost).collect();
     holders(session, mover, key, &keys)
         .into_iter()
         .filter(|(_, address, holds)| match fates.get(&(key.child, *address)) {

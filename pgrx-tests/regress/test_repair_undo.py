@@ -162,8 +162,43 @@ def test_soft_rows_that_came_since_hold_a_merge_done_again(db, visits):
 def test_trigger_that_changes_what_is_put_back(db):
     app, auth, audit_id = merged(db)
     db.sql("CREATE FUNCTION up() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.full_name = 'changed'; RETURN NEW; END$$;"
-           "CREATE TRIGGER up BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION up()")  # fmt: skip
-    refused(db, audit_id, "trigger")
+           "CREATE TRIGGER up BEFORE INSERT OR UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION up()")  # fmt: skip
+    refused(db, audit_id, "come back to onagui.app_users as something else: a trigger, of that table or of another one")
+
+
+COUNTERS = """
+    ALTER TABLE onagui.app_users ADD post_count int NOT NULL DEFAULT 0;
+    CREATE TABLE posts (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, likes int NOT NULL DEFAULT 0, slug text, UNIQUE (user_id, slug));
+    CREATE TABLE likes (post_id int REFERENCES posts, who text, PRIMARY KEY (post_id, who));
+    CREATE FUNCTION count_posts() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+        IF TG_OP <> 'INSERT' THEN UPDATE onagui.app_users SET post_count = post_count - 1 WHERE id = OLD.user_id; END IF;
+        IF TG_OP <> 'DELETE' THEN UPDATE onagui.app_users SET post_count = post_count + 1 WHERE id = NEW.user_id; END IF;
+        RETURN NULL; END$$;
+    CREATE FUNCTION count_likes() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+        IF TG_OP <> 'INSERT' THEN UPDATE public.posts SET likes = likes - 1 WHERE id = OLD.post_id; END IF;
+        IF TG_OP <> 'DELETE' THEN UPDATE public.posts SET likes = likes + 1 WHERE id = NEW.post_id; END IF;
+        RETURN NULL; END$$;
+    CREATE TRIGGER count AFTER INSERT OR UPDATE OF user_id OR DELETE ON posts FOR EACH ROW EXECUTE FUNCTION count_posts();
+    CREATE TRIGGER count AFTER INSERT OR UPDATE OF post_id OR DELETE ON likes FOR EACH ROW EXECUTE FUNCTION count_likes()"""
+
+
+@pytest.mark.parametrize("policy", ["keep_auth", "keep_app"])
+def test_triggers_that_count_what_moves_back(db, policy):
+    """A row that gave way comes back with what it had counted, not with what comes to it besides counted again."""
+    db.sql(COUNTERS)
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO posts (id, user_id, slug) VALUES (1, %s, 'a'), (2, %s, 'b'), (3, %s, 'a'), (4, %s, 'c')", [app, app, auth, auth])
+    db.sql("INSERT INTO likes VALUES (1, 'x'), (1, 'y'), (2, 'x'), (3, 'x'), (3, 'z')")
+    before = content(db, "onagui.app_users", "posts", "likes")
+    row = fix_one(db, "ann@example.com", policy=policy)
+    assert row["outcome"] == "done"
+    after = content(db, "onagui.app_users", "posts", "likes")
+    undo(db, row["audit_id"])
+    assert content(db, "onagui.app_users", "posts", "likes") == before
+    undo(db, log(db, action="undo")[-1]["audit_id"])
+    assert content(db, "onagui.app_users", "posts", "likes") == after
+    undo(db, log(db, action="undo")[-1]["audit_id"])
+    assert content(db, "onagui.app_users", "posts", "likes") == before
 
 
 def test_generated_domain_in_a_partitioned_table(db):

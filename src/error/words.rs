@@ -336,7 +336,7 @@ impl From<Error> for Failure {
                 "55000",
                 "this cannot be undone any more: what it changed has changed since".into(),
                 format!("audit_id {audit_id}: {}.", why.join("; ").trim_end_matches('.')),
-                "Nothing was changed. Put those rows in order by hand, then try again.".into(),
+                "Nothing was changed. Undo later entries of the log that concern these rows first, or put the rows in order by hand, then try again.".into(),
             ),
             // Registered references.
             Error::NoSuchColumn { table, column } => (

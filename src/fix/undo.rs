@@ -11,11 +11,11 @@ use crate::statements::done::{self, Done, Step};
 use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::{Referring, unquoted};
 use crate::statements::rows::{self, Address};
-use crate::statements::{followers, undo};
+use crate::statements::{followers, restored, undo};
 use pgrx::{JsonB, Uuid};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 const NOT_WHOLE: &str = "the entry is not whole";
 
@@ -382,29 +382,19 @@ fn take_back_changes(
     }
     let now = changes::apply(session, &mover, &inverse, Wanted::Everything)?;
     undone.remember(&now);
-    // A trigger of the application may have made something else of what was put back.
-    for (wanted, got) in done.iter().zip(&now) {
-        let Some(first) = wanted.removed.first().map(Raw::parsed) else {
-            continue;
+    let (again, wrong) = restored::set_right(session, &mover, &tables, (done, &now))?;
+    if !wrong.is_empty() {
+        let changed = |table: &String| {
+            format!(
+                "rows that had given way come back to {table} as something else: a trigger, of that table or of another one, changes them, or the type of a column is another now"
+            )
         };
-        let as_known = |row: &Raw| -> String {
-            let mut row = row.parsed();
-            if let Value::Object(columns) = &mut row {
-                columns.retain(|column, _| first.get(column).is_some());
-            }
-            row.to_string()
-        };
-        let got: HashSet<String> = got.added.iter().map(as_known).collect();
-        if wanted.removed.iter().any(|row| !got.contains(&row.parsed().to_string())) {
-            return Err(Error::CannotUndo {
-                audit_id,
-                why: vec![format!(
-                    "a trigger of {} changes the rows that are put back, or the type of a column is another now",
-                    wanted.table
-                )],
-            });
-        }
+        return Err(Error::CannotUndo { audit_id, why: wrong.iter().map(changed).collect() });
     }
+    undone.remember(&again);
     undone.steps.push(Step::Changes(now));
+    if !again.is_empty() {
+        undone.steps.push(Step::Changes(again));
+    }
     Ok(())
 }

@@ -124,6 +124,7 @@ fn look_again(session: &Session, c: &TableChanges, done: &mut Done, writing: &Wr
     }
     all.append(added_at);
     let changed = follow(session, c.of.table, &mut all.iter_mut().collect::<Vec<_>>());
+    added_at.extend(&all[rows.len()..]);
     if changed.is_empty() {
         return true;
     }

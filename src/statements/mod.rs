@@ -24,6 +24,7 @@ pub mod plan;
 pub mod refresh;
 pub mod registration;
 pub mod rekey;
+pub mod restored;
 pub mod rows;
 pub mod settle;
 pub mod signup;

@@ -109,11 +109,14 @@ impl Registration {
             let target = Target::get(self.house)?;
             let new = statements::auth_user(&target, self.id, &self.wanted.email)?;
             self.check_username(&target)?;
-            match subtransaction(|| self.attempt(&target, &new)) {
+            let mut decided = None;
+            match subtransaction(|| self.attempt(&target, &new, &mut decided)) {
                 Ok(Outcome::Done(action, user)) => return Ok(statements::answer(action, &user)),
                 Ok(Outcome::Refused(error)) => return Err(error),
                 Ok(Outcome::Overtaken) => {}
-                Err(failure) => last = Error::Raised(self.may_try_again(&target, failure)?),
+                Err(failure) => {
+                    last = Error::Raised(self.may_try_again(&target, &new, decided, failure)?)
+                }
             }
             pg::check_interrupts();
         }
@@ -131,11 +134,17 @@ impl Registration {
         }
     }
 
-    fn attempt(&self, target: &Target, new: &RowSet) -> Result<Outcome, Error> {
+    fn attempt(
+        &self,
+        target: &Target,
+        new: &RowSet,
+        decided: &mut Option<Decision<Uuid>>,
+    ) -> Result<Outcome, Error> {
         let Some(arrival) = target.facts(new).into_iter().next() else {
             return Ok(Outcome::Overtaken);
         };
-        let action = match decide(&arrival.facts, settings::link_policy()) {
+        let decision = decide(&arrival.facts, settings::link_policy());
+        let action = match decided.insert(decision).clone() {
             Decision::Nothing => return Ok(Outcome::Refused(Error::NotAnAuthUser)),
             Decision::Create => {
                 self.create(target, new)?;
@@ -197,17 +206,26 @@ impl Registration {
     }
 
     /// Fails where another attempt would meet the same error.
-    fn may_try_again(&self, target: &Target, failure: Box<Failure>) -> Result<Box<Failure>, Error> {
+    fn may_try_again(
+        &self,
+        target: &Target,
+        new: &RowSet,
+        decided: Option<Decision<Uuid>>,
+        failure: Box<Failure>,
+    ) -> Result<Box<Failure>, Error> {
         match failure.sqlstate.as_str() {
-            "23505" => {
+            // A row stands in the way, or is gone: that somebody else was faster, the next look tells.
+            "23505" | "09000" => {
+                let now = subtransaction(|| Ok(target.facts(new)))?.into_iter().next();
+                let now = now.map(|arrival| decide(&arrival.facts, settings::link_policy()));
+                if now != decided || target.is_stale() {
+                    return Ok(failure);
+                }
                 if let Some(username) = &self.wanted.username
+                    && failure.sqlstate == "23505"
                     && statements::has_username(target, username, self.id)
                 {
                     return Err(Error::UsernameTaken { username: registration::shown(username) });
-                }
-                // Whoever was faster may have made the very row; else the next look finds it standing in the way.
-                if statements::app_user(target, self.id).is_some() || target.is_stale() {
-                    return Ok(failure);
                 }
             }
             // The row to be linked is not there any more, or not the same.

@@ -1,5 +1,6 @@
 """Sign-ups and others at the same time: no row lost, no sign-up blocked, what could not be written recorded."""
 
+import json
 import threading
 import time
 import uuid
@@ -7,7 +8,8 @@ import uuid
 import psycopg
 import pytest
 
-from support import audit
+from repairs import auth_user
+from support import audit, expect_error
 
 A = uuid.UUID("aaaaaaaa-0000-4000-8000-000000000001")
 B = uuid.UUID("bbbbbbbb-0000-4000-8000-000000000002")
@@ -350,3 +352,56 @@ def test_an_email_change_whose_row_is_deleted_meanwhile(app):
     running.result()
     assert app.sql("SELECT id, email FROM onagui.app_users") == [(ann, "new@example.com")]
     assert app.one("SELECT count(*) FROM onagui.sync_audit_log WHERE action = 'failure'", role="supabase_admin") == 0
+
+
+def without_unique_emails(db):
+    db.sql("DROP INDEX onagui.app_users_email_key; CREATE INDEX ON onagui.app_users (lower(btrim(email)))")
+
+
+@pytest.mark.parametrize("unique", [True, False])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("theirs, username", [(None, None), (None, "annie"), ("annie", "annie")])
+def test_a_row_that_comes_while_a_registration_waits(app, unique, own, theirs, username):
+    if not unique:
+        without_unique_emails(app)
+    ann = auth_user(app, "ann@example.com")
+    body = {"userId": str(ann), "email": "ann@example.com"} | ({"username": username} if username else {})
+    with app.connect() as other:
+        other.autocommit = False
+        other.execute("LOCK TABLE onagui.app_users IN SHARE MODE")
+        call = app.in_background("SELECT onagui.sync_user_registration(%s)", [json.dumps(body)]).wait_blocked(by=other)
+        other.execute("INSERT INTO onagui.app_users (id, email, username) VALUES (%s, 'ann@example.com', %s)", [ann if own else B, theirs])
+        other.commit()
+    ((answer,),) = call.result()
+    assert answer["data"]["action"] == ("updated" if own else "linked")
+    assert users(app) == [(ann, "ann@example.com", username or "ann")]
+
+
+def test_a_registration_whose_row_a_trigger_discards(app):
+    """It is tried once: nobody was faster."""
+    ann = auth_user(app, "ann@example.com")
+    app.sql(
+        """CREATE SEQUENCE public.tries;
+           CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('public.tries'); RETURN NULL; END $$;
+           CREATE TRIGGER no BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.no()"""
+    )
+    with expect_error("09000"):
+        app.sql("SELECT onagui.sync_user_registration(%s)", [json.dumps({"userId": str(ann), "email": "ann@example.com"})])
+    assert app.one("SELECT last_value FROM public.tries") == 1
+
+
+def test_a_row_that_comes_while_a_signup_looks_for_another_username(app):
+    without_unique_emails(app)
+    holder = begin_signup(app, uuid.uuid4(), "holder@example.com", '{"username": "ann"}')
+    signup = signup_meanwhile(app, A, "ann@example.com", '{"username": "ann"}').wait_blocked(by=holder)
+    other = app.connect()
+    other.autocommit = False
+    lock = app.in_background("LOCK TABLE onagui.app_users IN SHARE MODE", connection=other).wait_blocked(by=signup.connection)
+    holder.commit()
+    lock.result()
+    signup.wait_blocked(by=other)
+    other.execute("INSERT INTO onagui.app_users (id, email, username) VALUES (%s, 'ann@example.com', 'boss')", [B])
+    other.commit()
+    signup.result()
+    assert app.sql("SELECT id, username FROM onagui.app_users WHERE email = 'ann@example.com'") == [(A, "boss")]
+    assert [entry["action"] for entry in audit(app)] == ["link"] and app.warnings == []

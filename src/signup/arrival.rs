@@ -19,8 +19,8 @@ use std::collections::{BTreeMap, HashSet};
 /// The app user to link is not there any more, or has another e-mail.
 const GONE: &str = "P0002";
 
-/// Rows were not written, without an error: they may be gone, or have been kept back by a trigger.
-const DISCARDED: &str = "09000";
+/// Rows were not written, without an error: they may be gone, or have come, or have been kept back by a trigger.
+pub(super) const DISCARDED: &str = "09000";
 
 /// Handles each of `new` by what is found in `app_users`.
 pub fn settle(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! Making rows under usernames that are free, and without the values that do not fit.
 
-use super::arrival::Visit;
+use super::arrival::{DISCARDED, Visit};
 use super::halving::{Failed, do_for_most};
 use crate::error::{Error, Failure};
 use crate::pg::{RowSet, subtransaction};
@@ -125,9 +125,9 @@ impl Visit<'_> {
     /// Makes the rows that failed with another username or without the values that do not fit.
     fn create_less(&self, failed: Vec<Failed>) -> Result<(), Error> {
         let mut causes: BTreeMap<Cause, Vec<Failed>> = BTreeMap::new();
-        for (place, failure) in
-            self.decide_anew(failed, "23505", |_, now| matches!(now, Decision::Create))?
-        {
+        let is_new = |_, now| matches!(now, Decision::Create);
+        let failed = self.decide_anew(failed, "23505", is_new)?;
+        for (place, failure) in self.decide_anew(failed, DISCARDED, is_new)? {
             causes.entry(Cause::of(&failure)).or_default().push((place, failure));
         }
         let mut hopeless = Vec::new();

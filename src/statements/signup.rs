@@ -207,29 +207,35 @@ impl Target {
         })
     }
 
-    /// The optimistic statement. Where no unique index stands in the way of a second row with the same e-mail, the
-    /// statement itself must look.
+    /// The optimistic statement.
     fn insert_sql(&self, many: bool) -> String {
         let columns: Vec<&str> = self.mapped.iter().map(|m| m.column.as_str()).collect();
         let values: Vec<String> = self.mapped.iter().map(Mapped::value).collect();
         let mut sql = self.insert_head(&columns, &values, "new_users n");
-        sql.push_str(&format!(" WHERE NOT ({})", self.deleted("n")));
-        if !self.app.email_is_unique {
-            let key = email_key(&self.auth.email("n"));
+        sql.push_str(&format!(" WHERE NOT ({}) AND {}", self.deleted("n"), self.email_is_free()));
+        if many && !self.app.email_is_unique {
             sql.push_str(&format!(
-                " AND NOT EXISTS (SELECT FROM {}onagui.app_users a WHERE {} = nullif({key}, ''))",
-                self.app.only,
-                email_key(&self.app.email("a")),
+                " AND NOT EXISTS (SELECT FROM new_users o WHERE {} = nullif({}, '') AND o.id < n.id)",
+                email_key(&self.auth.email("o")),
+                email_key(&self.auth.email("n")),
             ));
-            if many {
-                sql.push_str(&format!(
-                    " AND NOT EXISTS (SELECT FROM new_users o WHERE {} = nullif({key}, '') AND o.id < n.id)",
-                    email_key(&self.auth.email("o")),
-                ));
-            }
         }
         sql.push_str(self.returning());
         sql
+    }
+
+    /// The condition that no app user has the e-mail of `n`. Where no unique index stands in the way of a second row with
+    /// the same e-mail, the statement that inserts it must look.
+    fn email_is_free(&self) -> String {
+        if self.app.email_is_unique {
+            return "true".into();
+        }
+        format!(
+            "NOT EXISTS (SELECT FROM {}onagui.app_users a WHERE {} = nullif({}, ''))",
+            self.app.only,
+            email_key(&self.app.email("a")),
+            email_key(&self.auth.email("n")),
+        )
     }
 
     fn insert_head(&self, columns: &[&str], values: &[String], from: &str) -> String {
@@ -334,13 +340,13 @@ impl Target {
                 false => m.value_cut(),
             })
             .collect();
-        let sql = self.insert_head(
+        let head = self.insert_head(
             &columns,
             &values,
             "new_users n
              JOIN unnest($1::uuid[], $2::text[]) AS w(id, username) ON w.id = n.id",
         );
-        let sql = sql + self.returning();
+        let sql = format!("{head} WHERE {}{}", self.email_is_free(), self.returning());
         let made = self.write_new(|session| {
             offer_new(session, new);
             let args = [ids(new).into(), usernames.to_vec().into()];

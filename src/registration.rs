@@ -13,7 +13,8 @@ use crate::statements::facts::Arrival;
 use crate::statements::registration as statements;
 use crate::statements::signup::{Target, all_written};
 use onagui_decide::failure::must_pass_on;
-use onagui_decide::registration::{self, Body, Caller, Role, Wanted};
+use onagui_decide::names::LONGEST_NAME;
+use onagui_decide::registration::{self, Body, Caller, Role, Wanted, Wrong};
 use onagui_decide::signup::{Decision, PENDING, decide};
 use pgrx::Uuid;
 use serde_json::json;
@@ -128,7 +129,7 @@ impl Registration {
         let longest = target.app.column("username").and_then(|c| c.longest);
         match (&self.wanted.username, longest) {
             (Some(name), Some(longest)) if name.chars().count() > longest => {
-                Err(Error::BadBody(registration::Wrong::TooLong { key: "username", longest }))
+                Err(Error::BadBody(Wrong::TooLong { key: "username", longest }))
             }
             _ => Ok(()),
         }
@@ -213,6 +214,7 @@ impl Registration {
         decided: Option<Decision<Uuid>>,
         failure: Box<Failure>,
     ) -> Result<Box<Failure>, Error> {
+        let length = self.wanted.username.as_ref().map_or(0, |name| name.chars().count());
         match failure.sqlstate.as_str() {
             // A row stands in the way, or is gone: that somebody else was faster, the next look tells.
             "23505" | "09000" => {
@@ -227,6 +229,11 @@ impl Registration {
                 {
                     return Err(Error::UsernameTaken { username: registration::shown(username) });
                 }
+            }
+            // Of values that are not long none fills an index's entry.
+            "54000" if length > LONGEST_NAME => {
+                let key = "username";
+                return Err(Error::BadBody(Wrong::TooLongForIndex { key, length }));
             }
             // The row to be linked is not there any more, or not the same.
             "P0002" => return Ok(failure),

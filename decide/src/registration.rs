@@ -62,6 +62,7 @@ pub enum Wrong {
     WrongType { key: &'static str, found: &'static str, wanted: &'static str },
     NotAUuid { found: String },
     TooLong { key: &'static str, longest: usize },
+    TooLongForIndex { key: &'static str, length: usize },
 }
 
 /// The body of a call as it came: looked at key by key, because the caller is checked before the rest of it.

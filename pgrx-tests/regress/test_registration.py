@@ -1,6 +1,7 @@
 """onagui.sync_user_registration(): who may call it, what it does, what it says."""
 
 import json
+import random
 import uuid
 
 import psycopg
@@ -296,6 +297,20 @@ def test_a_username_that_is_too_long(db):
         as_user(db, id, {"userId": id, "email": "ann@example.com", "username": "annabel"})
     as_user(db, id, {"userId": id, "email": "ann@example.com", "username": "annie", "metadata": {"a": 1}})
     assert (app_user(db, id)["username"], app_user(db, id)["metadata"]) == ("annie", '{"a": 1}')
+
+
+@pytest.mark.parametrize("bytes_", [3_000, 60_000])
+def test_a_username_that_is_too_long_for_the_index(db, bytes_):
+    db.install()
+    signed_up, missing = db.auth.signup("ann@example.com"), without_a_row(db, "bob@example.com")
+    for id, email in ((signed_up, "ann@example.com"), (missing, "bob@example.com")):
+        with expect_error("22023", "username in the body does not fit", detail=f"{2 * bytes_} characters"):
+            as_user(db, id, {"userId": id, "email": email, "username": random.randbytes(bytes_).hex()})
+    # A limit that something else has met is none of the username's.
+    db.sql("CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = '54000'; END $$")
+    db.sql("CREATE TRIGGER no BEFORE UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.no()")
+    with expect_error("54000"):
+        as_user(db, signed_up, {"userId": signed_up, "email": "ann@example.com", "username": "annie"})
 
 
 def test_without_the_table(db):

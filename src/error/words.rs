@@ -463,6 +463,12 @@ fn bad_body(wrong: &Wrong) -> (String, String) {
             not_fit(key),
             format!("It has more than {longest} characters, which is what the column takes."),
         ),
+        Wrong::TooLongForIndex { key, length } => (
+            not_fit(key),
+            format!(
+                "It has {length} characters, which is more than the index on the column takes."
+            ),
+        ),
     }
 }
 

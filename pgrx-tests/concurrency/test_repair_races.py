@@ -180,6 +180,23 @@ def test_one_of_two_swapped_emails_changes_meanwhile(db):
     assert statuses(db) == {"SYNCED": 2}
 
 
+@pytest.mark.parametrize("users", [2, 3])
+@pytest.mark.parametrize("call", [FIX, "CALL onagui.fix_all_user_ids()"])
+def test_two_exchanges_of_emails(db, users, call):
+    """Nothing is left to do for the second one, and nothing went wrong either."""
+    for i in range(users):
+        app_user(db, f"u{(i + 1) % users}@example.com", auth_user(db, f"u{i}@example.com"))
+    first = db.connect()
+    first.execute("BEGIN")
+    first.execute(FIX)
+    second = db.in_background(call)
+    second.wait_blocked(by=first)
+    first.execute("COMMIT")
+    rows = second.result()
+    assert rows == [("none", "unchanged", 0, None)] * users or call != FIX
+    assert len(log(db)) == users and statuses(db) == {"SYNCED": users}
+
+
 def test_deadlock_on_purpose(db):
     """An ordinary 40P01 for one of the two; the other one goes through, and nothing is done by halves."""
     app, auth = mismatched(db, "ann@example.com")

@@ -346,14 +346,19 @@ fn change(
     users: &[&Candidate],
     parking: Parking,
 ) -> Result<Vec<Outcome>, Error> {
-    for still in repair.finder.lock(session, users, repair.surveyed_at.get()) {
-        if !still {
-            if let [alone] = users {
-                return Ok(vec![Outcome::overtaken(alone)]);
-            }
-            let table = repair.mover().references.tables[0].label.clone();
-            return Err(Error::ChangedMeanwhile { table });
+    let still = repair.finder.lock(session, users, repair.surveyed_at.get());
+    if still.contains(&false) {
+        let is_synced = |candidate: &&Candidate| {
+            let (app, auth) = (candidate.app()?, candidate.auth()?);
+            let now = repair.finder.decided(session, app, auth, Mode::Fresh)?;
+            Ok::<_, Error>(now.status == Status::Synced)
+        };
+        // A ring of which only some were changed is another one now.
+        if users.len() == 1 || users.iter().all(|user| is_synced(user).unwrap_or(false)) {
+            return Ok(users.iter().map(|user| Outcome::overtaken(user)).collect());
         }
+        let table = repair.mover().references.tables[0].label.clone();
+        return Err(Error::ChangedMeanwhile { table });
     }
     let mover = repair.hold(session)?;
     let mut steps = Vec::new();

@@ -42,6 +42,10 @@ def goes_well(db, email=None, policy="error"):
 
 ORDERS = "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, kind text DEFAULT 'a', CONSTRAINT fine CHECK ({}))"
 EVENTS = "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, kind text DEFAULT 'a') PARTITION BY LIST ({});"
+MOVES = (
+    "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, note text) PARTITION BY LIST (user_id);"
+    "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('{app}'); CREATE TABLE orders_b PARTITION OF orders (of_b) FOR VALUES IN ('{auth}')"
+)
 BLOCKS = {
     "a check": (ORDERS.format("user_id <> '{auth}'"), "3 rows in public.orders (fine)."),
     "a check of two columns": (ORDERS.format("user_id <> '{auth}' OR id > 2"), "2 rows in public.orders (fine)."),
@@ -67,6 +71,14 @@ BLOCKS = {
         " code varchar(3) GENERATED ALWAYS AS (CASE WHEN user_id = '{auth}' THEN 'long' ELSE 'no ' END) STORED)",
         "3 rows in public.orders (varchar(3) of code).",
     ),
+    "a check of the partition they come to": (
+        MOVES.replace("of_b", "CONSTRAINT fine CHECK (id > 1)"),
+        "1 row in public.orders (fine).",
+    ),
+    "what the partition they come to requires": (
+        MOVES.replace("of_b", "note NOT NULL"),
+        "3 rows in public.orders ({note_not_null}).",
+    ),
     "no partition": (EVENTS.format("user_id") + "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('{app}')", "3 rows in public.orders (no partition takes it)."),
     "no partition below": (
         EVENTS.format("kind")
@@ -86,12 +98,15 @@ def test_what_the_tables_would_not_take(db, case):
     ddl, detail = BLOCKS[case]
     three_orders(db, ddl, *mismatched(db, "ann@example.com"))
     error = foretold(db, "orders")
-    not_null = "NOT NULL of code" if db.server.number < 18 else "orders_code_not_null"
-    assert error["detail"] == detail.replace("{not_null}", not_null) and error["hint"]
+    old = db.server.number < 18
+    detail = detail.replace("{not_null}", "NOT NULL of code" if old else "orders_code_not_null")
+    detail = detail.replace("{note_not_null}", "NOT NULL of note" if old else "orders_b_note_not_null")
+    assert error["detail"] == detail and error["hint"]
 
 
-def test_a_merge_that_a_check_forbids(db):
-    three_orders(db, ORDERS.format("user_id <> '{auth}'"), *duplicate(db, "ann@example.com"))
+@pytest.mark.parametrize("ddl", [ORDERS.format("user_id <> '{auth}'"), MOVES.replace("of_b", "CONSTRAINT fine CHECK (id > 3)")], ids=["of the table", "of the partition"])
+def test_a_merge_that_a_check_forbids(db, ddl):
+    three_orders(db, ddl, *duplicate(db, "ann@example.com"))
     assert foretold(db, "orders", email="ann@example.com")["detail"] == "3 rows in public.orders (fine)."
 
 
@@ -151,6 +166,8 @@ PASSES = {
     "a check of another partition": EVENTS.format("kind")
     + "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('a'); CREATE TABLE orders_b PARTITION OF orders (CHECK (false)) FOR VALUES IN ('b')",
     "a default partition": EVENTS.format("user_id") + "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('{app}'); CREATE TABLE orders_b PARTITION OF orders DEFAULT",
+    "a partition that requires what they have": MOVES.replace("of_b", "id NOT NULL, CHECK (note IS NULL)"),
+    "what the partition they leave requires": MOVES.replace(" (of_b)", "").replace("orders_a PARTITION OF orders", "orders_a PARTITION OF orders (CHECK (user_id = '{app}'))"),
     "hash partitions": "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users) PARTITION BY HASH (user_id);"
     "CREATE TABLE orders_a PARTITION OF orders FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE orders_b PARTITION OF orders FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
 }  # fmt: skip

@@ -19,43 +19,52 @@ pub struct Check {
     pub partition: Option<String>,
 }
 
-/// CHECKs of the table, those that only its partitions have, and the partitions' bounds. Those with a volatile function
-/// are left out: to try them could do anything. So are those of the whole row, which has no type here.
+/// CHECKs of the table, those that only its partitions have, and the partitions' bounds; likewise with NOT NULL. Those with a
+/// volatile function are left out: to try them could do anything. So are those of the whole row, which has no type here.
 const CHECKS: &str = "
+    WITH tree AS (SELECT t.relid::oid AS id, t.isleaf FROM pg_partition_tree($1::oid::regclass) t),
+         deciding AS (
+            SELECT array_agg(DISTINCT quote_ident(a.attname)) AS columns
+              FROM tree
+              JOIN pg_partitioned_table k ON k.partrelid = tree.id
+              JOIN pg_attribute a ON a.attrelid = tree.id AND a.attnum > 0
+                   AND (a.attnum = ANY (k.partattrs) OR 0 = ANY (k.partattrs))) -- 0: an expression
     SELECT c.conname::text COLLATE \"C\", pg_get_expr(c.conbin, c.conrelid),
            ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a
-                  WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)),
+                  WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey))
+               || CASE WHEN c.conrelid <> $1 THEN deciding.columns END,
            NOT c.convalidated,
            CASE WHEN c.conrelid <> $1 THEN pg_get_partition_constraintdef(c.conrelid) END
-      FROM pg_constraint c
+      FROM pg_constraint c CROSS JOIN deciding
      WHERE c.contype = 'c' AND coalesce(0 <> ALL (c.conkey), true)
        AND (to_jsonb(c) ->> 'conenforced')::boolean IS NOT FALSE -- from PostgreSQL 18 on
        AND (c.conrelid = $1
-            OR c.coninhcount = 0 AND c.conrelid IN (SELECT t.relid FROM pg_partition_tree($1::oid::regclass) t))
+            OR c.coninhcount = 0 AND c.conrelid IN (SELECT id FROM tree))
        AND NOT EXISTS (SELECT FROM regexp_matches(c.conbin::text, ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
                          JOIN pg_proc p ON p.oid = f.id[1]::oid
                         WHERE p.provolatile = 'v')
     UNION ALL
-    SELECT NULL, coalesce(bounds.condition, 'false'), bounds.uses, false, NULL
+    SELECT NULL, coalesce(bounds.condition, 'false'), deciding.columns, false, NULL
       FROM pg_partitioned_table t
+      CROSS JOIN deciding
       CROSS JOIN LATERAL (
-            SELECT string_agg('(' || coalesce(pg_get_partition_constraintdef(p.relid), 'true') || ')', ' OR ')
-                       FILTER (WHERE p.isleaf AND p.relid <> $1) AS condition,
-                   ARRAY(SELECT DISTINCT quote_ident(a.attname)
-                           FROM pg_partition_tree($1::oid::regclass) x
-                           JOIN pg_partitioned_table k ON k.partrelid = x.relid
-                           JOIN pg_attribute a ON a.attrelid = x.relid AND a.attnum > 0
-                                AND (a.attnum = ANY (k.partattrs) OR 0 = ANY (k.partattrs))) AS uses -- 0: an expression
-              FROM pg_partition_tree($1::oid::regclass) p) bounds
+            SELECT string_agg('(' || coalesce(pg_get_partition_constraintdef(tree.id), 'true') || ')', ' OR ') AS condition
+              FROM tree WHERE tree.isleaf AND tree.id <> $1) bounds
      WHERE t.partrelid = $1
     UNION ALL
     SELECT coalesce(n.conname, 'NOT NULL of ' || a.attname), quote_ident(a.attname) || ' IS NOT NULL',
-           ARRAY[quote_ident(a.attname)], NOT coalesce(n.convalidated, true), NULL
-      FROM pg_attribute a
+           ARRAY[quote_ident(a.attname)] || CASE WHEN a.attrelid <> $1 THEN deciding.columns END,
+           NOT coalesce(n.convalidated, true),
+           CASE WHEN a.attrelid <> $1 THEN pg_get_partition_constraintdef(a.attrelid) END
+      FROM (SELECT $1 UNION SELECT id FROM tree WHERE isleaf) AS x(id)
+      JOIN pg_attribute a ON a.attrelid = x.id
+      CROSS JOIN deciding
       -- From PostgreSQL 18 on.
       LEFT JOIN pg_constraint n ON n.conrelid = a.attrelid AND n.contype = 'n' AND n.conkey = ARRAY[a.attnum]
-     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
-       AND (a.attgenerated <> '' OR NOT n.convalidated)
+     WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
+       AND (a.attrelid = $1 AND (a.attgenerated <> '' OR NOT n.convalidated)
+            OR EXISTS (SELECT FROM pg_attribute whole
+                        WHERE whole.attrelid = $1 AND whole.attname = a.attname AND NOT whole.attnotnull))
     UNION ALL
     -- Blanks beyond the length are cut off silently.
     SELECT format('varchar(%s) of %s', a.atttypmod - 4, a.attname),

@@ -321,3 +321,70 @@ def test_publications(app, how, partitioned):
     app.sql("ALTER PUBLICATION news SET (publish = 'insert, delete')", role=ADMIN)
     assert fix_one(app, "ann@example.com", False)["outcome"] == "planned"
     assert fix_one(app, "ann@example.com")["outcome"] == "done"
+
+
+def rehearsed_and_done(app, email, outcome, says="", policy="error"):
+    for apply in False, True:
+        row = fix_one(app, email, apply, policy)
+        assert row["outcome"] == (outcome if apply or outcome == "refused" else "planned"), row
+        if outcome == "refused":
+            assert row["details"]["error"]["sqlstate"] == "55000" and says in row["details"]["error"]["detail"], row
+
+
+@pytest.mark.parametrize(
+    "make, action, refused",
+    [
+        (mismatched, "ON UPDATE CASCADE", "refuses every UPDATE"),
+        (mismatched, "ON UPDATE SET NULL", "refuses every UPDATE"),
+        (mismatched, "ON UPDATE SET DEFAULT ON DELETE CASCADE", "refuses every UPDATE"),
+        (mismatched, "ON DELETE CASCADE", None),
+        (duplicate, "ON DELETE CASCADE", "refuses every DELETE"),
+        (duplicate, "ON DELETE SET NULL", "refuses every UPDATE"),
+        (duplicate, "ON UPDATE CASCADE ON DELETE RESTRICT", None),
+    ],
+)
+def test_foreign_keys_that_act_on_published_tables(app, make, action, refused):
+    """The server refuses what a foreign key does there even where it meets no row."""
+    app.sql(f"CREATE TABLE public.likes (user_id uuid REFERENCES onagui.app_users {action}, post int)")
+    make(app, "ann@example.com")
+    app.sql("CREATE PUBLICATION news FOR ALL TABLES", role=ADMIN)
+    rehearsed_and_done(app, "ann@example.com", "refused" if refused else "done", refused)
+
+
+@pytest.mark.parametrize("key, outcome", [("email", "refused"), ("username", "done")])
+def test_foreign_keys_to_e_mails_that_act_on_published_tables(app, key, outcome):
+    app.sql(f"ALTER TABLE onagui.app_users ADD UNIQUE ({key})", role=ADMIN)
+    app.sql(f"CREATE TABLE public.likes (who text REFERENCES onagui.app_users ({key}) ON UPDATE CASCADE)")
+    app_user(app, "old@example.com", auth_user(app, "new@example.com"), username="ann")
+    app.sql("CREATE PUBLICATION news FOR ALL TABLES", role=ADMIN)
+    rehearsed_and_done(app, "new@example.com", outcome, "refuses every UPDATE")
+
+
+@pytest.mark.parametrize("published, policy, outcome", [("delete", "keep_auth", "refused"), ("update", "keep_auth", "done"), ("update", "keep_app", "refused")])
+def test_tables_published_for_one_kind_of_write(app, published, policy, outcome):
+    """What gives way is deleted, the rest is changed."""
+    app.sql("CREATE TABLE public.likes (user_id uuid REFERENCES onagui.app_users, post int, UNIQUE (user_id, post))")
+    moved, own = duplicate(app, "ann@example.com")
+    app.sql("INSERT INTO public.likes VALUES (%s, 1), (%s, 1)", [moved, own])
+    app.sql(f"CREATE PUBLICATION news FOR ALL TABLES WITH (publish = '{published}')", role=ADMIN)
+    rehearsed_and_done(app, "ann@example.com", outcome, f"publishes {published}s of public.likes", policy)
+
+
+@pytest.mark.parametrize("published, outcome", [("delete", "refused"), ("update", "done")])
+def test_users_published_for_one_kind_of_write(app, published, outcome):
+    app.sql("ALTER TABLE onagui.app_users DROP CONSTRAINT app_users_pkey, ADD UNIQUE (id)", role=ADMIN)
+    duplicate(app, "ann@example.com")
+    app.sql(f"CREATE PUBLICATION news FOR ALL TABLES WITH (publish = '{published}')", role=ADMIN)
+    rehearsed_and_done(app, "ann@example.com", outcome, "publishes deletes of onagui.app_users")
+
+
+def test_one_partition_that_cannot_be_identified(app):
+    """It bars the whole table, and is named."""
+    app.sql("CREATE TABLE public.notes (user_id uuid REFERENCES onagui.app_users, n int) PARTITION BY LIST (n)")
+    for n in 1, 2:
+        app.sql(f"CREATE TABLE public.notes_{n} PARTITION OF public.notes FOR VALUES IN ({n})")
+    app.sql("ALTER TABLE public.notes_1 REPLICA IDENTITY FULL")
+    moved, _ = mismatched(app, "ann@example.com")
+    app.sql("INSERT INTO public.notes VALUES (%s, 1)", [moved])
+    app.sql("CREATE PUBLICATION news FOR ALL TABLES", role=ADMIN)
+    rehearsed_and_done(app, "ann@example.com", "refused", "updates of public.notes_2, which has no replica identity")

@@ -136,10 +136,11 @@ pub enum Error {
         constraint: String,
         rows: usize,
     },
-    /// Rows of a table that is published and has no replica identity would have to be changed.
+    /// A table that is published and has no replica identity would have to be written.
     HeldByPublication {
         table: String,
         publication: String,
+        write: &'static str,
     },
     /// Rows that had the id before it was moved there have come to refer to the user.
     Adopted {

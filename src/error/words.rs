@@ -196,10 +196,14 @@ impl From<Error> for Failure {
                 ),
                 "Let the foreign key refer to the whole table, or to a partition that has none, then try again.".into(),
             ),
-            Error::HeldByPublication { table, publication } => (
+            Error::HeldByPublication { table, publication, write } => (
                 "55000",
                 "the user cannot be moved: rows of a published table cannot be changed".into(),
-                format!("The publication {publication:?} publishes updates of {table}, which has no replica identity; the server lets no row of it be changed."),
+                format!(
+                    "The publication {publication:?} publishes {write}s of {table}, which has no replica identity; the server \
+                     refuses every {} there, even that of a foreign key (ON ... CASCADE, SET NULL) which meets no row.",
+                    write.to_uppercase()
+                ),
                 format!("Give it a primary key, or ALTER TABLE {table} REPLICA IDENTITY FULL; then try again."),
             ),
             Error::Adopted { table } => (

@@ -75,8 +75,6 @@ impl Repair {
             let error = collides(&collisions, action);
             row.details["reason"] = json!("rows would collide");
             row = row.refused_for(error);
-        } else if let Err(error) = mover.check_publications(row.referring()) {
-            return Ok(refused(candidate, action, error));
         } else if action == Action::Merge && !self.apply && row.rows_changed > 0 {
             let (app, auth) = pair()?;
             let mut merged = self.merged.borrow_mut();
@@ -143,8 +141,9 @@ impl Repair {
 
     /// Whether a re-key is one statement for each table, and need not be planned row by row.
     fn is_plain(&self, session: &Session, candidate: &Candidate) -> Result<bool, Error> {
-        let held = self.mover().held(session, candidate.auth()?, Mode::Read);
-        Ok(held.is_empty() && !self.mover().references.by_rows)
+        let mover = self.mover();
+        let held = mover.held(session, candidate.auth()?, Mode::Read);
+        Ok(held.is_empty() && !mover.references.by_rows && !mover.is_barred())
     }
 }
 

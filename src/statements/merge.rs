@@ -142,7 +142,10 @@ impl<'a> Merge<'a> {
         if plan.mode == Mode::Read {
             fit::check(plan.session, &plan.changes_since(None), Mode::Read)?;
             if !settled.unsettled {
-                steps.iter().chain([&plan]).try_for_each(|plan| checks::fail(plan.broken()))?;
+                for plan in steps.iter().chain([&plan]) {
+                    checks::fail(plan.broken())?;
+                    plan.check_publications()?;
+                }
             }
         }
         let settle::Settled { collisions, unsettled, .. } = settled;

@@ -21,6 +21,7 @@ pub mod merge;
 pub mod one_statement;
 pub mod people;
 pub mod plan;
+pub mod publications;
 pub mod refresh;
 pub mod registration;
 pub mod rekey;

@@ -1,7 +1,7 @@
 //! Finding the references in the catalog.
 
 use super::raw::{RawKey, read_keys};
-use super::{ForeignKey, Form, Moving, References, Soft, Table};
+use super::{Barred, ForeignKey, Form, Moving, References, Soft, Table, Write};
 use crate::catalog::code::{UPDATE, after_trigger, before_trigger};
 use crate::catalog::tables::{APP_USERS, App};
 use crate::error::Error;
@@ -21,24 +21,28 @@ const DEFERS: &str = "
     SELECT EXISTS (SELECT FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
                     WHERE c.condeferred AND t.relowner = ANY ($1))";
 
-/// SQL: the first publication of updates of all of a table `c`, or of each partition, none of which has a replica identity
-/// (CheckCmdReplicaIdentity() of src/backend/executor/execReplication.c).
-const PUBLICATION: &str = "
-    SELECT min(p.pubname::text COLLATE \"C\")
-      FROM pg_publication p
-     WHERE p.pubupdate AND (
-           SELECT bool_and(
-                  NOT EXISTS (SELECT FROM pg_index i
-                               WHERE i.indrelid = l.oid AND i.indisvalid AND i.indimmediate
-                                 AND (l.relreplident = 'd' AND i.indisprimary OR l.relreplident = 'i' AND i.indisreplident))
-                  AND l.relreplident <> 'f' AND l.relpersistence = 'p'
-                  AND (p.puballtables
-                       OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = ANY (l.above))
-                       OR EXISTS (SELECT FROM pg_publication_namespace s JOIN pg_class x ON x.relnamespace = s.pnnspid
-                                   WHERE s.pnpubid = p.oid AND x.oid = ANY (l.above))))
-             FROM (SELECT l.*, ARRAY(SELECT l.oid UNION ALL SELECT a.relid::oid FROM pg_partition_ancestors(l.oid) a) AS above
-                     FROM (SELECT c.oid AS id UNION SELECT t.relid::oid FROM pg_partition_tree(c.oid) t WHERE t.isleaf) x
-                     JOIN pg_class l ON l.oid = x.id AND l.relkind = 'r') l)";
+/// SQL: the first publication of a kind of write to a table `c`, and the part of the table, a partition or all of it, that has
+/// no replica identity (CheckCmdReplicaIdentity() of src/backend/executor/execReplication.c). One such part bars all of them.
+fn barred(write: Write) -> String {
+    format!(
+        "(SELECT ARRAY[p.pubname::text, l.oid::regclass::text]
+            FROM pg_publication p
+           CROSS JOIN (SELECT l.*, ARRAY(SELECT l.oid UNION ALL SELECT a.relid::oid FROM pg_partition_ancestors(l.oid) a) AS above
+                         FROM (SELECT c.oid AS id UNION SELECT t.relid::oid FROM pg_partition_tree(c.oid) t WHERE t.isleaf) x
+                         JOIN pg_class l ON l.oid = x.id AND l.relkind = 'r') l
+           WHERE p.pub{}
+             AND NOT EXISTS (SELECT FROM pg_index i
+                              WHERE i.indrelid = l.oid AND i.indisvalid AND i.indimmediate
+                                AND (l.relreplident = 'd' AND i.indisprimary OR l.relreplident = 'i' AND i.indisreplident))
+             AND l.relreplident <> 'f' AND l.relpersistence = 'p'
+             AND (p.puballtables
+                  OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = ANY (l.above))
+                  OR EXISTS (SELECT FROM pg_publication_namespace s JOIN pg_class x ON x.relnamespace = s.pnnspid
+                              WHERE s.pnpubid = p.oid AND x.oid = ANY (l.above)))
+           ORDER BY 1 LIMIT 1)",
+        write.name()
+    )
+}
 
 impl Table {
     /// The table with this oid, as far as writing to it goes.
@@ -46,17 +50,24 @@ impl Table {
         let sql = format!(
             "SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p',
                     EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}, {},
-                    ({PUBLICATION})
+                    {}, {}
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
               WHERE c.oid = $1 AND c.relkind IN ('r', 'p')",
             before_trigger("c.oid", UPDATE),
             after_trigger("c.oid"),
+            barred(Write::Update),
+            barred(Write::Delete),
         );
         let rows = session.run(&sql, &[oid.into()], mode);
         if rows.is_empty() {
             return None;
         }
         let is_partitioned: bool = rows.get(0, 4)?;
+        let barred = |column| {
+            let [publication, table]: [String; 2] =
+                rows.get::<Vec<String>>(0, column)?.try_into().ok()?;
+            Some(Barred { publication, table })
+        };
         Some(Table {
             oid,
             owner: rows.get(0, 1)?,
@@ -65,7 +76,8 @@ impl Table {
             only: if is_partitioned { "" } else { "ONLY " },
             keeps_rows: rows.get(0, 5)?,
             after_triggers: rows.get(0, 6)?,
-            held_by: rows.get(0, 7),
+            no_update: barred(7),
+            no_delete: barred(8),
             moving: Vec::new(),
         })
     }

@@ -44,6 +44,9 @@ pub struct ForeignKey {
     /// Whether it acts on what refers to a row that is changed or deleted, though another row has the key by then.
     /// NO ACTION alone does not.
     pub acts: bool,
+    /// What ON UPDATE and ON DELETE do to rows that refer, and try to do where there are none.
+    pub on_update: Option<Write>,
+    pub on_delete: Option<Write>,
     /// Where a key changes to one that equals it, though not to the last byte, it leaves what has followed alone: ON UPDATE
     /// CASCADE or NO ACTION.
     pub update_follows: bool,
@@ -166,12 +169,43 @@ pub struct Table {
     pub keeps_rows: bool,
     /// An AFTER trigger of the application may go on changing rows.
     pub after_triggers: bool,
-    /// The publication for whose sake the server lets none of its rows be changed, for want of a replica identity.
-    pub held_by: Option<String>,
+    /// Why the server refuses every UPDATE of it, or every DELETE.
+    pub no_update: Option<Barred>,
+    pub no_delete: Option<Barred>,
     pub moving: Vec<Moving>,
 }
 
+/// A kind of write that publications may bar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    Update,
+    Delete,
+}
+
+impl Write {
+    pub fn name(self) -> &'static str {
+        match self {
+            Write::Update => "update",
+            Write::Delete => "delete",
+        }
+    }
+}
+
+/// A publication of a table, a partition it may be, that has no replica identity.
+#[derive(Debug)]
+pub struct Barred {
+    pub publication: String,
+    pub table: String,
+}
+
 impl Table {
+    pub fn barred(&self, write: Write) -> Option<&Barred> {
+        match write {
+            Write::Update => self.no_update.as_ref(),
+            Write::Delete => self.no_delete.as_ref(),
+        }
+    }
+
     /// How statements name the table.
     pub fn target(&self) -> String {
         format!("{}{}", self.only, self.name)

@@ -1,6 +1,6 @@
 //! Foreign keys as the catalog has them.
 
-use super::{Bounds, ForeignKey};
+use super::{Bounds, ForeignKey, Write};
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
 
@@ -39,7 +39,8 @@ const KEYS: &str = "
                 THEN (SELECT string_agg(format('\"#table\" = %s AND (%s)', t.relid::oid,
                                                coalesce(pg_get_partition_constraintdef(t.relid), 'true')), ' OR ')
                         FROM pg_partition_tree(c.confrelid) t WHERE t.isleaf AND t.level > 0) END,
-           keys.key_collations
+           keys.key_collations,
+           CASE WHEN enforced THEN c.confupdtype::text END, CASE WHEN enforced THEN c.confdeltype::text END
       FROM pg_constraint c
       -- From PostgreSQL 18 on.
       CROSS JOIN LATERAL (
@@ -100,6 +101,15 @@ impl RawKey {
 
 pub(super) fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
     let rows = session.run(KEYS, &[], mode);
+    let action = |row: usize, column: usize, cascade: Write| {
+        let action: String = rows.get(row, column)?;
+        match action.as_str() {
+            "c" => Some(cascade),
+            // SET NULL, SET DEFAULT.
+            "n" | "d" => Some(Write::Update),
+            _ => None,
+        }
+    };
     let bounds = |row: usize, condition: usize, partitions: usize| {
         let below: Vec<Oid> = rows.get(row, partitions)?;
         let partitions = below.iter().map(|oid| oid.to_u32()).collect();
@@ -131,6 +141,8 @@ pub(super) fn read_keys(session: &Session, mode: Mode) -> Vec<RawKey> {
                     generated: rows.get(row, 13)?,
                     name: rows.get(row, 15)?,
                     acts: rows.get(row, 16)?,
+                    on_update: action(row, 29, Write::Update),
+                    on_delete: action(row, 30, Write::Delete),
                     update_follows: rows.get(row, 26)?,
                     full: rows.get(row, 18)?,
                     to_generated: rows.get(row, 17)?,

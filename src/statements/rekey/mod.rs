@@ -347,19 +347,6 @@ impl Mover {
         })
     }
 
-    /// Fails where a publication keeps rows from being changed: the user's own, or what refers to the user.
-    pub fn check_publications(&self, referring: &[Referring]) -> Result<(), Error> {
-        let is_written = |table: &Table| referring.iter().any(|r| *r.table == *table.label);
-        for (place, table) in self.references.tables.iter().enumerate() {
-            if let Some(publication) =
-                table.held_by.clone().filter(|_| place == 0 || is_written(table))
-            {
-                return Err(Error::HeldByPublication { table: table.label.clone(), publication });
-            }
-        }
-        Ok(())
-    }
-
     /// Whether users refer to other rows by their e-mails, or by what is generated.
     pub fn email_refers(&self) -> bool {
         let mut of_users = self.references.keys.iter().filter(|key| key.child == 0);
@@ -385,7 +372,7 @@ impl Mover {
 
     /// Whether no row of a table refers to any of `users`, where the server would refuse an UPDATE of it even so.
     fn is_out_of_it(&self, session: &Session, place: usize, users: &[Uuid]) -> bool {
-        self.references.tables[place].held_by.is_some() && !self.remain(session, place, users)
+        self.references.tables[place].no_update.is_some() && !self.remain(session, place, users)
     }
 
     fn update_one(&self, session: &Session, place: usize, from: Uuid, to: Uuid) -> u64 {

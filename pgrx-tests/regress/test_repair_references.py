@@ -52,6 +52,7 @@ def test_three_column_key_with_one_collision(db):
     assert plan["details"]["conflicts"] == [{"table": "public.votes", "constraint": "votes_pkey", "rows": 1}]
     error = plan["details"]["error"]
     assert error["sqlstate"] == "23505" and "votes_pkey" in error["detail"] and "'keep_auth' or 'keep_app'" in error["hint"]
+    assert "onagui.fix_user_ids(ARRAY['...'], p_apply => true, p_on_conflict => 'keep_auth');" in error["hint"]
     assert plan["rows_changed"] == 100
     row = fix_one(db, "ann@example.com", policy="keep_auth")
     assert row["outcome"] == "done" and row["rows_changed"] == 100

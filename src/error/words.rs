@@ -228,7 +228,10 @@ impl From<Error> for Failure {
                 },
                 what,
                 match action {
-                    Action::Merge => "Choose whose rows stay: the same call with p_on_conflict => 'keep_auth' or 'keep_app'. What gives way is kept in the audit log and undo_fix() brings it back.".into(),
+                    Action::Merge => "Choose whose rows stay: fix_user_ids(), fix_user_id() and fix_all_user_ids() take p_on_conflict => 'keep_auth' or 'keep_app', \
+                     for example SELECT * FROM onagui.fix_user_ids(ARRAY['...'], p_apply => true, p_on_conflict => 'keep_auth'); What gives \
+                     way is kept in the audit log and undo_fix() brings it back."
+                        .into(),
                     _ => "Look at those rows, remove or change what should not be there, then try again.".into(),
                 },
             ),

@@ -268,6 +268,16 @@ def test_possible_references(clinic):
     mend(clinic, "possible references", says="not registered")
 
 
+NAMES = ["invited_by", "granted_by_id", "edited_by", "createdby", "sender", "recipient_id", "follower_id", "followee", "reviewer_id", "actor_id", "manager_id",
+         "user_uuid"]  # fmt: skip
+
+
+def test_names_of_possible_references(clinic):
+    others = ["by", "standby", "sender_name", "order_id"]
+    clinic.sql(f"CREATE TABLE public.t ({', '.join(f'{name} uuid' for name in NAMES + others)})")
+    assert len(mend(clinic, "possible references", says="not registered")) == len(NAMES)
+
+
 @pytest.mark.parametrize("change", ["ALTER TABLE papers RENAME TO files", "ALTER TABLE papers RENAME holder TO owned", "DROP TABLE papers"])
 def test_registered_references_that_are_not_there(clinic, change):
     """Fixes pass them over: their rows would be left behind without a word."""

@@ -46,9 +46,9 @@ pub fn possible(session: &Session, _: House, report: &mut Report) -> Result<(), 
            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND c.oid <> $1
             AND a.atttypid IN ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
-            AND (lower(a.attname) ~ '^((.*_)?app_?users?_?id|(.*_)?user_?id)$'
+            AND (lower(a.attname) ~ '^(.*_)?(app_?users?_?|user_?(uu)?)id$'
                  OR a.atttypid = 'uuid'::regtype
-                    AND lower(a.attname) ~ '^((owner|author|creator|member|assignee)(_?id)?|(created|updated|deleted|assigned|approved)_?by(_?id)?)$')
+                    AND lower(a.attname) ~ '^(owner|author|creator|member|assignee|sender|recipient|follower|followee|reviewer|actor|manager|.*(_|ed)by)(_?id)?$')
             AND n.nspname !~ '^pg_'
             AND n.nspname NOT IN ('information_schema', 'auth', 'storage', 'realtime', '_realtime', 'vault', 'pgsodium',
                                   'graphql', 'graphql_public', 'cron', 'net', 'extensions', 'supabase_functions',

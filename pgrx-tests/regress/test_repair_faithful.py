@@ -152,6 +152,17 @@ def test_rows_that_would_stay_behind(db, end):
     assert db.one("SELECT id FROM onagui.app_users") == app
 
 
+def test_what_is_registered_is_named_as_sql_names_it(db):
+    db.sql('CREATE TABLE "F s" ("J k" uuid)')
+    for call, says in [
+        ("register_reference", "is registered; fixes move it along"),
+        ("register_reference", "was registered already"),
+        ("unregister_reference", "is not registered any more; fixes leave it alone"),
+        ("unregister_reference", "was not registered"),
+    ]:
+        assert db.one(f"""SELECT onagui.{call}('"F s"', 'J k')""") == f'OK: public."F s"."J k" {says}'
+
+
 def test_what_cannot_be_registered(db):
     db.sql("CREATE TABLE files (meta jsonb, owner text GENERATED ALWAYS AS (meta ->> 'owner') STORED)")
     with expect_error("22023", detail="generated"):

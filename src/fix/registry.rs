@@ -71,10 +71,11 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                     Mode::Fresh,
                 )
                 .touched();
+            let label = format!("{label}.{}", quote(&column));
             Ok(Reply::of(plain(&if new == 0 {
-                format!("OK: {label}.{column} was registered already")
+                format!("OK: {label} was registered already")
             } else {
-                format!("OK: {label}.{column} is registered; fixes move it along")
+                format!("OK: {label} is registered; fixes move it along")
             })))
         })
     })
@@ -95,8 +96,8 @@ pub fn unregister_reference(call: &Call) -> Result<Reply, Error> {
                 Mode::Fresh,
             );
             if named.is_empty() {
-                let label = pg::table_name(table);
-                return Ok(Reply::of(plain(&format!("OK: {label}.{column} was not registered"))));
+                let label = format!("{}.{}", pg::table_name(table), quote(&column));
+                return Ok(Reply::of(plain(&format!("OK: {label} was not registered"))));
             }
             let place = Place {
                 schema: named.get(0, 1).unwrap_or_default(),
@@ -153,10 +154,11 @@ impl Place {
                 Mode::Fresh,
             )
             .touched();
+        let label = format!("{label}.{}", quote(&column));
         Ok(Reply::of(plain(&if gone == 0 {
-            format!("OK: {label}.{column} was not registered")
+            format!("OK: {label} was not registered")
         } else {
-            format!("OK: {label}.{column} is not registered any more; fixes leave it alone")
+            format!("OK: {label} is not registered any more; fixes leave it alone")
         })))
     }
 }

@@ -69,7 +69,7 @@ BLOCKS = {
     "a generated column that is too short": (
         "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users,"
         " code varchar(3) GENERATED ALWAYS AS (CASE WHEN user_id = '{auth}' THEN 'long' ELSE 'no ' END) STORED)",
-        "3 rows in public.orders (varchar(3) of code).",
+        "3 rows in public.orders (character varying(3) of code).",
     ),
     "a check of the partition they come to": (
         MOVES.replace("of_b", "CONSTRAINT fine CHECK (id > 1)"),
@@ -141,6 +141,52 @@ def test_a_domain_of_the_email_costs_nobody_else_their_answer(db):
         good = row["email"].endswith("com")
         assert row["outcome"] == ("failed" if not good else "done" if row["audit_id"] else "planned"), row
         assert good or row["details"]["error"]["sqlstate"] == "23514"
+
+
+DOMAINS = """CREATE DOMAIN good AS text CHECK (value <> 'bad'); CREATE DOMAIN there AS text NOT NULL; CREATE DOMAIN short AS varchar(3);
+    CREATE DOMAIN short_and_good AS varchar(3) CHECK (value <> 'bad'); GRANT USAGE ON SCHEMA public TO PUBLIC;"""
+#: A type, a value that it does not take, one that it does; the outcome and its error.
+UNFIT = [
+    ("good", "'bad'", "'fine'", "failed", "23514"),
+    ("there", "NULL", "'fine'", "failed", "23502"),
+    ("short", "'long'", "'no '", "refused", "23514"),
+    ("short_and_good", "'bad'", "'no'", "failed", "23514"),
+    ("short_and_good", "'badly'", "'no'", "refused", "23514"),
+    ("char(3)", "'long'", "'no '", "refused", "23514"),
+    ("bit(3)", "B'1111'", "B'101'", "refused", "23514"),
+    ("bit varying(3)", "B'1111'", "B'1'", "refused", "23514"),
+    ("numeric(3,1)", "100.5", "99.94", "failed", "22003"),
+    ("smallint", "100000", "1", "failed", "22003"),
+]
+
+
+@pytest.mark.parametrize("kind, bad, good, outcome, sqlstate", UNFIT)
+@pytest.mark.parametrize("action", ["rekey", "merge", "update_email", "create"])
+def test_a_generated_value_that_its_type_refuses(db, action, kind, bad, good, outcome, sqlstate):
+    db.sql(DOMAINS)
+    table, column = ("orders", "user_id") if action in ("rekey", "merge") else ("onagui.app_users", "email")
+    value, email = "ann@example.com", "ann@example.com" if action == "merge" else None
+    if table == "orders":
+        app, value = (mismatched if action == "rekey" else duplicate)(db, "ann@example.com")
+        db.sql("CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users)")
+        db.sql("INSERT INTO orders VALUES (1, %s)", [app])
+    else:
+        auth = auth_user(db, "ann@example.com")
+        if action == "update_email":
+            app_user(db, "old@example.com", auth)
+    generated = f"ALTER TABLE {table} ADD code {kind} GENERATED ALWAYS AS (CASE WHEN {{}} THEN {{}} ELSE {good} END) STORED"
+    db.sql(generated.format(f"{column} = '{value}'", bad))
+    foretold(db, table, email=email, sqlstate=sqlstate, outcome=outcome)
+    db.sql(f"ALTER TABLE {table} DROP code; {generated.format('true', good)}")
+    assert goes_well(db, email)["action"] == action
+
+
+def test_a_generated_value_that_stays_is_not_asked_for(db):
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql("CREATE DOMAIN small AS int")
+    three_orders(db, "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, code small GENERATED ALWAYS AS (id * 10) STORED, CHECK (id > 0))", app, auth)
+    db.sql("ALTER DOMAIN small ADD CHECK (value < 20) NOT VALID")
+    goes_well(db)
 
 
 def test_what_would_write_is_not_let(db):

@@ -1,7 +1,7 @@
 //! Taking auth's e-mails over, also where users of one call hold each other's.
 
 use super::outcome::Outcome;
-use super::rehearsal::{collides, refused};
+use super::rehearsal::{collides, may_be_foreseen, refused};
 use super::repair::Repair;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session, subtransaction};
@@ -287,10 +287,7 @@ fn explain(
     failure: &Failure,
 ) -> Result<Outcome, Error> {
     let failed = |failure| Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure));
-    if !matches!(
-        failure.sqlstate.as_str(),
-        "0A000" | "22001" | "23503" | "23505" | "23514" | "55000"
-    ) {
+    if !may_be_foreseen(&failure.sqlstate) {
         return Ok(failed(failure.clone()));
     }
     let look = || pg::connect(|session| rehearse(repair, session, candidate, exchanging));

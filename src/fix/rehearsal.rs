@@ -92,11 +92,7 @@ impl Repair {
         action: Action,
         failure: Box<Failure>,
     ) -> Result<Outcome, Error> {
-        let may_be_foreseen = matches!(
-            failure.sqlstate.as_str(),
-            "0A000" | "22001" | "23502" | "23503" | "23505" | "23514" | "23P01" | "55000"
-        );
-        if !may_be_foreseen {
+        if !may_be_foreseen(&failure.sqlstate) {
             return Ok(Outcome::failed(candidate, action, failure));
         }
         let rehearse =
@@ -145,6 +141,14 @@ impl Repair {
         let held = mover.held(session, candidate.auth()?, Mode::Read);
         Ok(held.is_empty() && !mover.references.by_rows && !mover.is_barred())
     }
+}
+
+/// Whether a rehearsal may say more of a failure.
+pub(super) fn may_be_foreseen(sqlstate: &str) -> bool {
+    matches!(
+        sqlstate,
+        "0A000" | "22001" | "22026" | "23502" | "23503" | "23505" | "23514" | "23P01" | "55000"
+    )
 }
 
 /// What stands in the way is foreseen.

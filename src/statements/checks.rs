@@ -3,7 +3,7 @@
 use super::plan::Plan;
 use super::rekey::Collision;
 use crate::catalog::references::Table;
-use crate::catalog::shape::{Check, Shape};
+use crate::catalog::shape::{Check, Shape, ShapeColumn};
 use crate::error::Error;
 use crate::pg::{self, Arg, Mode, Session};
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ pub fn fail(broken: Vec<Collision>) -> Result<(), Error> {
 }
 
 /// What rows would break whose columns `changed` are new. `moved` is a query over `args` for those rows as they will be
-/// (see [`super::collisions`]). Fails as the server does where a domain does not take a value.
+/// (see [`super::collisions`]). Fails as the server does where a domain does not take a value, or nothing can be generated.
 pub fn broken(
     session: &Session,
     (table, shape): (&Table, &Shape),
@@ -26,8 +26,11 @@ pub fn broken(
     mode: Mode,
 ) -> Vec<Collision> {
     let checks: Vec<&Check> = shape.checks_of(changed).collect();
-    let is_domain = |name: &String| shape.column(name).is_some_and(|column| column.is_domain);
-    if checks.is_empty() && !changed.iter().any(is_domain) {
+    let may_raise = |column: &ShapeColumn| {
+        column.is_domain && changed.contains(&column.quoted)
+            || shape.is_computed_anew(column, |name| changed.contains(name))
+    };
+    if checks.is_empty() && !shape.columns.iter().any(may_raise) {
         return Vec::new();
     }
     let count = |check: &&Check| format!("count(*) FILTER (WHERE {})", breaks(check));

@@ -12,18 +12,19 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 
 /// The rows that `from` (`FROM … t …`) selects, as they will be: `value` answers what a column becomes, None where it
-/// stays. Generated columns are computed anew.
+/// stays. Generated columns are computed anew where the server does that.
 pub fn moved(shape: &Shape, from: &str, value: impl Fn(&ShapeColumn) -> Option<String>) -> String {
-    let written: Vec<String> = shape
-        .columns
-        .iter()
-        .filter(|c| c.generated.is_none())
-        .map(|c| match value(c) {
+    let changes = |name: &String| shape.column(name).is_some_and(|c| value(c).is_some());
+    let (anew, others): (Vec<&ShapeColumn>, Vec<&ShapeColumn>) =
+        shape.columns.iter().partition(|c| shape.is_computed_anew(c, changes));
+    let written: Vec<String> = others
+        .into_iter()
+        .map(|c| match value(c).filter(|_| c.generated.is_none()) {
             Some(value) => format!("({value})::{} AS {}", c.kind, c.quoted),
             None => format!("t.{}", c.quoted),
         })
         .collect();
-    let generated: Vec<String> = shape.columns.iter().filter_map(|c| c.computed()).collect();
+    let generated: Vec<String> = anew.into_iter().filter_map(|c| c.computed()).collect();
     let inner = format!(
         "SELECT t.tableoid AS \"#table\", t.ctid AS \"#row\", t.tableoid, {} {from}",
         written.join(", ")

@@ -1,5 +1,6 @@
 //! What rows are checked for.
 
+use super::ShapeColumn;
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
 
@@ -65,13 +66,6 @@ const CHECKS: &str = "
        AND (a.attrelid = $1 AND (a.attgenerated <> '' OR NOT n.convalidated)
             OR EXISTS (SELECT FROM pg_attribute whole
                         WHERE whole.attrelid = $1 AND whole.attname = a.attname AND NOT whole.attnotnull))
-    UNION ALL
-    -- Blanks beyond the length are cut off silently.
-    SELECT format('varchar(%s) of %s', a.atttypmod - 4, a.attname),
-           format('length(rtrim(%I::text, '' '')) <= %s', a.attname, a.atttypmod - 4), ARRAY[quote_ident(a.attname)], false, NULL
-      FROM pg_attribute a
-     WHERE a.attrelid = $1 AND NOT a.attisdropped AND a.attgenerated <> ''
-       AND a.atttypid = 'varchar'::regtype AND a.atttypmod >= 4
      ORDER BY 1 NULLS FIRST";
 
 pub(super) fn read_checks(session: &Session, table: Oid, mode: Mode) -> Vec<Check> {
@@ -86,4 +80,20 @@ pub(super) fn read_checks(session: &Session, table: Oid, mode: Mode) -> Vec<Chec
         })
     });
     each.collect()
+}
+
+/// That a generated column's value, as [`ShapeColumn::computed`] has it, is assigned as it is: but for blanks, which are cut off
+/// silently. What its domain asks comes after that, and raises.
+pub(super) fn length(column: &ShapeColumn) -> Option<Check> {
+    let ShapeColumn { name, quoted, kind, limited, .. } = column;
+    (column.generated.is_some() && column.is_cut()).then(|| Check {
+        name: Some(format!("{limited} of {name}")),
+        condition: format!(
+            "CASE WHEN rtrim({quoted}::{limited}::text, ' ') IS NOT DISTINCT FROM rtrim({quoted}::text, ' ')
+                  THEN num_nonnulls({quoted}::{kind}) >= 0 ELSE false END"
+        ),
+        uses: vec![quoted.clone()],
+        is_untested: false,
+        partition: None,
+    })
 }

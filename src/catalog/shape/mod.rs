@@ -18,6 +18,8 @@ pub struct ShapeColumn {
     /// nothing.
     pub base: String,
     pub base_oid: Oid,
+    /// The same with the limit, where there is one.
+    limited: String,
     /// There is such a limit: a cast to `kind` cuts or rounds what does not fit.
     pub is_limited: bool,
     pub is_domain: bool,
@@ -30,6 +32,8 @@ pub struct ShapeColumn {
     pub is_open: bool,
     /// The expression of a generated column, over the table's column names.
     pub generated: Option<String>,
+    /// The quoted columns it is made of.
+    made_of: Vec<String>,
     /// The expression of any other column's default.
     pub default: Option<String>,
 }
@@ -38,12 +42,15 @@ impl ShapeColumn {
     /// SQL: a generated column as the server assigns it.
     pub fn computed(&self) -> Option<String> {
         let expression = self.generated.as_ref()?;
-        let cuts = matches!(
-            self.base.as_str(),
-            "character varying" | "bpchar" | "\"bit\"" | "bit varying"
-        );
-        let kind = if self.is_limited && cuts { &self.base } else { &self.kind };
+        let kind = if self.is_cut() { &self.base } else { &self.kind };
         Some(format!(", ({expression})::{kind} AS {}", self.quoted))
+    }
+
+    /// A cast to `kind` cuts, or fills up, what the server does not assign.
+    fn is_cut(&self) -> bool {
+        let base = self.base.as_str();
+        self.is_limited
+            && matches!(base, "character varying" | "bpchar" | "\"bit\"" | "bit varying")
     }
 
     fn text(&self, alias: &str) -> String {
@@ -109,7 +116,12 @@ const COLUMNS: &str = "
            -- A cast of the application's own; and the server's to regclass, which knows no number of a table that is gone.
            EXISTS (SELECT FROM pg_cast
                     WHERE castsource = 'text'::regtype AND casttarget = kinds.id AND castmethod = 'f'
-                      AND (oid >= 16384 OR casttarget = 'regclass'::regtype))
+                      AND (oid >= 16384 OR casttarget = 'regclass'::regtype)),
+           format_type(kinds.id, kinds.typmod),
+           ARRAY(SELECT quote_ident(s.attname)
+                   FROM pg_depend p JOIN pg_attribute s ON s.attrelid = p.refobjid AND s.attnum = p.refobjsubid
+                  WHERE a.attgenerated <> '' AND p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+                    AND p.refclassid = 'pg_class'::regclass AND p.refobjid = a.attrelid AND s.attnum <> a.attnum)
       FROM pg_attribute a
       CROSS JOIN LATERAL (
             WITH RECURSIVE kind(id, typmod, depth, value) AS (
@@ -117,7 +129,7 @@ const COLUMNS: &str = "
                 UNION ALL
                 SELECT t.typbasetype, t.typtypmod, k.depth + 1, t.typdefaultbin::text COLLATE \"C\"
                   FROM kind k JOIN pg_type t ON t.oid = k.id AND t.typtype = 'd')
-            SELECT bool_or(k.typmod >= 0) AS limited, max(k.depth) > 0 AS domain, string_agg(k.value, '') AS defaults,
+            SELECT bool_or(k.typmod >= 0) AS limited, max(k.typmod) AS typmod, max(k.depth) > 0 AS domain, string_agg(k.value, '') AS defaults,
                    (array_agg(format_type(k.id, -1) ORDER BY k.depth DESC))[1] AS base,
                    (array_agg(k.id ORDER BY k.depth DESC))[1] AS id
               FROM kind k) kinds
@@ -150,10 +162,14 @@ impl Shape {
                 has_own_text: rows.get(row, 12).unwrap_or_default(),
                 base_oid: rows.get(row, 13).unwrap_or(Oid::INVALID),
                 has_own_value: rows.get(row, 14).unwrap_or_default(),
+                limited: rows.get(row, 15).unwrap_or_default(),
+                made_of: rows.get(row, 16).unwrap_or_default(),
             });
         }
         let unique = unique::read_unique(session, table, mode);
-        Shape { columns, primary_key, unique, checks: checks::read_checks(session, table, mode) }
+        let mut checks = checks::read_checks(session, table, mode);
+        checks.extend(columns.iter().filter_map(checks::length));
+        Shape { columns, primary_key, unique, checks }
     }
 
     /// The operator by which two values of a column of the primary key are the same.
@@ -217,6 +233,18 @@ impl Shape {
         self.checks.iter().filter(|check| {
             check.is_untested || check.uses.is_empty() || self.depends_on(&check.uses, changed)
         })
+    }
+
+    /// Whether the server computes a column anew, being generated, where those (quoted) change of which `changes` is true: it
+    /// is made of them, or they decide in which partition a row lies.
+    pub fn is_computed_anew(
+        &self,
+        column: &ShapeColumn,
+        changes: impl Fn(&String) -> bool,
+    ) -> bool {
+        let deciding = self.checks.iter().filter(|check| check.name.is_none());
+        let mut columns = deciding.flat_map(|check| &check.uses).chain(&column.made_of);
+        column.generated.is_some() && columns.any(changes)
     }
 
     /// What a row that is made may break, or collide in, as far as that does not hang on columns of which nobody can tell what

@@ -290,7 +290,7 @@ def test_taking_a_reference_back(db):
     assert db.one("""SELECT onagui.unregister_reference('"My Files"', 'owner')""") == 'OK: public."My Files".owner was not registered'
     assert registered(db) == 1
     said = db.one("""SELECT onagui.unregister_reference('"My Files"', 'Owner')""")
-    assert said == 'OK: public."My Files".Owner is not registered any more; fixes leave it alone'
+    assert said == 'OK: public."My Files"."Owner" is not registered any more; fixes leave it alone'
     assert "was not registered" in db.one("""SELECT onagui.unregister_reference('"My Files"', 'Owner')""")
     assert registered(db) == 0
     fixed = fix_one(db, "ann@example.com")

@@ -1,5 +1,7 @@
 """Rows that refer to users by their e-mails follow when auth's e-mail is taken over, and go back when that is undone."""
 
+import uuid
+
 import pytest
 from repairs import app_user, auth_user, content, fix, fix_one, log, undo
 from support import expect_error
@@ -170,6 +172,55 @@ def test_exchanged_where_there_is_little_room(db):
     app_user(db, "a@example.com", auth_user(db, "b@example.com"))
     rows = fix(db, None)
     assert [row["outcome"] for row in rows] == ["done", "done"], rows
+
+
+@pytest.mark.parametrize("check", ["email LIKE '%@example.com'", "length(email) < 22 AND email LIKE '%@example.com'"])
+@pytest.mark.parametrize("action", [None, "", "ON UPDATE CASCADE", "ON UPDATE RESTRICT", "ON UPDATE SET NULL"])
+@pytest.mark.parametrize("users", [2, 3])
+def test_exchanged_where_every_email_must_be_the_applications(db, check, action, users):
+    db.sql(f"ALTER TABLE onagui.app_users ALTER email SET NOT NULL, ADD UNIQUE (email), ADD CHECK ({check})")
+    # As ids that are ordered by time are, alike at their start.
+    ids = [uuid.UUID(int=(0x0190_0000_0000_7 << 76) + i) for i in range(users)]
+    for i, id in enumerate(ids):
+        app_user(db, f"u{(i + 1) % users}@example.com", auth_user(db, f"u{i}@example.com", id))
+    db.sql("CREATE TABLE letters (email text)")
+    if action is not None:
+        db.sql(f"ALTER TABLE letters ADD FOREIGN KEY (email) REFERENCES onagui.app_users (email) {action}")
+    db.sql("INSERT INTO letters SELECT email FROM onagui.app_users")
+    before = content(db, "onagui.app_users", "letters")
+    plan, done = fix(db, None, apply=False), fix(db, None)
+    assert [row["outcome"] for row in plan] == ["planned"] * users, plan
+    assert [row["outcome"] for row in done] == ["done"] * users, done
+    undo(db, done[0]["audit_id"])
+    assert content(db, "onagui.app_users", "letters") == before
+
+
+@pytest.mark.parametrize("check", ["email COLLATE \"C\" LIKE '%@corp.com'", "length(email) < 20"])
+@pytest.mark.parametrize("action", ["ON UPDATE SET NULL", "ON UPDATE RESTRICT", "ON UPDATE CASCADE"])
+@pytest.mark.parametrize("by", ["auth", "link"])
+def test_another_case_where_every_email_must_be_the_applications(db, check, action, by):
+    """To the key it is the same e-mail: it takes a step between."""
+    db.ignore_case()
+    db.sql(
+        f"""DROP TABLE onagui.app_users;
+            CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text COLLATE insensitive UNIQUE CHECK ({check}));
+            CREATE TABLE letters (email text COLLATE insensitive REFERENCES onagui.app_users (email) {action})"""
+    )
+    if by == "auth":
+        ann = db.auth.signup("Ann@corp.com")
+    else:
+        app_user(db, "Ann@corp.com")
+    db.sql("INSERT INTO letters VALUES ('Ann@corp.com')")
+    if by == "auth":
+        db.sql("UPDATE auth.users SET email = 'ann@corp.com' WHERE id = %s", [ann], role="supabase_auth_admin")
+    else:
+        ann = db.auth.signup("ann@corp.com")
+    assert db.sql("SELECT id, email::text FROM onagui.app_users") == [(ann, "ann@corp.com")], [entry["details"] for entry in log(db)]
+    assert db.sql("SELECT email::text FROM letters") == [("ann@corp.com",)]
+    if by == "link":
+        (entry,) = log(db, action="link")
+        undo(db, entry["audit_id"])
+        assert db.sql("SELECT l.email::text FROM onagui.app_users u JOIN letters l ON u.email::text = l.email::text") == [("Ann@corp.com",)]
 
 
 @pytest.mark.parametrize("action", ["NO ACTION", "CASCADE", "SET NULL"])

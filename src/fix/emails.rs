@@ -4,11 +4,11 @@ use super::outcome::Outcome;
 use super::rehearsal::{collides, may_be_foreseen, refused};
 use super::repair::Repair;
 use crate::error::{Error, Failure};
-use crate::pg::{self, Arg, Mode, Session, subtransaction};
+use crate::pg::{self, Arg, Mode, Session};
 use crate::statements::candidates::Candidate;
 use crate::statements::changes::{self, TableChanges, Update, Wanted, Written};
 use crate::statements::done::{Done, Step};
-use crate::statements::emails::placeholder;
+use crate::statements::emails::{Placeholder, first_allowed};
 use crate::statements::merge::Merge;
 use crate::statements::rekey::Collision;
 use crate::statements::rows;
@@ -213,20 +213,26 @@ fn rehearse_with_children(
     row: Outcome,
 ) -> Result<Outcome, Error> {
     let id = candidate.app()?;
-    let mut wanted = vec![(id, candidate.auth_email.clone())];
+    let email = candidate.auth_email.as_deref();
+    let wanted = (id, candidate.auth_email.clone());
     let mover = repair.mover();
     let plan = |wanted: &[(Uuid, _)]| Merge::plan_emails(session, &mover, wanted, Mode::Read);
     // Where a foreign key acts, an e-mail passes from one to another in steps: what refers to the user is the same then.
     let in_steps = |planned: &Result<Merge, Error>| {
         holder.is_some() && matches!(planned, Err(Error::Entangled { .. }))
     };
-    let mut alone = plan(&wanted);
+    let refuse = |error| match error {
+        Error::Raised(failure) if !may_be_foreseen(&failure) => Err(failure.into()),
+        error => Ok(refused(candidate, Action::UpdateEmail, error)),
+    };
+    let mut alone = plan(std::slice::from_ref(&wanted));
     if in_steps(&alone) {
-        alone = plan(&[(id, Some(placeholder(id)))]);
+        let held = |way: Placeholder| plan(&[(id, Some(way.of(id, email)))]);
+        alone = first_allowed(&Placeholder::ALL, held).map_err(Error::from);
     }
     let alone = match alone {
         Ok(merge) => merge,
-        Err(error) => return Ok(refused(candidate, Action::UpdateEmail, error)),
+        Err(error) => return refuse(error),
     };
     let mut row = row.moves(alone.referring());
     if let Err(error) = mover.check_publications(row.referring()) {
@@ -234,12 +240,16 @@ fn rehearse_with_children(
     }
     let mut collisions = alone.collisions.clone();
     if let Some(holder) = holder {
-        wanted.insert(0, (holder, Some(placeholder(holder))));
-        match plan(&wanted) {
-            Ok(merge) => collisions.clone_from(&merge.collisions),
-            // What is in the way is the holder's, and goes first.
-            planned if in_steps(&planned) => collisions.clear(),
-            Err(error) => return Ok(refused(candidate, Action::UpdateEmail, error)),
+        let held = |way: Placeholder| {
+            match plan(&[(holder, Some(way.of(holder, email))), wanted.clone()]) {
+                // What is in the way is the holder's, and goes first.
+                planned if in_steps(&planned) => Ok(Vec::new()),
+                planned => Ok(planned?.collisions),
+            }
+        };
+        match first_allowed(&Placeholder::ALL, held) {
+            Ok(found) => collisions = found,
+            Err(failure) => return refuse(failure.into()),
         }
     }
     if !collisions.is_empty() {
@@ -255,19 +265,8 @@ fn rehearse_with_children(
 
 /// Changes all of `users` in one subtransaction: one user, or a ring of users who hold each other's e-mails.
 fn together(repair: &Repair, users: &[&Candidate]) -> Result<Vec<Outcome>, Error> {
-    let change_by =
-        |way| subtransaction(|| pg::connect(|session| change(repair, session, users, way)));
-    let mut ways = Parking::ways(repair, users.len() > 1).into_iter();
-    let mut done = ways.next().map_or_else(|| Ok(Vec::new()), change_by);
-    // The application need not allow every e-mail.
-    while let Err(failure) = &done
-        && (failure.sqlstate.starts_with("235") || failure.sqlstate == "22001")
-        && failure.sqlstate != "23505"
-        && let Some(way) = ways.next()
-    {
-        done = change_by(way);
-    }
-    match done {
+    let change_by = |way| pg::connect(|session| change(repair, session, users, way));
+    match first_allowed(&Parking::ways(repair, users.len() > 1), change_by) {
         Ok(outcomes) => Ok(outcomes),
         Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
             Err(failure.into())
@@ -287,7 +286,7 @@ fn explain(
     failure: &Failure,
 ) -> Result<Outcome, Error> {
     let failed = |failure| Outcome::failed(candidate, Action::UpdateEmail, Box::new(failure));
-    if !may_be_foreseen(&failure.sqlstate) {
+    if !may_be_foreseen(failure) {
         return Ok(failed(failure.clone()));
     }
     let look = || pg::connect(|session| rehearse(repair, session, candidate, exchanging));
@@ -309,7 +308,7 @@ enum Parking {
     /// Nobody minds two users with one address for a moment.
     Nothing,
     Null,
-    Placeholder,
+    With(Placeholder),
 }
 
 impl Parking {
@@ -321,18 +320,21 @@ impl Parking {
         let nulls_collide = shape.touched_by(&email).any(|unique| unique.nulls_collide);
         let may_be_null = repair.target().app.column("email").is_some_and(|c| !c.not_null);
         let may_be_null = may_be_null && !nulls_collide && !mover.email_is_key();
-        match (is_ring && is_unique, may_be_null) {
-            (false, _) => vec![Parking::Nothing],
-            (true, true) => vec![Parking::Null, Parking::Placeholder],
-            (true, false) => vec![Parking::Placeholder],
+        if !(is_ring && is_unique) {
+            return vec![Parking::Nothing];
         }
+        let null = may_be_null.then_some(Parking::Null);
+        null.into_iter().chain(Placeholder::ALL.map(Parking::With)).collect()
     }
 
     fn of(self, candidate: &Candidate) -> Option<String> {
         match self {
             Parking::Nothing => candidate.app_email.clone(),
             Parking::Null => None,
-            Parking::Placeholder => candidate.app_user_id.map(placeholder),
+            Parking::With(placeholder) => {
+                let email = candidate.auth_email.as_deref();
+                candidate.app_user_id.map(|id| placeholder.of(id, email))
+            }
         }
     }
 }

@@ -92,7 +92,7 @@ impl Repair {
         action: Action,
         failure: Box<Failure>,
     ) -> Result<Outcome, Error> {
-        if !may_be_foreseen(&failure.sqlstate) {
+        if !may_be_foreseen(&failure) {
             return Ok(Outcome::failed(candidate, action, failure));
         }
         let rehearse =
@@ -143,10 +143,10 @@ impl Repair {
     }
 }
 
-/// Whether a rehearsal may say more of a failure.
-pub(super) fn may_be_foreseen(sqlstate: &str) -> bool {
+/// Whether it is of the kind that a rehearsal looks for.
+pub(super) fn may_be_foreseen(failure: &Failure) -> bool {
     matches!(
-        sqlstate,
+        failure.sqlstate.as_str(),
         "0A000" | "22001" | "22026" | "23502" | "23503" | "23505" | "23514" | "23P01" | "55000"
     )
 }

@@ -5,8 +5,8 @@ use super::merge::Merge;
 use super::rekey::{Collision, Mover};
 use super::rows::Text;
 use super::signup::Target;
-use crate::error::Error;
-use crate::pg::{self, Mode, connect};
+use crate::error::{Error, Failure};
+use crate::pg::{self, Mode, connect, subtransaction};
 use onagui_decide::repair::Action;
 use pgrx::Uuid;
 
@@ -57,9 +57,12 @@ impl Target {
             match bring(emails) {
                 // To a foreign key that acts it is the e-mail they have, but for its case: it takes a step between.
                 Err(Error::Entangled { .. }) => {
-                    let between: Vec<_> =
-                        emails.iter().map(|(id, _)| (*id, Some(placeholder(*id)))).collect();
-                    Ok(bring(&between)?.into_iter().chain(bring(emails)?).collect())
+                    let between = first_allowed(&Placeholder::ALL, |placeholder| {
+                        let of = |(id, email): &(Uuid, Text)| placeholder.of(*id, email.as_deref());
+                        let held = emails.iter().map(|user| (user.0, Some(of(user))));
+                        bring(&held.collect::<Vec<_>>())
+                    })?;
+                    Ok(between.into_iter().chain(bring(emails)?).collect())
                 }
                 brought => brought,
             }
@@ -67,8 +70,54 @@ impl Target {
     }
 }
 
-/// What a user has for an e-mail until the one they are to get is free. RFC 2606: it is in nobody's domain.
-pub fn placeholder(id: Uuid) -> String {
-    let id: String = id.to_string().chars().filter(|c| *c != '-').take(16).collect();
-    format!("{id}@x.invalid")
+/// What a user has for an e-mail until the one they are to get is free.
+#[derive(Clone, Copy)]
+pub enum Placeholder {
+    /// In nobody's domain (RFC 2606).
+    Invalid,
+    /// In the domain of the one they are to get.
+    SameDomain,
+    /// The same, as short as can be.
+    Short,
+}
+
+impl Placeholder {
+    pub const ALL: [Self; 3] = [Self::Invalid, Self::SameDomain, Self::Short];
+
+    /// `email` is the one the user `id` is to get.
+    pub fn of(self, id: Uuid, email: Option<&str>) -> String {
+        // Ids may be alike at their start, or at their end: folded, they still differ.
+        let id = u128::from_be_bytes(*id.as_bytes());
+        let half = (id >> 64 ^ id) as u64;
+        let quarter = (half >> 32 ^ half) as u32;
+        let same = email.and_then(|email| Some(email.trim().rsplit_once('@')?.1));
+        let domain = same.unwrap_or("x.invalid");
+        match self {
+            Self::Invalid => format!("{half:016x}@x.invalid"),
+            Self::SameDomain => format!("{half:016x}@{domain}"),
+            Self::Short => format!("{quarter:08x}@{domain}"),
+        }
+    }
+}
+
+/// Does it in one of the ways of holding an e-mail meanwhile, the first that the application allows: it need not take every
+/// e-mail.
+pub fn first_allowed<W: Copy, R>(
+    ways: &[W],
+    attempt: impl Fn(W) -> Result<R, Error>,
+) -> Result<R, Box<Failure>> {
+    let mut ways = ways.iter().peekable();
+    loop {
+        let way = ways.next().expect("there is a last way, which is not gone beyond");
+        match subtransaction(|| attempt(*way)) {
+            Err(failure) if ways.peek().is_some() && is_disallowed(&failure) => {}
+            attempted => return attempted,
+        }
+    }
+}
+
+/// By a constraint, or for its length.
+fn is_disallowed(failure: &Failure) -> bool {
+    let sqlstate = failure.sqlstate.as_str();
+    sqlstate == "22001" || sqlstate.starts_with("235") && sqlstate != "23505"
 }

@@ -110,6 +110,14 @@ def test_a_merge_that_a_check_forbids(db, ddl):
     assert foretold(db, "orders", email="ann@example.com")["detail"] == "3 rows in public.orders (fine)."
 
 
+def test_a_row_of_nulls_does_not_collide_with_null(db):
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("CREATE TYPE pair AS (a int, b int)")
+    db.sql("CREATE TABLE orders (user_id uuid REFERENCES onagui.app_users, code pair, UNIQUE NULLS NOT DISTINCT (user_id, code))")
+    db.sql("INSERT INTO orders VALUES (%s, NULL), (%s, ROW(NULL, NULL))", [app, auth])
+    goes_well(db, "ann@example.com")
+
+
 def test_a_row_that_breaks_a_check_already_cannot_be_changed_at_all(db):
     app, auth = mismatched(db, "ann@example.com")
     three_orders(db, "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users)", app, auth)
@@ -212,6 +220,8 @@ PASSES = {
     "a check of another partition": EVENTS.format("kind")
     + "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('a'); CREATE TABLE orders_b PARTITION OF orders (CHECK (false)) FOR VALUES IN ('b')",
     "a default partition": EVENTS.format("user_id") + "CREATE TABLE orders_a PARTITION OF orders FOR VALUES IN ('{app}'); CREATE TABLE orders_b PARTITION OF orders DEFAULT",
+    "a row of NULLs where a value must be": "CREATE TYPE pair AS (a int, b int);"
+    "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users, code pair GENERATED ALWAYS AS (CASE WHEN user_id <> '{app}' THEN ROW(NULL, NULL)::pair ELSE ROW(1, 2)::pair END) STORED NOT NULL)",
     "a partition that requires what they have": MOVES.replace("of_b", "id NOT NULL, CHECK (note IS NULL)"),
     "what the partition they leave requires": MOVES.replace(" (of_b)", "").replace("orders_a PARTITION OF orders", "orders_a PARTITION OF orders (CHECK (user_id = '{app}'))"),
     "hash partitions": "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users) PARTITION BY HASH (user_id);"
@@ -295,6 +305,7 @@ REQUIRED = {
     "a check": ("ADD CONSTRAINT fine CHECK (email NOT LIKE 'ann%')", "23514", "(fine)"),
     "a check with a default": ("ADD kind text DEFAULT 'guest', ADD CONSTRAINT fine CHECK (kind <> 'guest') NOT VALID", "23514", "(fine)"),
     "a check of what is generated": ("ADD at text GENERATED ALWAYS AS (split_part(email, '@', 2)) STORED, ADD CONSTRAINT fine CHECK (at <> 'example.com') NOT VALID", "23514", "(fine)"),
+    "a check of what is generated, beside a number": ("ADD n serial, ADD at text GENERATED ALWAYS AS (split_part(email, '@', 2)) STORED, ADD CONSTRAINT fine CHECK (at <> 'example.com') NOT VALID", "23514", "(fine)"),
     "an e-mail that is too long": ("ALTER email TYPE varchar(10)", "22001", "varchar(10)|character varying(10)"),
     "a phone that is another's": ("ADD phone text UNIQUE", "23505", "(app_users_phone_key)"),
     "a default that is another's": ("ADD seat int UNIQUE DEFAULT 1", "23505", "(app_users_seat_key)"),
@@ -330,11 +341,20 @@ def test_a_row_that_cannot_be_made(db, case):
         "ADD at timestamptz NOT NULL DEFAULT now(), ADD CHECK (at <= now())",
         "ADD tenant int NOT NULL DEFAULT 7, ADD CHECK (tenant = 7)",
         "ADD phone text UNIQUE",
+        "ADD code public.code DEFAULT gen_random_uuid(), ADD copy public.code GENERATED ALWAYS AS (code) STORED",
+        "ADD number public.number DEFAULT nextval('public.numbers')",
+        "ADD pair public.pair NOT NULL DEFAULT ROW(NULL, NULL)",
         "ALTER full_name TYPE varchar(3)",
     ],
 )
 def test_a_row_that_can_be_made(db, ddl):
     missing(db)
+    db.sql(
+        """CREATE DOMAIN code AS uuid NOT NULL; CREATE DOMAIN number AS bigint CHECK (value IS NOT NULL);
+           CREATE SEQUENCE numbers; CREATE TYPE pair AS (a int, b int)""",
+        role=ADMIN,
+    )
+    db.sql("GRANT USAGE ON SEQUENCE numbers TO PUBLIC", role=ADMIN)
     db.sql(f"ALTER TABLE onagui.app_users {ddl}")
     goes_well(db)
 

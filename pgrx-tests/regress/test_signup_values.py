@@ -24,6 +24,16 @@ def map_column(db, app_column, source, key):
     db.sql("INSERT INTO onagui.sync_column (app_column, source, key) VALUES (%s, %s, %s)", [app_column, source, key])
 
 
+def test_half_a_pair_is_a_value(app):
+    app.sql("CREATE TYPE pair AS (a int, b int)", role="supabase_admin")
+    app.sql("ALTER TABLE onagui.app_users ADD pair public.pair")
+    map_column(app, "pair", "user_meta", "pair")
+    id = uuid.uuid4()
+    app.sql("INSERT INTO onagui.app_users (id, email, username, full_name) VALUES (%s, 'ann@example.com', 'ann', 'Ann')", [id])
+    app.auth.signup("ann@example.com", {"pair": "(1,)"}, id=id)
+    assert only(app, "pair::text") == ("(1,)",)
+
+
 def test_a_mapping_of_ones_own(app):
     app.sql("ALTER TABLE onagui.app_users ADD plan text, ADD provider varchar(20), ADD age int, ADD prefs jsonb, ADD signed_up date, ADD everything jsonb")
     map_column(app, "plan", "user_meta", "plan")

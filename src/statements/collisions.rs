@@ -89,7 +89,7 @@ fn key(unique: &Uniqueness) -> Key<'_> {
             let (m, o) = (format!("m.\"#{i}\""), format!("o.\"#{i}\""));
             let equal = format!("{o} {} {m}{}", part.operator, part.collation);
             if unique.nulls_collide {
-                format!("({equal} OR {o} IS NULL AND {m} IS NULL)")
+                format!("({equal} OR num_nulls({o}, {m}) = 2)")
             } else {
                 equal
             }

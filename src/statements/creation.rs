@@ -7,7 +7,7 @@ use super::signup::Target;
 use super::{checks, collisions, elements, offer_new};
 use crate::catalog::code::read_precedes_keys;
 use crate::catalog::references::{ForeignKey, Table};
-use crate::catalog::shape::{Check, Shape, Uniqueness};
+use crate::catalog::shape::{Check, Shape, ShapeColumn, Uniqueness};
 use crate::error::Error;
 use crate::pg::{self, Json, Mode, Session, connect};
 use onagui_decide::repair::Action;
@@ -78,19 +78,24 @@ impl Target {
             let value = match (column.name.as_str(), self.mapped_to(&column.name)) {
                 ("id" | "email", _) => format!("n.{}", column.quoted),
                 _ if column.is_open => {
+                    written.push(unknown(column));
                     open.push(column.quoted.clone());
-                    "NULL".into()
+                    continue;
                 }
                 (_, Some(mapped)) => mapped.value(),
                 (_, None) => default.unwrap_or("NULL").to_owned(),
             };
             written.push(format!("({value})::{} AS {}", column.kind, column.quoted));
         }
-        let generated = shape.columns.iter().filter(|c| c.generated.is_some());
-        if !open.is_empty() {
-            open.extend(generated.clone().map(|c| c.quoted.clone()));
+        let mut computed = Vec::new();
+        for column in shape.columns.iter().filter(|c| c.generated.is_some()) {
+            if shape.is_computed_anew(column, |name| open.contains(name)) {
+                computed.push(format!(", {}", unknown(column)));
+                open.push(column.quoted.clone());
+            } else {
+                computed.extend(column.computed());
+            }
         }
-        let computed: Vec<String> = generated.filter_map(|c| c.computed()).collect();
         let raw: Vec<String> = self
             .limited(shape)
             .into_iter()
@@ -123,7 +128,7 @@ impl Target {
 
     /// By auth user: which columns have no value though they must, which checks are broken, and what does not fit.
     fn look_sql(&self, new: &New) -> String {
-        let nulls = new.demanded().map(|column| format!("{column} IS NULL"));
+        let nulls = new.demanded().map(|column| format!("num_nulls({column}) = 1"));
         let breaks = new.checks().map(checks::breaks);
         let limited = self.limited(new.shape);
         let cut = limited
@@ -139,6 +144,11 @@ impl Target {
             array(cut.collect()),
         )
     }
+}
+
+/// SQL: a column of which nobody can tell what it will be. No domain is asked for NULL.
+fn unknown(column: &ShapeColumn) -> String {
+    format!("NULL::{} AS {}", column.base, column.quoted)
 }
 
 impl New<'_> {

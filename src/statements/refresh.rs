@@ -71,7 +71,7 @@ impl Target {
             let (column, source) = (&m.column, m.source_cut());
             assignments
                 .push(format!("{column} = coalesce(a.{column}, {})", self.typed(m, &source)));
-            differences.push(format!("a.{column} IS NULL AND {source} IS NOT NULL"));
+            differences.push(format!("num_nulls(a.{column}) = 1 AND num_nulls({source}) = 0"));
         }
         if assignments.is_empty() {
             return 0;

@@ -53,7 +53,7 @@ const CHECKS: &str = "
               FROM tree WHERE tree.isleaf AND tree.id <> $1) bounds
      WHERE t.partrelid = $1
     UNION ALL
-    SELECT coalesce(n.conname, 'NOT NULL of ' || a.attname), quote_ident(a.attname) || ' IS NOT NULL',
+    SELECT coalesce(n.conname, 'NOT NULL of ' || a.attname), format('num_nulls(%I) = 0', a.attname), -- a row of NULLs is no NULL
            ARRAY[quote_ident(a.attname)] || CASE WHEN a.attrelid <> $1 THEN deciding.columns END,
            NOT coalesce(n.convalidated, true),
            CASE WHEN a.attrelid <> $1 THEN pg_get_partition_constraintdef(a.attrelid) END

@@ -118,6 +118,18 @@ def test_a_row_of_nulls_does_not_collide_with_null(db):
     goes_well(db, "ann@example.com")
 
 
+def test_a_row_refers_by_half_a_pair(db):
+    app, _ = mismatched(db, "ann@example.com")
+    db.sql(
+        """CREATE TYPE pair AS (a int, b int);
+           CREATE TABLE accounts (user_id uuid REFERENCES onagui.app_users, code pair, PRIMARY KEY (user_id, code));
+           CREATE TABLE items (user_id uuid, code pair, FOREIGN KEY (user_id, code) REFERENCES accounts)"""
+    )
+    db.sql("INSERT INTO accounts VALUES (%s, ROW(1, NULL))", [app])
+    db.sql("INSERT INTO items VALUES (%(app)s, ROW(1, NULL)), (%(app)s, NULL)", {"app": app})
+    assert goes_well(db)["rows_changed"] == 2
+
+
 def test_a_row_that_breaks_a_check_already_cannot_be_changed_at_all(db):
     app, auth = mismatched(db, "ann@example.com")
     three_orders(db, "CREATE TABLE orders (id int, user_id uuid REFERENCES onagui.app_users)", app, auth)

@@ -184,9 +184,12 @@ pub fn has_no_zone(
         return Ok(());
     }
     let child = &mover.references.tables[key.child];
-    let refer: Vec<String> = key.columns.iter().map(|c| format!("t.{c} IS NOT NULL")).collect();
-    let sql =
-        format!("SELECT EXISTS (SELECT FROM {} t WHERE {})", child.target(), refer.join(" AND "));
+    let columns: Vec<String> = key.columns.iter().map(|c| format!("t.{c}")).collect();
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM {} t WHERE num_nulls({}) = 0)",
+        child.target(),
+        columns.join(", ")
+    );
     let refers = pg::as_role(child.owner, || session.run(&sql, &[], mode).one());
     if refers == Some(false) {
         return Ok(());

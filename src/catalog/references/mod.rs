@@ -319,7 +319,8 @@ impl References {
             .iter()
             .zip(&key.nullable)
             .filter(|(c, nullable)| **nullable && *c != column)
-            .map(|(c, _)| format!("t.{c} IS NOT NULL"))
+            // IS NOT NULL is not true of a row with a NULL.
+            .map(|(c, _)| format!("num_nulls(t.{c}) = 0"))
             .collect();
         all.extend(key.within("t"));
         Some(if all.is_empty() { "true".into() } else { format!("({})", all.join(" AND ")) })

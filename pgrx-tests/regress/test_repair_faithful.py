@@ -273,6 +273,20 @@ def test_columns_that_came_since_do_not_stand_in_the_way(db):
     assert content(db, "orders", "visits", "onagui.app_users") == before
 
 
+@pytest.mark.parametrize("column", ["code", "code_of_code", "code DEFAULT 'y'", "code_without", "number DEFAULT 7"])
+def test_a_new_column_holds_the_default_of_its_domain(db, column):
+    made = auth_user(db, "bob@example.com")
+    audit_id = fix_one(db, "bob@example.com")["audit_id"]
+    db.sql(
+        """CREATE DOMAIN code AS text DEFAULT 'x'; CREATE DOMAIN code_of_code AS code;
+           CREATE DOMAIN code_without AS code; ALTER DOMAIN code_without DROP DEFAULT;
+           CREATE DOMAIN number AS int DEFAULT random()"""
+    )
+    db.sql(f"ALTER TABLE onagui.app_users ADD came {column}")
+    undo(db, audit_id)
+    assert db.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [made]) == 0
+
+
 def test_what_a_new_column_holds_is_not_deleted(db):
     made = auth_user(db, "bob@example.com")
     db.sql("DELETE FROM onagui.app_users WHERE id = %s", [made])

@@ -34,7 +34,7 @@ pub struct ShapeColumn {
     pub generated: Option<String>,
     /// The quoted columns it is made of.
     made_of: Vec<String>,
-    /// The expression of any other column's default.
+    /// The expression of any other column's default, or of its domain's.
     pub default: Option<String>,
 }
 
@@ -104,10 +104,10 @@ const COLUMNS: &str = "
            a.attnum = ANY ((pk.indkey::int2[])[0:pk.indnkeyatts - 1]),
            kinds.base, kinds.limited, kinds.domain, a.attnotnull,
            a.attidentity <> '' OR a.attgenerated = '' AND EXISTS (
-               SELECT FROM regexp_matches(concat(d.adbin, kinds.defaults), ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
+               SELECT FROM regexp_matches(coalesce(d.adbin, t.typdefaultbin)::text, ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
                  JOIN pg_proc p ON p.oid = f.id[1]::oid
                 WHERE p.provolatile = 'v'),
-           CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END,
+           CASE WHEN a.attgenerated = '' THEN pg_get_expr(coalesce(d.adbin, t.typdefaultbin), a.attrelid) END,
            -- A cast of the application's own; and bpchar without a length, which the server's cast bereaves of blanks.
            kinds.id = 'bpchar'::regtype AND NOT kinds.limited
                OR EXISTS (SELECT FROM pg_cast
@@ -123,13 +123,14 @@ const COLUMNS: &str = "
                   WHERE a.attgenerated <> '' AND p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
                     AND p.refclassid = 'pg_class'::regclass AND p.refobjid = a.attrelid AND s.attnum <> a.attnum)
       FROM pg_attribute a
+      JOIN pg_type t ON t.oid = a.atttypid
       CROSS JOIN LATERAL (
-            WITH RECURSIVE kind(id, typmod, depth, value) AS (
-                SELECT a.atttypid, a.atttypmod, 0, NULL::text COLLATE \"C\"
+            WITH RECURSIVE kind(id, typmod, depth) AS (
+                SELECT a.atttypid, a.atttypmod, 0
                 UNION ALL
-                SELECT t.typbasetype, t.typtypmod, k.depth + 1, t.typdefaultbin::text COLLATE \"C\"
+                SELECT t.typbasetype, t.typtypmod, k.depth + 1
                   FROM kind k JOIN pg_type t ON t.oid = k.id AND t.typtype = 'd')
-            SELECT bool_or(k.typmod >= 0) AS limited, max(k.typmod) AS typmod, max(k.depth) > 0 AS domain, string_agg(k.value, '') AS defaults,
+            SELECT bool_or(k.typmod >= 0) AS limited, max(k.typmod) AS typmod, max(k.depth) > 0 AS domain,
                    (array_agg(format_type(k.id, -1) ORDER BY k.depth DESC))[1] AS base,
                    (array_agg(k.id ORDER BY k.depth DESC))[1] AS id
               FROM kind k) kinds

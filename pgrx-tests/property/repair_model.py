@@ -264,8 +264,9 @@ class Cascade:
 
     def comes_by(self, unique, row):
         """Whether the row comes over by what the index is of. Whom it names elsewhere does not make it anybody's."""
-        generated = any(row[0].column(c).generated_from for c in unique.uses)
-        return row in self.moved() and (generated or any(self.new(row)[c] != self.old(row)[c] for c in unique.uses))
+        new, old, decides = self.new(row), self.old(row), row[0].partition_by
+        anew = decides and new[decides] != old[decides] and any(row[0].column(c).generated_from for c in unique.uses)
+        return row in self.moved() and (bool(anew) or any(new[c] != old[c] for c in unique.uses))
 
     def settle(self, policy):
         """Lets rows give way, and answers {(table, constraint): rows that come over and collide}. Raises Refused where none may."""

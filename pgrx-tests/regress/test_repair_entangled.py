@@ -97,6 +97,21 @@ def test_a_row_is_whose_key_it_has_not_whomever_it_names(db):
 
 @pytest.mark.parametrize("policy, stays", [("keep_auth", "auth"), ("keep_app", "app")])
 @pytest.mark.parametrize("order", [("app", "auth"), ("auth", "app")])
+def test_a_generated_column_in_the_index_does_not_make_it_theirs(db, policy, stays, order):
+    db.sql(
+        """CREATE TABLE notes (whose text, user_id uuid REFERENCES onagui.app_users, author uuid REFERENCES onagui.app_users, note text,
+                               folded text GENERATED ALWAYS AS (lower(note)) STORED, UNIQUE (user_id, folded))"""
+    )
+    users = dict(zip(("app", "auth"), duplicate(db, "ann@example.com")))
+    for whose in order:
+        db.sql("INSERT INTO notes VALUES (%s, %s, %s, %s)", [whose, users[whose], users["app"], whose[0].upper()])
+    row = merge(db, policy, "notes")
+    assert db.sql("SELECT whose FROM notes") == [(stays,)]
+    assert [c["rows"] for c in row["details"]["conflicts"]] == [1]
+
+
+@pytest.mark.parametrize("policy, stays", [("keep_auth", "auth"), ("keep_app", "app")])
+@pytest.mark.parametrize("order", [("app", "auth"), ("auth", "app")])
 @pytest.mark.parametrize("named", [(None, None), (None, "app"), ("app", None), ("auth", "app"), ("app", "app")])
 def test_whom_a_row_names_besides_does_not_make_it_theirs(db, policy, stays, order, named):
     db.sql(

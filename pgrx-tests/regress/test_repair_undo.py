@@ -167,7 +167,7 @@ def test_trigger_that_changes_what_is_put_back(db):
 
 
 COUNTERS = """
-    ALTER TABLE onagui.app_users ADD post_count int NOT NULL DEFAULT 0;
+    ALTER TABLE onagui.app_users ADD post_count int NOT NULL DEFAULT 0, ADD like_count int NOT NULL DEFAULT 0, ADD is_known bool DEFAULT true;
     CREATE TABLE posts (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, likes int NOT NULL DEFAULT 0, slug text, UNIQUE (user_id, slug));
     CREATE TABLE likes (post_id int REFERENCES posts, who text, PRIMARY KEY (post_id, who));
     CREATE FUNCTION count_posts() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
@@ -178,13 +178,21 @@ COUNTERS = """
         IF TG_OP <> 'INSERT' THEN UPDATE public.posts SET likes = likes - 1 WHERE id = OLD.post_id; END IF;
         IF TG_OP <> 'DELETE' THEN UPDATE public.posts SET likes = likes + 1 WHERE id = NEW.post_id; END IF;
         RETURN NULL; END$$;
+    CREATE FUNCTION sum_likes() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+        IF TG_OP <> 'INSERT' THEN UPDATE onagui.app_users SET like_count = like_count - OLD.likes WHERE id = OLD.user_id; END IF;
+        IF TG_OP <> 'DELETE' THEN UPDATE onagui.app_users SET like_count = like_count + NEW.likes WHERE id = NEW.user_id; END IF;
+        -- Changes nothing, but the row lies elsewhere then.
+        UPDATE onagui.app_users SET is_known = true;
+        RETURN NULL; END$$;
+    CREATE TRIGGER sum AFTER INSERT OR UPDATE OR DELETE ON posts FOR EACH ROW EXECUTE FUNCTION sum_likes();
     CREATE TRIGGER count AFTER INSERT OR UPDATE OF user_id OR DELETE ON posts FOR EACH ROW EXECUTE FUNCTION count_posts();
     CREATE TRIGGER count AFTER INSERT OR UPDATE OF post_id OR DELETE ON likes FOR EACH ROW EXECUTE FUNCTION count_likes()"""
 
 
 @pytest.mark.parametrize("policy", ["keep_auth", "keep_app"])
 def test_triggers_that_count_what_moves_back(db, policy):
-    """A row that gave way comes back with what it had counted, not with what comes to it besides counted again."""
+    """A row that gave way comes back with what it had counted, not with what comes to it besides counted again; likewise with what
+    counts that."""
     db.sql(COUNTERS)
     app, auth = duplicate(db, "ann@example.com")
     db.sql("INSERT INTO posts (id, user_id, slug) VALUES (1, %s, 'a'), (2, %s, 'b'), (3, %s, 'a'), (4, %s, 'c')", [app, app, auth, auth])

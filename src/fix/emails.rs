@@ -241,9 +241,13 @@ fn rehearse_with_children(
     let mut collisions = alone.collisions.clone();
     if let Some(holder) = holder {
         let held = |way: Placeholder| {
-            match plan(&[(holder, Some(way.of(holder, email))), wanted.clone()]) {
+            let aside = (holder, Some(way.of(holder, email)));
+            match plan(&[aside.clone(), wanted.clone()]) {
                 // What is in the way is the holder's, and goes first.
-                planned if in_steps(&planned) => Ok(Vec::new()),
+                planned if in_steps(&planned) => match plan(&[aside]) {
+                    alone if in_steps(&alone) => Ok(Vec::new()),
+                    alone => alone.map(|_| Vec::new()),
+                },
                 planned => Ok(planned?.collisions),
             }
         };

@@ -380,9 +380,8 @@ fn take_back_changes(
     if !undone.origins.is_empty() {
         rows::find_again(session, &mut inverse, &HashMap::new());
     }
-    let now = changes::apply(session, &mover, &inverse, Wanted::Everything)?;
-    undone.remember(&now);
-    let (again, wrong) = restored::set_right(session, &mover, &tables, (done, &now))?;
+    let mut now = changes::apply(session, &mover, &inverse, Wanted::Everything)?;
+    let wrong = restored::set_right(session, &mover, &inverse, (done, &mut now))?;
     if !wrong.is_empty() {
         let changed = |table: &String| {
             format!(
@@ -391,10 +390,7 @@ fn take_back_changes(
         };
         return Err(Error::CannotUndo { audit_id, why: wrong.iter().map(changed).collect() });
     }
-    undone.remember(&again);
+    undone.remember(&now);
     undone.steps.push(Step::Changes(now));
-    if !again.is_empty() {
-        undone.steps.push(Step::Changes(again));
-    }
     Ok(())
 }

@@ -111,6 +111,18 @@ pub fn apply(
     Ok(done)
 }
 
+/// Makes `done`, what came of `changes`, tell of the rows as they are now; answers whether these are there, under the ids they
+/// were to have.
+pub fn look_at_all(
+    session: &Session,
+    mover: &Mover,
+    changes: &[TableChanges],
+    done: &mut [Done],
+) -> bool {
+    let writing = Writing { mover, wanted: Wanted::Keys };
+    changes.iter().zip(done).all(|(c, done)| look_again(session, c, done, &writing))
+}
+
 /// Makes `done` tell of rows as AFTER triggers have left them; answers whether these have left them what they were to be.
 fn look_again(session: &Session, c: &TableChanges, done: &mut Done, writing: &Writing) -> bool {
     let Done { added, added_at, moved, .. } = done;

@@ -3,68 +3,62 @@
 //! already.
 
 use super::changes::{self, TableChanges, Update, Wanted};
-use super::done::{self, Done};
+use super::done::Done;
 use super::rekey::Mover;
-use super::rows::{self, Address, Text};
-use super::undo::Resolved;
+use super::rows::Text;
 use crate::error::Error;
 use crate::pg::{Raw, Session};
 use serde_json::Value;
-use std::collections::HashMap;
 
-/// Writes the rows that `now` has put back once more where they are not what `done` tells of. Answers what was done for it, and the
-/// tables with rows that are not what they were even so.
+/// How often rows are written: what counts may itself be counted, by a trigger of the next table.
+const ROUNDS: usize = 4;
+
+/// Writes the rows that `changes` have put back again where they are not what `done` tells of. `now` is what came of the
+/// changes, and tells of the rows as they are then. Answers the tables with rows that are not what they were even so.
 pub fn set_right(
     session: &Session,
     mover: &Mover,
-    tables: &[Resolved],
-    (done, now): (&[Done], &[Done]),
-) -> Result<(Vec<Done>, Vec<String>), Error> {
-    let all = || done.iter().zip(now).zip(tables);
-    let odd = |(done, now): (&Done, &Done)| {
-        done.removed.len() != now.added.len() || rows(done).zip(rows_of(now)).any(differ)
-    };
-    if !all().any(|((done, now), _)| odd((done, now))) {
-        return Ok((Vec::new(), Vec::new()));
-    }
-    let again: Vec<TableChanges> =
-        all().map(|((done, now), table)| differences(done, now, table)).collect();
-    let written = changes::apply(session, mover, &again, Wanted::Keys)?;
-    let moved: HashMap<Address, Address> =
-        done::moved(&written).filter_map(|row| Some((row.was?, row.now?))).collect();
-    let mut wrong = Vec::new();
-    for ((done, now), table) in all() {
-        let at = now.added_at.iter().map(|at| *moved.get(at).unwrap_or(at));
-        let images = rows::images(session, &table.table, &table.shape, at);
-        if done.removed.len() != images.len()
-            || rows(done).zip(images.iter().map(Raw::parsed)).any(differ)
-        {
-            wrong.push(done.table.clone());
+    changes: &[TableChanges],
+    (done, now): (&[Done], &mut [Done]),
+) -> Result<Vec<String>, Error> {
+    for round in 0.. {
+        let wrong = done.iter().zip(now.iter()).filter(|(done, now)| differ(done, now));
+        let wrong: Vec<String> = wrong.map(|(done, _)| done.table.clone()).collect();
+        if wrong.is_empty() || round == ROUNDS {
+            return Ok(wrong);
+        }
+        let all = changes.iter().zip(done).zip(now.iter());
+        let again: Vec<TableChanges> =
+            all.map(|((changes, done), now)| differences(changes, done, now)).collect();
+        changes::apply(session, mover, &again, Wanted::Keys)?;
+        if !changes::look_at_all(session, mover, changes, now) {
+            return Ok(wrong);
         }
     }
-    Ok((written, wrong))
+    Ok(Vec::new())
 }
 
-fn rows(done: &Done) -> impl Iterator<Item = Value> {
-    done.removed.iter().map(Raw::parsed)
+/// Each row that had given way, as it was and as it is.
+fn pairs(done: &Done, now: &Done) -> impl Iterator<Item = (Value, Value)> {
+    done.removed.iter().map(Raw::parsed).zip(now.added.iter().map(Raw::parsed))
 }
 
-fn rows_of(now: &Done) -> impl Iterator<Item = Value> {
-    now.added.iter().map(Raw::parsed)
+/// Whether any is not what it was, in the columns that are known of it.
+fn differ(done: &Done, now: &Done) -> bool {
+    let differs = |(was, is): (Value, Value)| {
+        let columns = was.as_object().into_iter().flatten();
+        columns.into_iter().any(|(name, value)| is.get(name) != Some(value))
+    };
+    done.removed.len() != now.added.len() || pairs(done, now).any(differs)
 }
 
-/// Whether a row is not what it was, in the columns that are known of it.
-fn differ((was, is): (Value, Value)) -> bool {
-    let columns = was.as_object().into_iter().flatten();
-    columns.into_iter().any(|(name, value)| is.get(name) != Some(value))
-}
-
-fn differences<'a>(done: &Done, now: &Done, of: &'a Resolved) -> TableChanges<'a> {
-    let mut changes = TableChanges::new(&of.table, &of.shape);
-    for ((was, is), at) in rows(done).zip(rows_of(now)).zip(&now.added_at) {
-        let columns = of.shape.columns.iter().filter(|column| {
-            let name = column.name.as_str();
-            column.generated.is_none() && was.get(name).is_some() && was.get(name) != is.get(name)
+fn differences<'a>(changes: &TableChanges<'a>, done: &Done, now: &Done) -> TableChanges<'a> {
+    let (table, shape) = (changes.of.table, changes.of.shape);
+    let mut again = TableChanges::new(table, shape);
+    for ((was, is), at) in pairs(done, now).zip(&now.added_at) {
+        let columns = shape.columns.iter().filter(|column| {
+            let (was, is) = (was.get(&column.name), is.get(&column.name));
+            column.generated.is_none() && was.is_some() && was != is
         });
         let columns: Vec<_> = columns.collect();
         if columns.is_empty() {
@@ -75,7 +69,7 @@ fn differences<'a>(done: &Done, now: &Done, of: &'a Resolved) -> TableChanges<'a
         };
         let names = columns.iter().map(|c| c.quoted.clone()).collect();
         let update = Update::new(*at, texts(&is), texts(&was));
-        changes.updated.entry(names).or_default().push(update);
+        again.updated.entry(names).or_default().push(update);
     }
-    changes
+    again
 }

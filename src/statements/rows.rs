@@ -6,7 +6,7 @@ use super::changes::TableChanges;
 use super::done::{Done, Moved, MovedRow};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
-use crate::pg::{self, Mode, Raw, Rows, Session};
+use crate::pg::{self, Mode, Rows, Session};
 use pgrx::pg_sys::Oid;
 use pgrx::{JsonB, Uuid};
 use serde_json::Value;
@@ -117,26 +117,6 @@ pub fn whole_row(session: &Session, table: &Table, shape: &Shape, id: Uuid) -> O
         pg::as_role(table.owner, || {
             session.run(&sql, &[id.into()], Mode::Fresh).one::<JsonB>().map(|row| row.0)
         })
-    })
-}
-
-/// Rows as they are, whole, in the order of their addresses; those that are not there are left out.
-pub fn images(
-    session: &Session,
-    table: &Table,
-    shape: &Shape,
-    rows: impl Iterator<Item = Address>,
-) -> Vec<Raw> {
-    let (tables, places) = addresses(rows);
-    let sql = format!(
-        "SELECT {} FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS x(at, address, place)
-           JOIN {} t ON t.tableoid = x.at AND t.ctid = x.address::tid ORDER BY x.place",
-        shape.image(),
-        table.target()
-    );
-    let args = [tables.into(), places.into()];
-    pg::with_stable_text(|| {
-        pg::as_role(table.owner, || session.run_by_key(&sql, &args, Mode::Fresh).column())
     })
 }
 

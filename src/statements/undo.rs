@@ -31,8 +31,8 @@ const TABLE_NUMBERED: &str = "
 
 /// A table the audit log names, as it is now.
 pub struct Resolved {
-    pub table: Table,
-    pub shape: Shape,
+    table: Table,
+    shape: Shape,
 }
 
 /// The tables of `done`, in its order. Adds to `why` those that are not there any more.

@@ -267,7 +267,9 @@ impl Shape {
     fn depends_on(&self, uses: &[String], changed: &[String]) -> bool {
         uses.iter().any(|used| {
             changed.contains(used)
-                || self.column(used).is_some_and(|column| column.generated.is_some())
+                || self
+                    .column(used)
+                    .is_some_and(|c| self.is_computed_anew(c, |name| changed.contains(name)))
         })
     }
 

@@ -22,6 +22,9 @@ use serde_json::json;
 /// How often somebody else may be faster before the call gives up.
 const ATTEMPTS: usize = 5;
 
+/// Bytes in a page of the server: no value that fills less of it is too large for every index.
+const PAGE: usize = 8192;
+
 pub fn sync_user_registration(call: &Call) -> Result<Reply, Error> {
     let house = House::find()?;
     let role = pg::current_role();
@@ -230,8 +233,14 @@ impl Registration {
                     return Err(Error::UsernameTaken { username: registration::shown(username) });
                 }
             }
-            // Of values that are not long none fills an index's entry.
-            "54000" if length > LONGEST_NAME => {
+            // Of values that are not long none fills an index's entry. Where one alone is larger than a page, no index is named.
+            "54000"
+                if length > LONGEST_NAME
+                    && match &failure.constraint {
+                        Some(index) => statements::is_of_username(target, index),
+                        None => self.wanted.username.as_ref().is_some_and(|n| n.len() > PAGE),
+                    } =>
+            {
                 let key = "username";
                 return Err(Error::BadBody(Wrong::TooLongForIndex { key, length }));
             }

@@ -313,6 +313,18 @@ def test_a_username_that_is_too_long_for_the_index(db, bytes_):
         as_user(db, signed_up, {"userId": signed_up, "email": "ann@example.com", "username": "annie"})
 
 
+@pytest.mark.parametrize("bytes_", [2_000, 9_000])
+def test_an_index_of_something_else_is_too_short(db, bytes_):
+    db.install()
+    id = db.auth.signup("ann@example.com")
+    db.sql("CREATE INDEX ON onagui.app_users ((metadata::text))")
+    body = {"userId": id, "email": "ann@example.com", "username": "u" * 1100}
+    with expect_error("54000"):
+        as_user(db, id, body | {"metadata": {"x": random.randbytes(bytes_).hex()}})
+    as_user(db, id, body | {"metadata": {"x": 1}})
+    assert app_user(db, id)["username"] == "u" * 1100
+
+
 def test_without_the_table(db):
     db.install(app_users=False)
     id = db.auth.signup("ann@example.com")

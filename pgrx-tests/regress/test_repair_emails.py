@@ -195,6 +195,19 @@ def test_exchanged_where_every_email_must_be_the_applications(db, check, action,
     assert content(db, "onagui.app_users", "letters") == before
 
 
+@pytest.mark.parametrize("action", ["", "ON UPDATE CASCADE", "ON UPDATE RESTRICT", "ON UPDATE SET NULL"])
+def test_exchanged_where_nothing_else_is_allowed_meanwhile(db, action):
+    db.sql("ALTER TABLE onagui.app_users ADD UNIQUE (email), ADD CHECK (email ~ '^[a-z]+@example.com$')")
+    app_user(db, "bob@example.com", auth_user(db, "ann@example.com"))
+    app_user(db, "ann@example.com", auth_user(db, "bob@example.com"))
+    db.sql(f"CREATE TABLE letters (email text REFERENCES onagui.app_users (email) {action}); INSERT INTO letters SELECT email FROM onagui.app_users")
+    before = content(db, "onagui.app_users", "letters")
+    for apply in (False, True):
+        rows = fix(db, None, apply)
+        assert {(row["outcome"], row["details"]["error"]["sqlstate"]) for row in rows} == {("refused", "23514")}, rows
+    assert content(db, "onagui.app_users", "letters") == before
+
+
 @pytest.mark.parametrize("check", ["email COLLATE \"C\" LIKE '%@corp.com'", "length(email) < 20"])
 @pytest.mark.parametrize("action", ["ON UPDATE SET NULL", "ON UPDATE RESTRICT", "ON UPDATE CASCADE"])
 @pytest.mark.parametrize("by", ["auth", "link"])

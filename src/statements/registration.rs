@@ -114,6 +114,18 @@ pub fn has_username(target: &Target, username: &str, id: Uuid) -> bool {
     })
 }
 
+/// Whether an index on app_users, by its name, is made of the username.
+pub fn is_of_username(target: &Target, index: &str) -> bool {
+    let sql = "SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                                WHERE i.indrelid = $1 AND c.relname = $2 AND strpos(pg_get_indexdef(c.oid), 'username') > 0)";
+    pg::as_role(target.house.owner, || {
+        connect(|session| {
+            let args = [target.app.table.into(), index.into()];
+            session.run(sql, &args, Mode::Fresh).one().unwrap_or_default()
+        })
+    })
+}
+
 /// The answer of a call. `user` is JSON already.
 pub fn answer(action: &str, user: &str) -> String {
     let message = match action {

@@ -106,6 +106,8 @@ impl<'a> Plan<'a> {
         self.keys().iter().enumerate().filter(|(_, key)| key.acts).any(|(number, key)| {
             let mut leaves: Vec<(&Row, Vec<Text>)> = Vec::new();
             let mut comes: Vec<(&Row, Vec<Text>)> = Vec::new();
+            let inside = |plan: &Plan| key.parents_at.as_ref().map(|_| plan.referable(key));
+            let (now, then) = (inside(self), earlier.and_then(inside));
             for row in self.with(earlier).into_iter().filter(|row| row.0 == key.parent) {
                 if earlier.is_some_and(|earlier| earlier.gone.contains_key(row)) {
                     continue;
@@ -115,19 +117,20 @@ impl<'a> Plan<'a> {
                 let mut is: Vec<Text> =
                     key.keys.iter().map(|k| self.value(row, k, earlier)).collect();
                 // To a key to a partition a row outside of it has no key.
-                if let Some(bounds) = &key.parents_at {
-                    let lies = |plan: &Plan| match plan.rows.contains_key(row) {
-                        true => plan.is_inside(row, bounds),
-                        false => key.is_to(row.1.0),
+                let goes = self.gone.contains_key(row);
+                if let Some(now) = &now {
+                    let lies = |plan: &Plan, inside: &BTreeSet<Row>| match plan.rows.get(row) {
+                        Some(_) => inside.contains(row),
+                        None => key.is_to(row.1.0),
                     };
-                    if !earlier.map_or(key.is_to(row.1.0), lies) {
+                    let lay = earlier.zip(then.as_ref()).map(|(plan, inside)| lies(plan, inside));
+                    if !lay.unwrap_or(key.is_to(row.1.0)) {
                         was = vec![None; key.keys.len()];
                     }
-                    if !self.gone.contains_key(row) && !lies(self) {
+                    if !goes && !lies(self, now) {
                         is = vec![None; key.keys.len()];
                     }
                 }
-                let goes = self.gone.contains_key(row);
                 if (goes || was != is) && was.iter().all(Option::is_some) {
                     leaves.push((row, was.clone()));
                 }

@@ -244,12 +244,8 @@ impl Plan<'_> {
             .collect()
     }
 
-    pub fn is_inside(&self, row: &Row, bounds: &Bounds) -> bool {
-        !self.inside(row.0, [row].into_iter().collect(), bounds).is_empty()
-    }
-
     /// The known rows that a key can refer to in the end.
-    fn referable(&self, key: &ForeignKey) -> BTreeSet<Row> {
+    pub(super) fn referable(&self, key: &ForeignKey) -> BTreeSet<Row> {
         let stay = |row: &&Row| row.0 == key.parent && !self.gone.contains_key(*row);
         let rows: BTreeSet<&Row> = self.rows.keys().filter(stay).collect();
         match &key.parents_at {

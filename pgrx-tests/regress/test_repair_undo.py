@@ -166,6 +166,13 @@ def test_trigger_that_changes_what_is_put_back(db):
     refused(db, audit_id, "come back to onagui.app_users as something else: a trigger, of that table or of another one")
 
 
+@pytest.mark.parametrize("step", ['{"changes": 1}', '{"rekey": {"from": 1}}', '{"unknown": []}', "7"])
+def test_an_entry_that_somebody_has_spoilt(db, step):
+    app, auth, audit_id = merged(db)
+    db.sql("UPDATE onagui.sync_audit_log SET details = jsonb_set(details, '{undo,0}', %s)", [step], role=ADMIN)
+    refused(db, audit_id, f"audit_id {audit_id}: the entry is not whole.$")
+
+
 COUNTERS = """
     ALTER TABLE onagui.app_users ADD post_count int NOT NULL DEFAULT 0, ADD like_count int NOT NULL DEFAULT 0, ADD is_known bool DEFAULT true;
     CREATE TABLE posts (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, likes int NOT NULL DEFAULT 0, slug text, UNIQUE (user_id, slug));

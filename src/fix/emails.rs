@@ -151,7 +151,7 @@ fn rehearse(
         row.outcome = "refused";
         return Ok(row.refused_for(error));
     }
-    if let Err(error) = mover.check_publications(&[]) {
+    if let Err(error) = mover.check_publications() {
         return Ok(refused(candidate, Action::UpdateEmail, error));
     }
     let source = format!("FROM {} t WHERE t.id = $1", table.target());
@@ -235,9 +235,6 @@ fn rehearse_with_children(
         Err(error) => return refuse(error),
     };
     let mut row = row.moves(alone.referring());
-    if let Err(error) = mover.check_publications(row.referring()) {
-        return Ok(refused(candidate, Action::UpdateEmail, error));
-    }
     let mut collisions = alone.collisions.clone();
     if let Some(holder) = holder {
         let held = |way: Placeholder| {

@@ -79,10 +79,6 @@ impl Outcome {
         self
     }
 
-    pub fn referring(&self) -> &[Referring] {
-        self.references.as_deref().unwrap_or_default()
-    }
-
     /// The column `details`, of the audit log where `with_undo`: as JSON.
     pub fn told(&self, with_undo: bool) -> String {
         #[derive(Serialize)]

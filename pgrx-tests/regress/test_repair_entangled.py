@@ -304,3 +304,45 @@ def test_no_order_of_steps(db):
     # As the hint says.
     merge(db, "keep_auth", "bulbs", "desks", "lamps")
     assert db.sql("SELECT id FROM desks") == [(3,)]
+
+
+@pytest.mark.parametrize("columns, key", [("place int, tag int", "(tag) REFERENCES tags"), ("place int, note text, tag int", "(note, tag) REFERENCES notes")])
+def test_a_row_that_refers_to_nobody_does_not_change_in_two_steps(db, columns, key):
+    """The server checks a row's keys, unchanged ones too, when it changes again in one transaction."""
+    db.sql(f"CREATE TABLE tags (tag int PRIMARY KEY); CREATE TABLE notes (note text, tag int, PRIMARY KEY (note, tag)); {LISTS.replace('place int,', columns + ',', 1)}")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO lists VALUES (1, '{app}', 7), (2, '{auth}', 7)")
+    db.sql(f"INSERT INTO entries (id, user_id, kind, place, tag) VALUES (1, '{app}', 7, 1, 9), (2, '{auth}', 7, 2, 9)")
+    if "note" in columns:
+        db.sql("UPDATE entries SET note = 'x'")
+    db.sql(f"ALTER TABLE entries ADD CONSTRAINT tagged FOREIGN KEY {key} NOT VALID")
+    before = content(db, "onagui.app_users", "lists", "entries")
+    for apply in False, True:
+        row = fix_one(db, "ann@example.com", apply, policy="keep_app")
+        error = row["details"]["error"]
+        assert (row["outcome"], error["sqlstate"]) == ("refused", "23503"), row
+        assert "1 row" in error["detail"] and "tagged" in error["detail"]
+        assert content(db, "onagui.app_users", "lists", "entries") == before
+    # Its row stays, so that it changes once.
+    merge(db, "keep_auth", "lists", "entries")
+
+
+def test_a_check_that_rows_break_between_two_steps(db):
+    """Entry 2 comes to the list that stays, by the key that list has until then."""
+    db.sql(LISTS)
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO lists VALUES (1, '{app}', 7), (2, '{auth}', 7)")
+    db.sql(f"INSERT INTO entries VALUES (2, '{auth}', 7, 2)")
+    db.sql(f"ALTER TABLE entries ADD CONSTRAINT not_hers CHECK (user_id <> '{app}')")
+    before = content(db, "onagui.app_users", "lists", "entries")
+    for apply in False, True:
+        row = fix_one(db, "ann@example.com", apply, policy="keep_app")
+        error = row["details"]["error"]
+        assert (row["outcome"], error["sqlstate"]) == ("refused", "23514"), row
+        assert error["message"] == "rows would violate a CHECK constraint, or fit into no partition, on the way"
+        assert error["detail"].startswith("1 row in public.entries (not_hers). Rows that give way pass their keys on, and between two steps")
+        assert "other p_on_conflict" in error["hint"]
+        assert content(db, "onagui.app_users", "lists", "entries") == before
+    # As the hint says.
+    merge(db, "keep_auth", "lists", "entries")
+    assert db.sql("SELECT id, user_id FROM entries") == [(2, auth)]

@@ -173,6 +173,8 @@ pub enum Error {
     /// What the tables' CHECKs and partitions would not take, in words.
     Violates {
         what: String,
+        /// Not in the end, but between two steps.
+        on_the_way: bool,
     },
     EmailTaken {
         email: String,

@@ -253,11 +253,17 @@ impl From<Error> for Failure {
                 format!("What {table} would have in ({}) violates its foreign key {constraint}.", columns.join(", ")),
                 "Make the row it is to refer to, or change the column's DEFAULT or where its value comes from (onagui.sync_column), then try again.".into(),
             ),
-            Error::Violates { what } => (
+            Error::Violates { what, on_the_way: false } => (
                 "23514",
                 "rows would violate a CHECK constraint, or fit into no partition".into(),
                 what,
                 "Change those rows, what the constraint demands, or make the partition; then try again.".into(),
+            ),
+            Error::Violates { what, on_the_way: true } => (
+                "23514",
+                "rows would violate a CHECK constraint, or fit into no partition, on the way".into(),
+                format!("{what} Rows that give way pass their keys on, and between two steps what refers to them has the id of another user, or another key."),
+                "Merge with the other p_on_conflict, change what the constraint demands, or remove the conflicts of these tables by hand first; then try again.".into(),
             ),
             // Who is who.
             Error::EmailTaken { email } => (

@@ -160,7 +160,7 @@ fn rehearse(
     let email = ["email".to_owned()];
     let args = [Arg::of(candidate.app_user_id), Arg::of(candidate.auth_email.clone())];
     let broken = checks::broken(session, (table, shape), &email, (&moved, &args), Mode::Read);
-    if let Err(error) = checks::fail(broken) {
+    if let Err(error) = checks::fail(broken, false) {
         return Ok(refused(candidate, Action::UpdateEmail, error));
     }
     let mut found = Vec::new();

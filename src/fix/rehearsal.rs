@@ -38,7 +38,8 @@ impl Repair {
                 let collisions = mover.collisions(session, app, auth, Mode::Read);
                 let unsettled = !collisions.is_empty();
                 if !unsettled
-                    && let Err(error) = checks::fail(mover.broken(session, app, auth, Mode::Read))
+                    && let Err(error) =
+                        checks::fail(mover.broken(session, app, auth, Mode::Read), false)
                 {
                     return Ok(refused(candidate, action, error));
                 }

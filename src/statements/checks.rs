@@ -8,11 +8,11 @@ use crate::error::Error;
 use crate::pg::{self, Arg, Mode, Session};
 use std::collections::BTreeSet;
 
-/// Fails where any was found.
-pub fn fail(broken: Vec<Collision>) -> Result<(), Error> {
+/// Fails where any was found; `on_the_way`: in what is only a step.
+pub fn fail(broken: Vec<Collision>, on_the_way: bool) -> Result<(), Error> {
     match broken.is_empty() {
         true => Ok(()),
-        false => Err(Error::Violates { what: Collision::in_words(&broken) }),
+        false => Err(Error::Violates { what: Collision::in_words(&broken), on_the_way }),
     }
 }
 

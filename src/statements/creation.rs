@@ -190,7 +190,8 @@ impl New<'_> {
             return Some(Error::DoesNotFit { table: table(), column: (*column).to_owned(), kind });
         }
         let broken = self.checks().zip(is_broken).filter(|(_, broken)| **broken);
-        checks::fail(broken.map(|(check, _)| checks::found(self.table, check, 1)).collect()).err()
+        let broken = broken.map(|(check, _)| checks::found(self.table, check, 1)).collect();
+        checks::fail(broken, false).err()
     }
 
     /// The auth users whose rows would refer to nobody through a foreign key, as far as that can be told beforehand.

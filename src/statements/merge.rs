@@ -142,9 +142,12 @@ impl<'a> Merge<'a> {
         if plan.mode == Mode::Read {
             fit::check(plan.session, &plan.changes_since(None), Mode::Read)?;
             if !settled.unsettled {
-                for plan in steps.iter().chain([&plan]) {
-                    checks::fail(plan.broken())?;
-                    plan.check_publications()?;
+                // What the rows break in the end is of more concern than what they break on the way.
+                checks::fail(plan.broken(), false)?;
+                plan.check_publications()?;
+                for step in &steps {
+                    checks::fail(step.broken(), true)?;
+                    step.check_publications()?;
                 }
             }
         }

@@ -224,6 +224,9 @@ impl References {
                 && !to_the_user
                 && (raw.key.columns.len() > 1 && raw.key.full
                     || raw.key.columns.iter().any(|c| moves(child, c)));
+            // So may rows that change twice, by any key: the server checks all of a row's then.
+            let is_unchecked = !raw.key.validated && raw.key.enforced && !to_the_user;
+            let is_unchecked = is_unchecked && !self.tables[child].moving.is_empty();
             // Rows may come to lie where it stands.
             let is_arrival = raw.key.enforced
                 && !(to_the_user && raw.deciding == raw.key.columns)
@@ -236,7 +239,7 @@ impl References {
             let is_email = child == 0 && raw.key.columns.iter().any(|column| column == "email");
             let is_computed_anew = is_computed && !self.tables[child].moving.is_empty();
             is_tied |= ties || is_loose || is_arrival || is_computed_anew;
-            if !(ties || is_loose || is_arrival || is_computed || is_email) {
+            if !(ties || is_loose || is_unchecked || is_arrival || is_computed || is_email) {
                 continue;
             }
             if !taken.contains_key(&number)

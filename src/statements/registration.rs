@@ -16,10 +16,14 @@ pub fn is_installer(house: House, role: Oid) -> bool {
         connect(|session| {
             session
                 .run(
+                    // By the catalog: the schema may be closed to whom the server looks names up for.
                     "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'onagui_sync' AND extowner = $1)
-                         OR EXISTS (SELECT FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) a
-                                     WHERE p.oid = to_regprocedure('onagui.enable_sync(boolean)')
-                                       AND a.grantee = $1)",
+                         OR EXISTS (SELECT FROM pg_extension e
+                                      JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+                                           AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
+                                      JOIN pg_proc p ON p.oid = d.objid
+                                     CROSS JOIN LATERAL aclexplode(p.proacl) a
+                                     WHERE e.extname = 'onagui_sync' AND p.proname = 'enable_sync' AND a.grantee = $1)",
                     &[role.into()],
                     Mode::Fresh,
                 )

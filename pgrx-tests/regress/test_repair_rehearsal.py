@@ -444,6 +444,27 @@ def test_several_spare_users_of_one_person(db, policy, colliding):
     assert content(db, *tables) == before
 
 
+@pytest.mark.parametrize("policy", ["error", "keep_auth", "keep_app"])
+@pytest.mark.parametrize("later", [0, 1])
+def test_a_spare_user_whom_a_row_of_another_one_names(db, policy, later):
+    """The row has come with the first; that it named the second, in another column, makes it no row of theirs."""
+    db.sql(
+        """CREATE TABLE members (org int, user_id uuid REFERENCES onagui.app_users, invited_by uuid REFERENCES onagui.app_users, PRIMARY KEY (org, user_id));
+           CREATE TABLE seats (id int, org int, user_id uuid, FOREIGN KEY (org, user_id) REFERENCES members)"""
+    )
+    spares = [duplicate(db, "ann@example.com")[0], app_user(db, " ann@example.com")]
+    spares = [(id, other) for id, other in zip(spares, reversed(spares))][:: 1 if later else -1]
+    for number, (id, other) in enumerate(spares):
+        db.sql("INSERT INTO members VALUES (1, %s, %s)", [id, other if number else None])
+        db.sql("INSERT INTO seats VALUES (%s, 1, %s)", [number, id])
+    plan, done = fix(db, None, False, policy), fix(db, None, True, policy)
+    for planned, did in zip(plan, done, strict=True):
+        assert planned["outcome"].replace("planned", "done") == did["outcome"]
+        assert planned["rows_changed"] == did["rows_changed"]
+        for part in "references", "conflicts":
+            assert planned["details"].get(part) == did["details"].get(part), (planned, did)
+
+
 def test_spare_users_who_collide_with_each_other_alone(db):
     db.sql(SPARES)
     first, auth = duplicate(db, "ann@example.com")

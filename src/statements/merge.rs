@@ -179,14 +179,10 @@ impl<'a> Merge<'a> {
     /// How many rows of each table come over or give way, the users' own not counted.
     pub fn referring(&self) -> Vec<Referring> {
         let mut all: BTreeMap<usize, (BTreeSet<String>, u64)> = BTreeMap::new();
-        let is_touched = |row: &Row| !self.users.contains(row) && !self.plan.is_done_before(row);
-        for (row, known) in self.plan.rows.iter().filter(|(row, _)| is_touched(row)) {
-            let before = self.plan.earlier.get(row).map(|(after, _)| after);
-            let is_new = |(column, after): &(&String, &Text)| {
-                before.is_none_or(|before| before.get(column) != Some(after))
-            };
+        let is_touched = |row: &&Row| !self.users.contains(row) && !self.plan.is_done_before(row);
+        for row in self.plan.rows.keys().filter(is_touched) {
             let (columns, rows) = all.entry(row.0).or_default();
-            columns.extend(known.after.iter().filter(is_new).map(|(c, _)| unquoted(c)));
+            columns.extend(self.plan.newly_changed(row).map(|c| unquoted(c)));
             *rows += 1;
         }
         all.into_iter()

@@ -137,10 +137,8 @@ impl Plan<'_> {
     /// Whether a row comes over by what an index of its table is made of.
     fn comes_by(&self, row: &Row, unique: usize) -> bool {
         let shape = self.shape(row.0);
-        self.rows.get(row).is_some_and(|known| {
-            let changed: Vec<String> = known.after.names().cloned().collect();
-            !changed.is_empty() && shape.is_touched_by(&shape.unique[unique], &changed)
-        })
+        let changed: Vec<String> = self.newly_changed(row).cloned().collect();
+        !changed.is_empty() && shape.is_touched_by(&shape.unique[unique], &changed)
     }
 
     /// The rows of a table that collide as things are planned now.

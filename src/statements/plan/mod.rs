@@ -134,6 +134,16 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// The columns of a row that change, and that others will not have changed in the same way before.
+    pub fn newly_changed<'s>(&'s self, row: &Row) -> impl Iterator<Item = &'s String> {
+        let before = self.earlier.get(row).map(|(after, _)| after);
+        let all = self.rows.get(row).into_iter().flat_map(|known| known.after.iter());
+        let new = all.filter(move |(column, after)| {
+            before.is_none_or(|before| before.get(column) != Some(*after))
+        });
+        new.map(|(column, _)| column)
+    }
+
     /// Notes what a row's columns become. [`Self::follow`] brings along what refers to it by them.
     pub fn set(&mut self, row: &Row, mut side: Side, values: Vec<(String, Text)>) {
         let mut changed = Vec::new();

@@ -245,6 +245,22 @@ def test_a_key_of_one_partition_by_the_column_it_is_partitioned_by(db):
     assert content(db, "onagui.app_users", "badges") == before
 
 
+def test_a_key_of_one_partition_draws_nothing_along_elsewhere(db):
+    """Row 1 of the badges lies where the foreign key that acts does not stand, and may have any desk."""
+    db.sql(
+        """CREATE TABLE desks (id int, user_id uuid REFERENCES onagui.app_users, room int, PRIMARY KEY (user_id, room));
+           CREATE TABLE badges (id int, user_id uuid REFERENCES onagui.app_users, room int) PARTITION BY RANGE (id);
+           CREATE TABLE badges_low PARTITION OF badges FOR VALUES FROM (MINVALUE) TO (10);
+           CREATE TABLE badges_high PARTITION OF badges DEFAULT;
+           ALTER TABLE badges_high ADD FOREIGN KEY (user_id, room) REFERENCES desks ON UPDATE SET NULL"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO desks VALUES (1, '{app}', 2), (2, '{auth}', 2)")
+    db.sql(f"INSERT INTO badges VALUES (1, '{app}', 2), (2, '{auth}', 2)")
+    merge(db, "keep_app", "desks", "badges")
+    assert db.sql("SELECT id, user_id, room FROM badges ORDER BY id") == [(1, auth, 2), (2, auth, 2)]
+
+
 def test_a_row_takes_a_key_in_an_index_that_another_leaves(db):
     """The index stands on one partition; badge 2 leaves it as badge 1 takes its place."""
     db.sql(

@@ -221,8 +221,10 @@ fn drawn_along(
     let comes = |fate: &Fate| {
         fate.as_ref().is_some_and(|fate| key.columns.iter().any(|c| fate.contains(c)))
     };
+    let stands = |at: u32| key.partitions.as_ref().is_none_or(|parts| parts.contains(&at));
+    let refer = |row: &Row| row.0 == key.child && stands(row.1.0);
     let children: Vec<(&Row, &Fate)> =
-        fates.iter().filter(|(row, fate)| row.0 == key.child && comes(fate)).collect();
+        fates.iter().filter(|(row, fate)| refer(row) && comes(fate)).collect();
     let table = &mover.references.tables[key.child];
     let shape = mover.shape(session, key.child, Mode::Fresh);
     let come = values_of(session, (table, shape), &key.columns, &children)

@@ -5,6 +5,7 @@ import uuid
 import pytest
 
 import support
+from support import expect_error
 
 CHECKS = [
     "version",
@@ -114,6 +115,27 @@ def test_another_trigger_that_writes_app_users(clinic):
         "CREATE TRIGGER \"on auth user created\" AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION public.handle_new_user()",
     )
     mend(clinic, "other triggers", says="handle_new_user")
+
+
+def test_a_trigger_that_writes_what_refers_to_app_users_too_early(clinic):
+    dba(
+        clinic,
+        """CREATE TABLE public."Profiles.x" (id uuid PRIMARY KEY REFERENCES auth.users REFERENCES onagui.app_users)""",
+        """CREATE FUNCTION public.handle_new_user() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS
+           'BEGIN INSERT INTO public."Profiles.x" VALUES (NEW.id); RETURN NEW; END'""",
+        "CREATE TRIGGER on_auth_user_created AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION public.handle_new_user()",
+    )
+    with expect_error("23503", hint=False):
+        clinic.auth.signup("ada@x.org")
+    mend(clinic, "other triggers", says='"Profiles.x"')
+    id = clinic.auth.signup("ada@x.org")
+    assert clinic.sql('SELECT id FROM public."Profiles.x" JOIN onagui.app_users USING (id)', role="supabase_admin") == [(id,)]
+    # Under a name that comes after ours it may be as it was, where ours is of the same level.
+    dba(clinic, """ALTER TABLE public."Profiles.x" ALTER CONSTRAINT "Profiles.x_id_fkey1" NOT DEFERRABLE; SELECT onagui.enable_sync(true)""")
+    assert not is_fine(clinic, "other triggers")
+    dba(clinic, "ALTER TRIGGER on_auth_user_created ON auth.users RENAME TO when_a_user_is_there")
+    assert is_fine(clinic, "other triggers")
+    clinic.auth.signup("bob@x.org")
 
 
 @pytest.mark.parametrize(

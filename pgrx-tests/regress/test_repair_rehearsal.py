@@ -444,6 +444,24 @@ def test_several_spare_users_of_one_person(db, policy, colliding):
     assert content(db, *tables) == before
 
 
+@pytest.mark.parametrize("action, rows, outcomes", [("", "one two", ["done", "refused"]), ("ON DELETE CASCADE", "two", ["done", "done"]), ("", "", ["done", "done"])])
+def test_what_only_the_first_of_two_spare_users_gives(db, action, rows, outcomes):
+    """The first one's username is taken over, though no row that refers to it need change."""
+    db.sql(f"CREATE TABLE signs (id int PRIMARY KEY, name text UNIQUE REFERENCES onagui.app_users (username) {action}, user_id uuid REFERENCES onagui.app_users)")
+    first, auth = duplicate(db, "ann@example.com")
+    spares = sorted([first, app_user(db, " ann@example.com")])
+    db.sql("UPDATE onagui.app_users SET username = NULL WHERE id = %s", [auth])
+    for id, name in zip(spares, ("one", "two")):
+        db.sql("UPDATE onagui.app_users SET username = %s WHERE id = %s", [name, id])
+        db.sql("INSERT INTO signs SELECT length(%s) + ascii(%s), %s WHERE %s = ANY (%s)", [name, name, name, name, rows.split()])
+    plan, done = fix(db, None, False), fix(db, None, True)
+    assert [row["outcome"] for row in done] == outcomes
+    for planned, did in zip(plan, done, strict=True):
+        assert planned["outcome"].replace("planned", "done") == did["outcome"], (planned, did)
+        assert planned["rows_changed"] == did["rows_changed"]
+        assert planned["details"].get("conflicts") == did["details"].get("conflicts")
+
+
 @pytest.mark.parametrize("policy", ["error", "keep_auth", "keep_app"])
 @pytest.mark.parametrize("later", [0, 1])
 def test_a_spare_user_whom_a_row_of_another_one_names(db, policy, later):

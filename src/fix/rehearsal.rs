@@ -32,6 +32,7 @@ impl Repair {
         row.new_app_user_id = candidate.auth_user_id;
         let pair = || Ok::<_, Error>((candidate.app()?, candidate.auth()?));
         let mover = self.mover();
+        let mut matters = false;
         let (referring, collisions, unsettled) = match action {
             Action::Rekey if self.is_plain(session, candidate)? => {
                 let (app, auth) = pair()?;
@@ -55,7 +56,10 @@ impl Repair {
                     Merge::plan_rekey(session, &mover, app, auth, &[], Mode::Read)
                 };
                 match plan {
-                    Ok(merge) => (merge.referring(), merge.collisions.clone(), merge.unsettled),
+                    Ok(merge) => {
+                        matters = merge.matters();
+                        (merge.referring(), merge.collisions.clone(), merge.unsettled)
+                    }
                     Err(error) => return Ok(refused(candidate, action, error)),
                 }
             }
@@ -76,7 +80,7 @@ impl Repair {
             let error = collides(&collisions, action);
             row.details["reason"] = json!("rows would collide");
             row = row.refused_for(error);
-        } else if action == Action::Merge && !self.apply && row.rows_changed > 0 {
+        } else if action == Action::Merge && !self.apply && matters {
             let (app, auth) = pair()?;
             let mut merged = self.merged.borrow_mut();
             let before = merged.entry(auth).or_default();

@@ -176,6 +176,16 @@ impl<'a> Merge<'a> {
         Ok(all)
     }
 
+    /// Whether what is done after it may find other rows than before, the leaving user's own apart: some change, if only in that
+    /// the staying user takes a field over, or that user's row was one that refers to others.
+    pub fn matters(&self) -> bool {
+        let changes = |(row, known): (&Row, &Known)| {
+            !known.after.is_empty() || !self.users.contains(row) && self.plan.gone.contains_key(row)
+        };
+        self.plan.mover.references.keys.iter().any(|key| key.child == 0)
+            || self.plan.rows.iter().any(changes)
+    }
+
     /// How many rows of each table come over or give way, the users' own not counted.
     pub fn referring(&self) -> Vec<Referring> {
         let mut all: BTreeMap<usize, (BTreeSet<String>, u64)> = BTreeMap::new();

@@ -48,20 +48,45 @@ const STRAYS: &str = "
                                 'trigger_sync_auth_user_deletes', 'trigger_sync_auth_user_truncates'))
      ORDER BY 1";
 
-/// Triggers of somebody else's that write app users too: the pattern this extension replaces.
+/// Triggers of somebody else's that write app users too, the pattern this extension replaces, or what refers to them before
+/// they are there.
 pub fn others(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let auth = Auth::read(session)?;
-    let rows = read(
-        session,
-        "SELECT format('trigger %s on auth.users calls %s, which seems to write app_users as well', t.tgname, p.oid::regprocedure),
-                format('DROP TRIGGER %I ON auth.users;', t.tgname)
-           FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-          WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D'
-            AND p.oid <> 'onagui.sync_auth_user_to_app_users()'::regprocedure
-            AND p.prosrc ~* '[[:<:]]app_users[[:>:]]'
-          ORDER BY t.tgname",
-        &[auth.table.into()],
+    let rows = read(session, OTHERS, &[auth.table.into()]);
+    report.warn_each(
+        &rows,
+        "nothing else on auth.users writes app users, or refers to them before they are there",
     );
-    report.warn_each(&rows, "nothing else on auth.users writes app users");
     Ok(())
 }
+
+/// The bits of tgtype are those of src/include/catalog/pg_trigger.h. Triggers of rows fire before those of a statement, and
+/// those of one kind in the order of their names.
+const OTHERS: &str = r"
+    WITH other AS (
+         SELECT t.tgname, p.oid::regprocedure AS called, p.prosrc,
+                t.tgtype & 4 <> 0
+                AND (t.tgtype & 2 <> 0 OR t.tgtype & 1 > o.tgtype & 1
+                     OR t.tgtype & 1 = o.tgtype & 1 AND t.tgname < o.tgname) AS is_early
+           FROM pg_trigger t
+           JOIN pg_proc p ON p.oid = t.tgfoid
+           LEFT JOIN pg_trigger o ON o.tgrelid = t.tgrelid AND o.tgname = 'trigger_sync_auth_user_to_app_users'
+          WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+            AND p.oid <> 'onagui.sync_auth_user_to_app_users()'::regprocedure)
+    SELECT format('trigger %s on auth.users calls %s, which seems to write app_users as well', other.tgname, other.called),
+           format('DROP TRIGGER %I ON auth.users;', other.tgname)
+      FROM other
+     WHERE other.prosrc ~* '[[:<:]]app_users[[:>:]]'
+    UNION ALL
+    SELECT format('trigger %s on auth.users calls %s, which seems to write %s: its foreign key %s wants the app user''s row, which is made after that, so that sign-ups fail',
+                  other.tgname, other.called, c.conrelid::regclass, c.conname),
+           format('ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', c.conrelid::regclass, c.conname)
+      FROM other
+      JOIN pg_namespace n ON n.nspname = 'onagui'
+      JOIN pg_class app ON app.relnamespace = n.oid AND app.relname = 'app_users'
+      JOIN pg_constraint c ON c.contype = 'f' AND c.confrelid = app.oid AND c.conrelid <> app.oid
+           AND c.conparentid = 0 AND NOT c.condeferred
+      JOIN pg_class child ON child.oid = c.conrelid
+     WHERE other.is_early
+       AND other.prosrc ~* ('[[:<:]]' || regexp_replace(child.relname, '\W', '\\\&', 'g') || '[[:>:]]')
+     ORDER BY 1";

@@ -4,6 +4,7 @@ import json
 import uuid
 
 import pytest
+from repairs import fix_one, mismatched
 from support import audit, expect_error
 
 FUNCTIONS = (
@@ -258,3 +259,69 @@ def test_settings_that_a_built_in_function_changes_do_not_leak(db, plain, where)
         auth.execute("INSERT INTO auth.users (id, email) VALUES (%s, %s)", [uuid.uuid4(), f"{n}@example.com"])
         assert auth.one("SHOW search_path") == "auth"
     assert db.one("SELECT count(*) FROM onagui.app_users") == 3
+
+
+LATER = """CREATE FUNCTION public.later() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.ran VALUES (TG_RELID::regclass::text, current_user); RETURN NULL; END';
+    CREATE TABLE public.ran (what text, who text); GRANT INSERT ON public.ran TO PUBLIC"""
+
+
+@pytest.mark.parametrize("elsewhere", ["n int CONSTRAINT later CHECK (n > 0)", "n int CONSTRAINT later UNIQUE"])
+def test_a_constraint_of_somebody_elses_under_the_same_name(db, plain, elsewhere):
+    """What cannot be deferred never waits, whoever has it."""
+    other = plain("mallory")
+    db.install()
+    db.sql(f"""{LATER}; CREATE TABLE public.notes (id int, user_id uuid REFERENCES onagui.app_users);
+        CREATE CONSTRAINT TRIGGER later AFTER INSERT OR UPDATE ON public.notes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later();
+        CREATE CONSTRAINT TRIGGER later AFTER INSERT OR UPDATE ON onagui.app_users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later()""")
+    for schema in "public", "onagui":
+        db.sql(f"CREATE TABLE {schema}.alien ({elsewhere}); ALTER TABLE {schema}.alien OWNER TO {other}", role="supabase_admin")
+    id = db.auth.signup("ann@example.com")
+    assert db.sql("SELECT id FROM onagui.app_users") == [(id,)]
+    app, _ = mismatched(db, "bob@example.com")
+    db.sql("INSERT INTO public.notes VALUES (1, %s)", [app])
+    db.sql("TRUNCATE public.ran", role="supabase_admin")
+    assert fix_one(db, "bob@example.com")["outcome"] == "done"
+    assert {who for _, who in db.sql("SELECT * FROM public.ran", role="supabase_admin")} == {"postgres"}
+
+
+def test_a_partition_of_somebody_elses_has_the_trigger_of_the_table_above(db, plain):
+    other = plain("mallory")
+    db.sql(f"""{LATER}; CREATE SCHEMA onagui; GRANT USAGE ON SCHEMA onagui TO {other};
+        CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text) PARTITION BY HASH (id);
+        CREATE TABLE onagui.every_user PARTITION OF onagui.app_users FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+        CREATE TABLE public.notes (id int, user_id uuid REFERENCES onagui.app_users) PARTITION BY RANGE (id);
+        CREATE TABLE public.every_note PARTITION OF public.notes FOR VALUES FROM (0) TO (9);
+        CREATE CONSTRAINT TRIGGER later AFTER INSERT OR UPDATE ON public.notes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later();
+        CREATE CONSTRAINT TRIGGER later AFTER INSERT OR UPDATE ON onagui.app_users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later()""")
+    db.sql(f"GRANT SELECT, UPDATE ON onagui.app_users TO {other}; ALTER TABLE onagui.every_user OWNER TO {other}; ALTER TABLE public.every_note OWNER TO {other}", role="supabase_admin")
+    db.install(app_users=False)
+    id = db.auth.signup("ann@example.com")
+    assert db.sql("SELECT id FROM onagui.app_users") == [(id,)]
+    app, _ = mismatched(db, "bob@example.com")
+    db.sql("INSERT INTO public.notes VALUES (1, %s)", [app])
+    db.sql("TRUNCATE public.ran", role="supabase_admin")
+    row = fix_one(db, "bob@example.com")
+    assert row["outcome"] == "done", row
+    assert {what for what, _ in db.sql("SELECT * FROM public.ran", role="supabase_admin")} == {"onagui.every_user", "public.every_note"}
+
+
+def test_a_trigger_of_somebody_elses_under_the_same_name_is_left_alone(db, plain):
+    """Setting its name would fire what the caller has queued on a table of theirs, as the owner of what is written."""
+    other = plain("mallory")
+    db.install()
+    db.sql(f"""{LATER}; CREATE TABLE public.notes (id int, user_id uuid REFERENCES onagui.app_users);
+        CREATE CONSTRAINT TRIGGER later AFTER INSERT OR UPDATE ON public.notes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later()""")
+    db.sql(f"""CREATE TABLE public.trap (id int); ALTER TABLE public.trap OWNER TO {other}; GRANT INSERT ON public.trap TO PUBLIC;
+        CREATE CONSTRAINT TRIGGER later AFTER INSERT OR UPDATE ON public.trap DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later()""", role="supabase_admin")
+    app, _ = mismatched(db, "bob@example.com")
+    db.sql("INSERT INTO public.notes VALUES (1, %s)", [app])
+    db.sql("TRUNCATE public.ran", role="supabase_admin")
+    session = db.session("supabase_admin")
+    with session.transaction():
+        session.execute("INSERT INTO public.trap VALUES (1)")
+        (outcome, sqlstate), = session.execute("SELECT outcome, details #>> '{error,sqlstate}' FROM onagui.fix_user_ids(ARRAY['bob@example.com'], true)").fetchall()
+    assert (outcome, sqlstate) == ("failed", "42501")
+    assert db.sql("SELECT * FROM public.ran", role="supabase_admin") == [("trap", "supabase_admin")]
+    # As README says.
+    db.sql("ALTER TABLE public.notes RENAME CONSTRAINT later TO later_notes")
+    assert fix_one(db, "bob@example.com")["outcome"] == "done"

@@ -1,8 +1,9 @@
 //! The extension's own tables, `auth.users` and `onagui.app_users` as they are now.
 
 use super::code::{read_changes_rows, read_runs_code};
+use super::deferrable::{self, Deferrable};
 use crate::error::Error;
-use crate::pg::{self, Arg, Guarded, Mode, Session};
+use crate::pg::{self, Guarded, Mode, Session};
 use pgrx::pg_sys::Oid;
 
 /// The extension's own tables, and the role that owns them.
@@ -90,14 +91,6 @@ pub struct App {
     pub changes_rows: bool,
 }
 
-pub struct Deferrable {
-    /// Qualified and quoted.
-    pub name: String,
-    pub initially: bool,
-    /// A foreign key by which other tables refer to this one: a row that is new cannot break it.
-    pub inbound: bool,
-}
-
 pub const AUTH_USERS: &str = "auth.users";
 pub const APP_USERS: &str = "onagui.app_users";
 
@@ -149,7 +142,7 @@ impl App {
             email_is_unique: false,
             username_is_unique: read_username_index(session, table),
             only,
-            deferrable: read_deferrable(session, table, owner),
+            deferrable: deferrable::read(session, table, owner),
             runs_code: read_runs_code(session, table),
             changes_rows: read_changes_rows(session, table),
         };
@@ -349,39 +342,4 @@ fn read_username_index(session: &Session, table: Oid) -> Option<Fold> {
     } else {
         Some(Fold::Lower)
     }
-}
-
-/// `SET CONSTRAINTS` takes names, which need not be unique in their schema, and looks the schema up with the rights of
-/// the table's owner. It cannot defer a name that another constraint has which is not deferrable.
-fn read_deferrable(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable> {
-    let rows = session.run(
-        "SELECT pg_catalog.format('%I.%I', n.nspname, c.conname),
-                bool_and(c.condeferred)
-                AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o
-                                 WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred),
-                bool_and(c.contype = 'f' AND c.confrelid = $1 AND c.conrelid <> $1)
-           FROM pg_catalog.pg_constraint c
-           JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
-           JOIN pg_catalog.pg_class t ON t.oid = c.conrelid
-          WHERE c.condeferrable
-            AND (c.conrelid = $1
-                 OR c.contype = 'f' AND c.confrelid = $1
-                 -- What the table's triggers write elsewhere.
-                 OR c.condeferred AND t.relowner = $2
-                    AND EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = $1 AND NOT g.tgisinternal))
-            AND pg_catalog.has_schema_privilege($2, n.oid, 'USAGE')
-            -- Setting a name fires what waits under it: nobody else's trigger may run as this owner.
-            AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class ot ON ot.oid = o.conrelid
-                             WHERE o.connamespace = n.oid AND o.conname = c.conname AND o.contype <> 'f'
-                               AND ot.relowner <> $2)
-          GROUP BY n.oid, n.nspname, c.conname
-          ORDER BY 1",
-        &[Arg::from(table), Arg::from(owner)],
-        Mode::Fresh,
-    );
-    let each = (0..rows.len()).filter_map(|row| {
-        let (name, initially, inbound) = (rows.get(row, 1)?, rows.get(row, 2)?, rows.get(row, 3)?);
-        Some(Deferrable { name, initially, inbound })
-    });
-    each.collect()
 }

@@ -1,8 +1,10 @@
 //! Writing several tables, each as its owner, which to the constraints is one statement.
 
+use crate::catalog::deferrable::is_nobody_elses;
 use crate::catalog::references::References;
 use crate::pg::{self, Mode, QueryLevel, Session};
 use pgrx::pg_sys::Oid;
+use std::sync::LazyLock;
 
 pub fn distinct(owners: impl Iterator<Item = Oid>) -> Vec<Oid> {
     let mut all = Vec::new();
@@ -40,24 +42,25 @@ pub fn as_one_statement(
 type OwnedConstraint = (Oid, String, bool);
 
 /// Constraints and constraint triggers that must not wait: those named, and what triggers of these owners may write to in
-/// other tables of theirs. Setting one fires what waits under its name, so that each is set by its table's owner, and a name
-/// that somebody else's trigger has too is left alone.
-const BY_OWNER: &str = "
-    SELECT t.relowner, format('%I.%I', n.nspname, c.conname),
-           bool_and(c.condeferred)
-           AND NOT EXISTS (SELECT FROM pg_constraint o
-                            WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred)
-      FROM pg_constraint c
-      JOIN pg_namespace n ON n.oid = c.connamespace
-      JOIN pg_class t ON t.oid = c.conrelid
-     WHERE c.condeferrable
-       AND (format('%I.%I', n.nspname, c.conname) = ANY ($1) OR c.condeferred AND t.relowner = ANY ($2))
-       AND has_schema_privilege(t.relowner, n.oid, 'USAGE')
-       AND NOT EXISTS (SELECT FROM pg_constraint o JOIN pg_class ot ON ot.oid = o.conrelid
-                        WHERE o.connamespace = n.oid AND o.conname = c.conname AND o.contype <> 'f'
-                          AND ot.relowner <> t.relowner)
-     GROUP BY t.relowner, n.oid, n.nspname, c.conname
-     ORDER BY 1, 2";
+/// other tables of theirs. Each is set by its table's owner.
+static BY_OWNER: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT t.relowner, format('%I.%I', n.nspname, c.conname),
+                bool_and(c.condeferred)
+                AND NOT EXISTS (SELECT FROM pg_constraint o
+                                 WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred)
+           FROM pg_constraint c
+           JOIN pg_namespace n ON n.oid = c.connamespace
+           JOIN pg_class t ON t.oid = c.conrelid
+          WHERE c.condeferrable
+            AND (format('%I.%I', n.nspname, c.conname) = ANY ($1) OR c.condeferred AND t.relowner = ANY ($2))
+            AND has_schema_privilege(t.relowner, n.oid, 'USAGE')
+            AND {}
+          GROUP BY t.relowner, n.oid, n.nspname, c.conname
+          ORDER BY 1, 2",
+        is_nobody_elses("t.relowner")
+    )
+});
 
 fn by_owner(session: &Session, owners: &[Oid], references: &References) -> Vec<OwnedConstraint> {
     let none = references.deferrable.is_empty() && !references.defers;
@@ -66,7 +69,7 @@ fn by_owner(session: &Session, owners: &[Oid], references: &References) -> Vec<O
     };
     let names: Vec<String> = references.deferrable.iter().map(|(name, _)| name.clone()).collect();
     let rows = pg::as_role(*first, || {
-        session.run_kept(BY_OWNER, &[names.into(), owners.to_vec().into()], Mode::Fresh)
+        session.run_kept(&BY_OWNER, &[names.into(), owners.to_vec().into()], Mode::Fresh)
     });
     (0..rows.len())
         .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?, rows.get(row, 3)?)))

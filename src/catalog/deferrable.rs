@@ -1,0 +1,62 @@
+//! Constraints and constraint triggers that may be deferred, and must not wait for COMMIT: they would run as the session's role.
+//!
+//! `SET CONSTRAINTS` takes names, which need not be unique in their schema, and looks the schema up with the rights of whoever
+//! says it. It cannot defer a name that another constraint has which is not deferrable.
+
+use crate::pg::{Arg, Mode, Session};
+use pgrx::pg_sys::Oid;
+
+pub struct Deferrable {
+    /// Qualified and quoted.
+    pub name: String,
+    pub initially: bool,
+    /// A foreign key by which other tables refer to this one: a row that is new cannot break it.
+    pub inbound: bool,
+}
+
+/// The condition that setting the name `c.conname` of the schema `n` fires nothing but what `owner`, an SQL expression, has put on
+/// tables: whatever waits under a name fires, and nobody else's trigger, or index on an expression, may run as this owner. A
+/// foreign key runs as the owners of its tables, a partition's copy of a trigger is the trigger of whoever has the table above.
+pub fn is_nobody_elses(owner: &str) -> String {
+    format!(
+        "NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class ot ON ot.oid = o.conrelid
+                      WHERE o.connamespace = n.oid AND o.conname = c.conname AND o.condeferrable AND o.contype <> 'f'
+                        AND ot.relowner <> {owner}
+                        AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                                          JOIN pg_catalog.pg_partition_ancestors(o.conrelid) x ON g.tgparentid <> 0
+                                          JOIN pg_catalog.pg_class xt ON xt.oid = x.relid AND xt.relowner = {owner}
+                                          JOIN pg_catalog.pg_trigger above ON above.tgrelid = x.relid AND above.tgname = g.tgname
+                                         WHERE g.tgconstraint = o.oid))"
+    )
+}
+
+/// Those of a table, and what its triggers, if it has any, may write to in other tables of `owner`'s.
+pub(super) fn read(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable> {
+    let sql = format!(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.conname),
+                bool_and(c.condeferred)
+                AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o
+                                 WHERE o.connamespace = n.oid AND o.conname = c.conname AND NOT o.condeferred),
+                bool_and(c.contype = 'f' AND c.confrelid = $1 AND c.conrelid <> $1)
+           FROM pg_catalog.pg_constraint c
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+           JOIN pg_catalog.pg_class t ON t.oid = c.conrelid
+          WHERE c.condeferrable
+            AND (c.conrelid = $1
+                 OR c.contype = 'f' AND c.confrelid = $1
+                 -- What the table's triggers write elsewhere.
+                 OR c.condeferred AND t.relowner = $2
+                    AND EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = $1 AND NOT g.tgisinternal))
+            AND pg_catalog.has_schema_privilege($2, n.oid, 'USAGE')
+            AND {nobody_elses}
+          GROUP BY n.oid, n.nspname, c.conname
+          ORDER BY 1",
+        nobody_elses = is_nobody_elses("$2"),
+    );
+    let rows = session.run(&sql, &[Arg::from(table), Arg::from(owner)], Mode::Fresh);
+    let each = (0..rows.len()).filter_map(|row| {
+        let (name, initially, inbound) = (rows.get(row, 1)?, rows.get(row, 2)?, rows.get(row, 3)?);
+        Some(Deferrable { name, initially, inbound })
+    });
+    each.collect()
+}

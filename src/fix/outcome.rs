@@ -100,7 +100,7 @@ impl Outcome {
 
     /// When the user's turn came, there was nothing left to do.
     pub fn overtaken(candidate: &Candidate) -> Self {
-        let details = json!({ "reason": "somebody else has dealt with it meanwhile" });
+        let details = json!({ "reason": "it has been dealt with meanwhile, by somebody else or earlier in this call" });
         Outcome { details, ..Outcome::of(candidate, Action::None, "unchanged") }
     }
 

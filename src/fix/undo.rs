@@ -2,7 +2,7 @@
 
 use super::repair::Repair;
 use crate::catalog::House;
-use crate::catalog::references::{ForeignKey, SoftPlace};
+use crate::catalog::references::{ForeignKey, SoftPlace, Table};
 use crate::error::{Error, Failure, plain};
 use crate::pg::{self, Arg, Call, Mode, Raw, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
@@ -113,6 +113,15 @@ const LOCK_EXCHANGE: &str = "
     SELECT l.audit_id FROM onagui.sync_audit_log l
      WHERE l.details ->> 'exchange' = (SELECT o.details ->> 'exchange' FROM onagui.sync_audit_log o WHERE o.audit_id = $1)
      ORDER BY l.audit_id FOR UPDATE";
+
+/// Whether a later entry about rows of the table has been undone. Its rows are what they were, but for what triggers set; which
+/// rows these are, the entry of a re-key does not tell.
+const HAS_BEEN_BACK: &str = "
+    SELECT EXISTS (SELECT FROM onagui.sync_audit_log l
+                    WHERE l.audit_id > $1 AND l.undone_by IS NOT NULL
+                      AND ($3 OR l.details @> jsonb_build_object('references', jsonb_build_array(jsonb_build_object('table', $2::text)))
+                           OR l.details @> jsonb_build_object('undo', jsonb_build_array(jsonb_build_object(
+                                  'changes', jsonb_build_array(jsonb_build_object('table', $2::text)))))))";
 
 /// Reads the entry and locks it, so that two undos of it follow each other.
 fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
@@ -367,7 +376,15 @@ fn take_back_changes(
     if tables.len() != done.len() {
         return Err(Error::CannotUndo { audit_id, why });
     }
-    let mut inverse = undo::inverse(session, done, &tables, &undone.known, &mut why);
+    let has_been_back = |table: &Table| {
+        let is_users = table.label == *app_users;
+        let args = [audit_id.into(), table.label.clone().into(), is_users.into()];
+        pg::as_role(repair.target().house.owner, || {
+            session.run(HAS_BEEN_BACK, &args, Mode::Fresh).one().unwrap_or_default()
+        })
+    };
+    let known = &undone.known;
+    let mut inverse = undo::inverse(session, (done, &tables), known, &has_been_back, &mut why);
     undone.rows += followers::follow(session, &mover, &mut inverse, &mut why) as u64;
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });

@@ -5,6 +5,7 @@
 
 use super::collisions::{self, Image};
 use super::done::{Done, Moved, MovedRow};
+use super::fields::Fields;
 use super::one_statement::{as_one_statement, distinct};
 use super::rekey::{Mover, unquoted};
 use super::rows::{Address, Text, address, addresses, follow};
@@ -167,6 +168,9 @@ fn look_again(session: &Session, c: &TableChanges, done: &mut Done, writing: &Wr
                     });
                     moved.key = now.get(row, 2);
                     moved.md5 = now.get(row, 3).unwrap_or_default();
+                    let now = |column: &String| image[column].as_str().map(str::to_owned);
+                    let set = moved.set_by_triggers.names();
+                    moved.set_by_triggers = set.map(|c| (c.clone(), now(c))).collect();
                     moved.now = Some(all[place]);
                 } else {
                     added[place - rows.len()] = image;
@@ -310,44 +314,60 @@ fn update(
             })
             .collect();
         let values = c.of.shape.texts("t", columns.iter().map(String::as_str));
+        let image = c.of.shape.image();
+        // Only triggers, or the expressions of generated columns, change what is not written.
+        let (before, set) = match c.of.table.keeps_rows {
+            true => (
+                format!(
+                    "JOIN (SELECT t.tableoid AS at, t.ctid AS address, {image} AS image FROM {} t) b
+                       ON b.at = (x.r ->> 't')::oid AND b.address = (x.r ->> 'r')::tid",
+                    c.of.table.target()
+                ),
+                format!(
+                    "(SELECT jsonb_object_agg(n.key, n.value) FROM jsonb_each({image}) n
+                       WHERE n.value <> b.image -> n.key AND n.key <> ALL ($2))"
+                ),
+            ),
+            false => (String::new(), "NULL::jsonb".into()),
+        };
         let sql = format!(
             "UPDATE {} t SET {}
-               FROM {elements} AS x
+               FROM {elements} AS x {before}
               WHERE t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid
-            RETURNING x.place, {}, md5({}::text), t.tableoid, t.ctid::text, {values}",
+            RETURNING x.place, {}, md5({image}::text), t.tableoid, t.ctid::text, {values}, {set}",
             c.of.table.target(),
             sets.join(", "),
             c.of.shape.key_image(),
-            c.of.shape.image(),
             elements = elements("$1"),
         );
         let rows: Vec<_> = updates.iter().map(|u| Image::new(u.address, &u.after)).collect();
-        let rows = session.run_by_key(&sql, &[Json::of(&rows).into()], Mode::Queued);
+        let names: Vec<String> = columns.iter().map(|column| unquoted(column)).collect();
+        let args = [Json::of(&rows).into(), names.into()];
+        let rows = session.run_by_key(&sql, &args, Mode::Queued);
         let mut moved = Vec::with_capacity(rows.len());
+        let set =
+            |row| rows.get::<Raw>(row, 7).and_then(|set| set.read::<Fields>()).unwrap_or_default();
         for row in 0..rows.len() {
-            let place = rows.get::<i64>(row, 1).unwrap_or(1) as usize - 1;
+            let update = updates[rows.get::<i64>(row, 1).unwrap_or(1) as usize - 1];
+            let now: Vec<Text> = rows.get(row, 6).unwrap_or_default();
+            // A trigger may have put something back.
+            let as_wanted = columns.iter().zip(&now).enumerate().all(|(i, (column, now))| {
+                let wanted = (&update.before[i], &update.after[i]);
+                writing.accepts(c, column, wanted, now.as_deref())
+            });
+            written += usize::from(as_wanted);
             moved.push(MovedRow {
                 key: rows.get(row, 2),
-                before: updates[place].before.clone(),
-                after: updates[place].after.clone(),
+                before: update.before.clone(),
+                after: update.after.clone(),
                 md5: rows.get(row, 3).unwrap_or_default(),
-                number: updates[place].number,
-                origin: Some(updates[place].origin),
-                was: Some(updates[place].address),
+                set_by_triggers: set(row),
+                number: update.number,
+                origin: Some(update.origin),
+                was: Some(update.address),
                 now: address(&rows, row, 4),
             });
         }
-        written += (0..rows.len())
-            .filter(|row| {
-                let now: Vec<Text> = rows.get(*row, 6).unwrap_or_default();
-                let update = updates[rows.get::<i64>(*row, 1).unwrap_or(1) as usize - 1];
-                // A trigger may have put something back.
-                columns.iter().zip(now).enumerate().all(|(i, (column, now))| {
-                    let wanted = (&update.before[i], &update.after[i]);
-                    writing.accepts(c, column, wanted, now.as_deref())
-                })
-            })
-            .count();
         done.moved.push(Moved { columns: columns.clone(), rows: moved });
     }
     written

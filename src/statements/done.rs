@@ -1,5 +1,7 @@
 //! What was done to rows, as the audit log keeps it.
 
+use super::fields::Fields;
+use super::rekey::unquoted;
 use super::rows::{Address, Text};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
@@ -75,6 +77,9 @@ pub struct MovedRow {
     pub after: Vec<Text>,
     /// MD5 of the whole row after the change: whether it is still as it was left.
     pub md5: String,
+    /// Columns that were not written, and that triggers of the application set as the row was changed: what they made of them.
+    #[serde(default, rename = "set", skip_serializing_if = "Fields::is_empty")]
+    pub set_by_triggers: Fields,
     /// The number of a row that was changed in several steps, the same in each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<usize>,
@@ -94,15 +99,26 @@ pub fn moved(done: &[Done]) -> impl Iterator<Item = &MovedRow> {
 
 /// Numbers the rows that were changed in several steps.
 pub fn number<'d>(steps: impl Iterator<Item = &'d mut Vec<Done>>) {
-    let mut seen: BTreeMap<Address, Vec<&mut MovedRow>> = BTreeMap::new();
-    for row in steps.flatten().flat_map(|d| &mut d.moved).flat_map(|m| &mut m.rows) {
-        row.number = None;
-        if let Some(origin) = row.origin {
-            seen.entry(origin).or_default().push(row);
+    let mut seen: BTreeMap<Address, Vec<(&[String], &mut MovedRow)>> = BTreeMap::new();
+    for moved in steps.flatten().flat_map(|d| &mut d.moved) {
+        for row in &mut moved.rows {
+            row.number = None;
+            if let Some(origin) = row.origin {
+                seen.entry(origin).or_default().push((&moved.columns, row));
+            }
         }
     }
     let often = seen.into_values().filter(|rows| rows.len() > 1);
     for (number, rows) in often.enumerate() {
-        rows.into_iter().for_each(|row| row.number = Some(number));
+        // What a trigger sets in the first step may be the same in all.
+        let mut set = Fields::default();
+        for (columns, row) in rows {
+            for (column, value) in row.set_by_triggers.iter() {
+                set.insert(column.clone(), value.clone());
+            }
+            columns.iter().for_each(|column| set.remove(&unquoted(column)));
+            row.set_by_triggers = set.clone();
+            row.number = Some(number);
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 use super::changes::TableChanges;
 use super::done::{Done, Moved, MovedRow};
+use super::fields::Fields;
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::pg::{self, Mode, Rows, Session};
@@ -155,6 +156,7 @@ pub fn difference(
         before: changed.iter().map(|c| text(before, &c.name)).collect(),
         after: changed.iter().map(|c| text(&now, &c.name)).collect(),
         md5,
+        set_by_triggers: Fields::default(),
         number: None,
         origin: None,
         was: None,

@@ -3,6 +3,7 @@
 use super::changes::{TableChanges, Update};
 use super::done::{Done, Moved, MovedRow};
 use super::elements;
+use super::fields::Fields;
 use super::rekey::unquoted;
 use super::rows::{Address, address};
 use crate::catalog::House;
@@ -13,6 +14,7 @@ use pgrx::Uuid;
 use pgrx::pg_sys::Oid;
 use serde::Serialize;
 use serde_json::Value;
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 
 /// How many rows are named where an undo is refused.
@@ -114,12 +116,13 @@ pub fn names_now(session: &Session, house: House, place: &SoftPlace) -> Option<(
 /// Where the rows lie that an earlier step of the same undo has changed: by their numbers.
 pub type Known = HashMap<usize, Address>;
 
-/// The changes that take `done` back, all rows locked. Adds to `why` what has changed since.
+/// The changes that take `done` back, all rows locked. Adds to `why` what has changed since. In tables that `has_been_back`, rows
+/// may differ in what triggers had set.
 pub fn inverse<'a>(
     session: &Session,
-    done: &[Done],
-    tables: &'a [Resolved],
+    (done, tables): (&[Done], &'a [Resolved]),
     known: &Known,
+    has_been_back: &dyn Fn(&Table) -> bool,
     why: &mut Vec<String>,
 ) -> Vec<TableChanges<'a>> {
     done.iter()
@@ -141,14 +144,15 @@ pub fn inverse<'a>(
             let mut used: HashSet<Address> =
                 all.filter_map(|row| known.get(&row.number?)).cloned().collect();
             for moved in &d.moved {
-                let updates = take_back(session, t, (moved, &names), known, &mut used, why);
+                let updates =
+                    take_back(session, t, (moved, &names), known, has_been_back, &mut used, why);
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
             for (row, found) in
                 d.added.iter().zip(find(session, t, Sought::Whole(&d.added), &mut used))
             {
                 match found {
-                    Found { address: Some(address), same: true, .. } => {
+                    Found { address: Some(address), same: Some(true), .. } => {
                         changes.deleted.push(address)
                     }
                     found => note(why, t, Some(row), Some(&found)),
@@ -179,6 +183,7 @@ fn take_back(
     t: &Resolved,
     (moved, names): (&Moved, &[String]),
     known: &Known,
+    has_been_back: &dyn Fn(&Table) -> bool,
     used: &mut HashSet<Address>,
     why: &mut Vec<String>,
 ) -> Vec<Update> {
@@ -192,9 +197,14 @@ fn take_back(
     let mut updates: Vec<Update> =
         known.iter().filter_map(|row| Some(update(known_at(row)?, row))).collect();
     let wanted = Sought::Left(&unknown, names);
+    let has_been_back = LazyCell::new(|| has_been_back(&t.table));
     for (row, found) in unknown.iter().zip(find(session, t, wanted, used)) {
         match found {
-            Found { address: Some(address), same: true, .. } => updates.push(update(address, row)),
+            Found { address: Some(address), same, .. }
+                if same.unwrap_or_else(|| *has_been_back) =>
+            {
+                updates.push(update(address, row))
+            }
             found => note(why, t, row.key.as_ref(), Some(&found)),
         }
     }
@@ -241,6 +251,8 @@ fn note(why: &mut Vec<String>, t: &Resolved, row: Option<&Raw>, found: Option<&F
 struct Left<'w> {
     key: Option<&'w Raw>,
     md5: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<&'w Fields>,
 }
 
 /// Rows as they were left.
@@ -260,18 +272,24 @@ impl<'w> Sought<'w> {
                     format!("SELECT md5(x.r::text) FROM {} AS x ORDER BY x.place", elements("$1"));
                 let md5s = session.run(&sql, &[Json::of(rows).into()], Mode::Fresh);
                 let md5s = md5s.column::<String>().into_iter();
-                rows.iter().zip(md5s).map(|(row, md5)| Left { key: Some(row), md5 }).collect()
+                rows.iter()
+                    .zip(md5s)
+                    .map(|(row, md5)| Left { key: Some(row), md5, set: None })
+                    .collect()
             }
             Sought::Left(rows, _) => {
-                let left =
-                    |row: &&'w MovedRow| Left { key: row.key.as_ref(), md5: row.md5.clone() };
+                let left = |row: &&'w MovedRow| Left {
+                    key: row.key.as_ref(),
+                    md5: row.md5.clone(),
+                    set: Some(&row.set_by_triggers).filter(|set| !set.is_empty()),
+                };
                 rows.iter().map(left).collect()
             }
         }
     }
 
-    /// SQL over the alias `t`: the MD5 of a row, and whether it is untouched but for what that is of.
-    fn md5(&self, shape: &Shape) -> (String, String) {
+    /// SQL over the alias `t`: what the MD5 of a row is of, and whether it is untouched but for that.
+    fn image(&self, shape: &Shape) -> (String, String) {
         let names = match self {
             Sought::Whole(rows) => names_of(rows.first()),
             Sought::Left(_, names) => names.to_vec(),
@@ -281,15 +299,15 @@ impl<'w> Sought<'w> {
             Sought::Whole(_) => shape.untouched_but(&names),
             Sought::Left(..) => "true".into(),
         };
-        (format!("md5({}::text)", shape.image_over(&names)), untouched)
+        (shape.image_over(&names), untouched)
     }
 }
 
 #[derive(Default)]
 struct Found {
     address: Option<Address>,
-    /// It is to the last byte as it was left.
-    same: bool,
+    /// It is to the last byte as it was left; None: but for columns that triggers had set.
+    same: Option<bool>,
     /// Rows that are not alike could be it.
     ambiguous: bool,
 }
@@ -314,8 +332,8 @@ fn find(
             let has_key = !key.is_empty() && rows.iter().all(is_whole);
             match (rows.is_empty(), has_key) {
                 (true, _) => Vec::new(),
-                (_, true) => find_by_key(session, t, &rows, wanted.md5(&t.shape), used),
-                _ => find_by_content(session, t, &rows, wanted.md5(&t.shape), used),
+                (_, true) => find_by_key(session, t, &rows, wanted.image(&t.shape), used),
+                _ => find_by_content(session, t, &rows, wanted.image(&t.shape), used),
             }
         })
     })
@@ -325,7 +343,7 @@ fn find_by_key(
     session: &Session,
     t: &Resolved,
     rows: &[Left],
-    (md5, untouched): (String, String),
+    (image, untouched): (String, String),
     used: &mut HashSet<Address>,
 ) -> Vec<Found> {
     let equal: Vec<String> = t
@@ -341,7 +359,9 @@ fn find_by_key(
         })
         .collect();
     let sql = format!(
-        "SELECT x.place, t.tableoid, t.ctid::text, {md5} = x.r ->> 'md5' AND {untouched}
+        "SELECT x.place, t.tableoid, t.ctid::text,
+                CASE x.r ->> 'md5' WHEN md5({image}::text) THEN {untouched}
+                                   WHEN md5(({image} || (x.r -> 'set'))::text) THEN NULL ELSE false END
            FROM {} AS x JOIN {} t ON {}
           ORDER BY x.place FOR UPDATE OF t",
         elements("$1"),
@@ -356,7 +376,7 @@ fn find_by_key(
             continue;
         };
         if found[place].address.is_none() && used.insert(address) {
-            let same = there.get(row, 4).unwrap_or_default();
+            let same = there.get(row, 4);
             found[place] = Found { address: Some(address), same, ambiguous: false };
         }
     }
@@ -368,9 +388,10 @@ fn find_by_content(
     session: &Session,
     t: &Resolved,
     rows: &[Left],
-    (md5, untouched): (String, String),
+    (image, untouched): (String, String),
     used: &mut HashSet<Address>,
 ) -> Vec<Found> {
+    let md5 = format!("md5({image}::text)");
     let wanted: Vec<&str> = rows.iter().map(|row| row.md5.as_str()).collect();
     let distinct: HashSet<&str> = wanted.iter().copied().collect();
     let distinct: Vec<String> = distinct.into_iter().map(str::to_owned).collect();
@@ -406,7 +427,7 @@ fn find_by_content(
         .iter()
         .map(|md5| {
             let address = next(md5);
-            Found { same: address.is_some(), address, ambiguous: false }
+            Found { same: Some(address.is_some()), address, ambiguous: false }
         })
         .collect()
 }

@@ -1,0 +1,146 @@
+"""undo_fix among triggers that set something by themselves whenever a row changes: `updated_at`, most of all."""
+
+import pytest
+from auth_server import AuthServer
+from repairs import ADMIN, app_user, duplicate, fix_one, log, mismatched, undo
+from support import expect_error
+
+TOUCH = """
+    CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.updated_at = now(); RETURN NEW; END$$;
+    CREATE TABLE messages (id int PRIMARY KEY, sender uuid REFERENCES onagui.app_users, recipient uuid REFERENCES onagui.app_users,
+                           body text, updated_at timestamptz);
+    CREATE TRIGGER touch BEFORE UPDATE ON messages FOR EACH ROW EXECUTE FUNCTION touch();
+    CREATE TRIGGER touch BEFORE UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION touch()"""
+
+
+@pytest.fixture
+def db(db):
+    db.install()
+    db.sql(TOUCH)
+    return db
+
+
+def written(db):
+    """What people wrote."""
+    return db.sql("SELECT sender, recipient, body FROM messages ORDER BY id"), db.sql("SELECT id, email, full_name FROM onagui.app_users ORDER BY id")
+
+
+def change_email(db, auth, email):
+    db.sql(f"SET onagui_sync.enabled = off; UPDATE auth.users SET email = '{email}' WHERE id = '{auth}'; RESET onagui_sync.enabled", role=ADMIN)
+
+
+@pytest.fixture(params=["merge", "rekey", "link"])
+def later(db, request):
+    """Somebody else, and how their id changes; answers the entry of it."""
+
+    def link():
+        AuthServer(db).signup("bob@example.com")
+        return log(db, action="link")[-1]["audit_id"]
+
+    def fix():
+        return fix_one(db, "bob@example.com")["audit_id"]
+
+    make = {"merge": duplicate, "rekey": mismatched, "link": lambda *bob: [app_user(*bob)]}[request.param]
+    return make(db, "bob@example.com")[0], link if request.param == "link" else fix
+
+
+def test_a_later_fix_that_was_undone_bars_no_undo(db, later):
+    other, fix_other = later
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO messages VALUES (1, %s, %s, 'hello'), (2, %s, %s, 'hello')", [app, other, app, auth])
+    before = written(db)
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    after = written(db)
+    undo(db, fix_other())
+    undo(db, first)
+    assert written(db) == before
+    undo(db, log(db, action="undo")[-1]["audit_id"])
+    assert written(db) == after
+
+
+def test_what_a_person_changed_since_still_bars_it(db, later):
+    other, fix_other = later
+    app, _ = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO messages VALUES (1, %s, %s, 'hello')", [app, other])
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("UPDATE messages SET body = 'goodbye'")
+    undo(db, fix_other())
+    with expect_error("55000", detail="a row of public.messages .id 1. has changed"):
+        undo(db, first)
+
+
+def test_a_later_fix_that_stands_bars_it(db):
+    app, _ = duplicate(db, "ann@example.com")
+    other, _ = mismatched(db, "bob@example.com")
+    db.sql("INSERT INTO messages VALUES (1, %s, %s, 'hello')", [app, other])
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    later = fix_one(db, "bob@example.com")["audit_id"]
+    for _ in range(2):
+        with expect_error("55000", detail="a row of public.messages .id 1. has changed"):
+            undo(db, first)
+        undo(db, later)
+        # And does it again.
+        later = log(db, action="undo")[-1]["audit_id"]
+        undo(db, later)
+        later = log(db, action="undo")[-1]["audit_id"]
+    undo(db, later)
+    undo(db, first)
+
+
+def test_a_touch_of_somebody_else_bars_it(db):
+    """Nobody can tell what it was for."""
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO messages VALUES (1, %s, %s, 'hello')", [app, auth])
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    mismatched(db, "bob@example.com")
+    undo(db, fix_one(db, "bob@example.com")["audit_id"])
+    db.sql("UPDATE messages SET body = body")
+    with expect_error("55000", detail="a row of public.messages .id 1. has changed"):
+        undo(db, first)
+
+
+def test_a_column_that_no_trigger_sets_bars_it(db):
+    """Here it is the application that says when."""
+    db.sql("DROP TRIGGER touch ON messages")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO messages VALUES (1, %s, %s, 'hello')", [app, auth])
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("UPDATE messages SET updated_at = now()")
+    with expect_error("55000", detail="a row of public.messages .id 1. has changed"):
+        undo(db, first)
+
+
+def test_the_users_own_row(db):
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("UPDATE onagui.app_users SET full_name = 'Ann' WHERE id = %s", [app])
+    before = written(db)
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    change_email(db, auth, "ann2@example.com")
+    undo(db, fix_one(db, "ann2@example.com")["audit_id"])
+    undo(db, first)
+    assert written(db) == before
+
+
+def test_rows_that_were_changed_in_several_steps(db):
+    """What a trigger sets it sets in the first of them; now() is the same in all."""
+    db.sql(
+        """CREATE TABLE desks (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, room int, seat int, helper uuid REFERENCES onagui.app_users,
+                               updated_at timestamptz, UNIQUE (user_id, seat), UNIQUE (user_id, room));
+           CREATE TABLE lamps (id int PRIMARY KEY, user_id uuid, room int, helper uuid REFERENCES onagui.app_users, updated_at timestamptz,
+                               FOREIGN KEY (user_id, room) REFERENCES desks (user_id, room) ON DELETE CASCADE ON UPDATE CASCADE);
+           CREATE TRIGGER touch BEFORE UPDATE ON desks FOR EACH ROW EXECUTE FUNCTION touch();
+           CREATE TRIGGER touch BEFORE UPDATE ON lamps FOR EACH ROW EXECUTE FUNCTION touch()"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    bob, _ = mismatched(db, "bob@example.com")
+    db.sql(f"INSERT INTO desks VALUES (1, '{app}', 1, 9, '{bob}'), (2, '{app}', 2, 5, '{bob}'), (3, '{auth}', 2, 9, '{bob}')")
+    db.sql(f"INSERT INTO lamps VALUES (1, '{app}', 1, '{bob}'), (2, '{app}', 2, '{bob}'), (3, '{auth}', 2, '{bob}')")
+    rows = [f"SELECT to_jsonb(t) - 'updated_at' FROM {table} t ORDER BY id" for table in ("desks", "lamps")]
+    before = [db.sql(query) for query in rows]
+    row = fix_one(db, "ann@example.com", policy="keep_app")
+    assert row["outcome"] == "done", row
+    [entry] = log(db, action="merge")
+    assert '"number": 0' in str(entry["details"]).replace("'", '"')
+    undo(db, fix_one(db, "bob@example.com")["audit_id"])
+    undo(db, row["audit_id"])
+    assert [db.sql(query) for query in rows] == before

@@ -2,7 +2,7 @@
 
 import pytest
 from auth_server import AuthServer
-from repairs import ADMIN, app_user, duplicate, fix_one, log, mismatched, undo
+from repairs import ADMIN, app_user, content, duplicate, fix_one, log, mismatched, undo
 from support import expect_error
 
 TOUCH = """
@@ -144,3 +144,40 @@ def test_rows_that_were_changed_in_several_steps(db):
     undo(db, fix_one(db, "bob@example.com")["audit_id"])
     undo(db, row["audit_id"])
     assert [db.sql(query) for query in rows] == before
+
+
+@pytest.mark.parametrize("policy", ["keep_auth", "keep_app"])
+def test_a_counter_beside_it(db, policy):
+    db.sql(
+        """ALTER TABLE onagui.app_users ADD posts_count int NOT NULL DEFAULT 0;
+           CREATE TABLE posts (id int PRIMARY KEY, author uuid REFERENCES onagui.app_users, slug text, UNIQUE (author, slug));
+           CREATE FUNCTION count_posts() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+               IF TG_OP <> 'INSERT' THEN UPDATE onagui.app_users SET posts_count = posts_count - 1 WHERE id = OLD.author; END IF;
+               IF TG_OP <> 'DELETE' THEN UPDATE onagui.app_users SET posts_count = posts_count + 1 WHERE id = NEW.author; END IF;
+               RETURN NULL; END$$;
+           CREATE TRIGGER count AFTER INSERT OR DELETE OR UPDATE OF author ON posts FOR EACH ROW EXECUTE FUNCTION count_posts()"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO posts VALUES (1, %s, 'hello'), (2, %s, 'hello'), (3, %s, 'other')", [app, auth, app])
+    counts = "SELECT id, posts_count FROM onagui.app_users ORDER BY id"
+    before = written(db), content(db, "posts"), db.sql(counts)
+    audit_id = fix_one(db, "ann@example.com", policy=policy)["audit_id"]
+    after = written(db), content(db, "posts"), db.sql(counts)
+    undo(db, audit_id)
+    assert (written(db), content(db, "posts"), db.sql(counts)) == before
+    undo(db, log(db, action="undo")[-1]["audit_id"])
+    assert (written(db), content(db, "posts"), db.sql(counts)) == after
+
+
+def test_what_no_trigger_sets_anew_comes_back_to_the_byte(db):
+    """Also beside a column that one does."""
+    db.sql(
+        """CREATE FUNCTION slug() RETURNS trigger LANGUAGE plpgsql AS $$
+               BEGIN UPDATE onagui.app_users SET full_name = 'auto' WHERE id = NEW.id AND full_name <> 'auto'; RETURN NULL; END $$"""
+    )
+    app, _ = duplicate(db, "ann@example.com")
+    db.sql("UPDATE onagui.app_users SET full_name = 'mine' WHERE id = %s", [app])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("CREATE TRIGGER slug AFTER INSERT OR UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION slug()")
+    with expect_error("55000", detail="come back to onagui.app_users as something else: a trigger"):
+        undo(db, audit_id)

@@ -126,7 +126,7 @@ pub fn look_at_all(
 
 /// Makes `done` tell of rows as AFTER triggers have left them; answers whether these have left them what they were to be.
 fn look_again(session: &Session, c: &TableChanges, done: &mut Done, writing: &Writing) -> bool {
-    let Done { added, added_at, moved, .. } = done;
+    let Done { added, added_at, at_first, moved, .. } = done;
     let mut rows: Vec<(&Vec<String>, &mut MovedRow)> = Vec::new();
     for Moved { columns, rows: of_columns } in moved {
         rows.extend(of_columns.iter_mut().map(|row| (&*columns, row)));
@@ -173,7 +173,9 @@ fn look_again(session: &Session, c: &TableChanges, done: &mut Done, writing: &Wr
                     moved.set_by_triggers = set.map(|c| (c.clone(), now(c))).collect();
                     moved.now = Some(all[place]);
                 } else {
-                    added[place - rows.len()] = image;
+                    let place = place - rows.len();
+                    let first = std::mem::replace(&mut added[place], image);
+                    at_first.entry(place).or_insert(first);
                 }
             }
             as_wanted
@@ -342,7 +344,7 @@ fn update(
         );
         let rows: Vec<_> = updates.iter().map(|u| Image::new(u.address, &u.after)).collect();
         let names: Vec<String> = columns.iter().map(|column| unquoted(column)).collect();
-        let args = [Json::of(&rows).into(), names.into()];
+        let args = [Json::of(&rows).into(), names.clone().into()];
         let rows = session.run_by_key(&sql, &args, Mode::Queued);
         let mut moved = Vec::with_capacity(rows.len());
         let set =
@@ -356,12 +358,15 @@ fn update(
                 writing.accepts(c, column, wanted, now.as_deref())
             });
             written += usize::from(as_wanted);
+            let made = names.iter().zip(update.after.iter().zip(&now));
+            let overruled = made.filter(|(_, (after, now))| after != now);
             moved.push(MovedRow {
                 key: rows.get(row, 2),
                 before: update.before.clone(),
                 after: update.after.clone(),
                 md5: rows.get(row, 3).unwrap_or_default(),
                 set_by_triggers: set(row),
+                overruled: overruled.map(|(name, _)| name.clone()).collect(),
                 number: update.number,
                 origin: Some(update.origin),
                 was: Some(update.address),

@@ -8,7 +8,7 @@ use crate::catalog::shape::Shape;
 use crate::pg::{self, Raw};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A part of what was done to users, as the audit log keeps it for an undo: an object with one member.
 #[derive(Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub struct Done {
     /// Where the rows in `added` lie.
     #[serde(skip)]
     pub added_at: Vec<Address>,
+    /// What rows in `added` were at first, by their places, where AFTER triggers have gone on changing them.
+    #[serde(skip)]
+    pub at_first: HashMap<usize, Raw>,
 }
 
 impl Done {
@@ -80,6 +83,9 @@ pub struct MovedRow {
     /// Columns that were not written, and that triggers of the application set as the row was changed: what they made of them.
     #[serde(default, rename = "set", skip_serializing_if = "Fields::is_empty")]
     pub set_by_triggers: Fields,
+    /// Columns that were written, and of which triggers made something else.
+    #[serde(skip)]
+    pub overruled: Vec<String>,
     /// The number of a row that was changed in several steps, the same in each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<usize>,

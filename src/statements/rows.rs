@@ -157,6 +157,7 @@ pub fn difference(
         after: changed.iter().map(|c| text(&now, &c.name)).collect(),
         md5,
         set_by_triggers: Fields::default(),
+        overruled: Vec::new(),
         number: None,
         origin: None,
         was: None,

@@ -173,35 +173,33 @@ pub fn fix_user_id_mismatch(call: &Call) -> Result<Reply, Error> {
     Ok(Reply::of(lines.join("; ")))
 }
 
+fn rows_that_refer(rows: u64) -> String {
+    match rows {
+        1 => "1 row that refers".to_owned(),
+        n => format!("{n} rows that refer"),
+    }
+}
+
 fn line(outcome: &Outcome) -> String {
     let text = |id: Option<Uuid>| id.map_or("none".into(), |id| id.to_string());
     let email = outcome.email.clone().unwrap_or_else(|| text(outcome.auth_user_id));
-    let rows = match outcome.rows_changed {
-        1 => "1 row".to_owned(),
-        n => format!("{n} rows"),
-    };
+    let rows = rows_that_refer(outcome.rows_changed);
     let (old, new) = (text(outcome.old_app_user_id), text(outcome.auth_user_id));
     let undo = outcome.audit_id.map_or(String::new(), |id| format!("; audit_id {id}"));
     let line = match (outcome.outcome, outcome.action) {
         ("planned", Action::Rekey) => {
-            format!("MANUAL: {email}: change app user {old} to {new}, with {rows} that refer to it")
+            format!("MANUAL: {email}: change app user {old} to {new}, with {rows} to it")
         }
         ("planned", Action::Merge) => {
-            format!(
-                "MANUAL: {email}: merge app user {old} into {new}, with {rows} that refer to it"
-            )
+            format!("MANUAL: {email}: merge app user {old} into {new}, with {rows} to it")
         }
         ("planned", Action::Create) => format!("MANUAL: {email}: create app user {new}"),
         ("planned", _) => format!("MANUAL: {email}: give app user {new} this e-mail"),
         ("done", Action::Rekey) => {
-            format!(
-                "FIXED: {email}: app user {old} is now {new}, with {rows} that refer to it{undo}"
-            )
+            format!("FIXED: {email}: app user {old} is now {new}, with {rows} to it{undo}")
         }
         ("done", Action::Merge) => {
-            format!(
-                "MERGED: {email}: app user {old} into {new}, with {rows} that refer to it{undo}"
-            )
+            format!("MERGED: {email}: app user {old} into {new}, with {rows} to it{undo}")
         }
         ("done", Action::Create) => format!("CREATED: {email}: app user {new}{undo}"),
         ("done", _) => format!("FIXED: {email}: app user {new} has auth's e-mail{undo}"),

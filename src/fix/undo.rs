@@ -81,10 +81,10 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
         })
     });
     Ok(Reply::of(plain(&format!(
-        "UNDONE: {} of {}, with {} rows that refer to the user; audit_id {by}",
+        "UNDONE: {} of {}, with {} to the user; audit_id {by}",
         logged.action,
         logged.email.as_deref().unwrap_or("a user without e-mail"),
-        rows
+        super::rows_that_refer(rows)
     ))))
 }
 

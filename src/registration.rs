@@ -151,9 +151,9 @@ impl Registration {
         let action = match decided.insert(decision).clone() {
             Decision::Nothing => return Ok(Outcome::Refused(Error::NotAnAuthUser)),
             Decision::Create => {
-                self.create(target, new)?;
-                if settings::audit_signups() {
-                    self.record(&arrival, "signup", None, 0, json!({}));
+                let details = target.create_one(self.id, self.wanted.username.as_deref())?;
+                if settings::audit_signups() || details != json!({}) {
+                    self.record(&arrival, "signup", None, 0, details);
                 }
                 "created"
             }
@@ -196,16 +196,6 @@ impl Registration {
             Some(user) if is_set => Ok(Outcome::Done(action, user)),
             Some(_) => Err(Error::HeldBack { table: APP_USERS.into() }),
             None => Ok(Outcome::Overtaken),
-        }
-    }
-
-    /// As at a sign-up, but a username in the body is taken as it is.
-    fn create(&self, target: &Target, new: &RowSet) -> Result<(), Error> {
-        match &self.wanted.username {
-            Some(name) if target.username().is_some() => {
-                target.insert_as(new, &[Some(name.clone())], &[])
-            }
-            _ => target.create_one(self.id),
         }
     }
 

@@ -145,7 +145,7 @@ def test_a_new_user_would_refer_to_nobody(db, match):
 
 def test_a_new_user_may_refer_to_itself(db):
     db.sql(
-        """ALTER TABLE onagui.app_users ADD boss uuid REFERENCES onagui.app_users;
+        """ALTER TABLE onagui.app_users ADD boss uuid NOT NULL REFERENCES onagui.app_users;
            INSERT INTO onagui.sync_column (app_column, source, key) VALUES ('boss', 'user_meta', 'boss')"""
     )
     ann = uuid.uuid4()

@@ -319,7 +319,7 @@ REQUIRED = {
     "a check of what is generated": ("ADD at text GENERATED ALWAYS AS (split_part(email, '@', 2)) STORED, ADD CONSTRAINT fine CHECK (at <> 'example.com') NOT VALID", "23514", "(fine)"),
     "a check of what is generated, beside a number": ("ADD n serial, ADD at text GENERATED ALWAYS AS (split_part(email, '@', 2)) STORED, ADD CONSTRAINT fine CHECK (at <> 'example.com') NOT VALID", "23514", "(fine)"),
     "an e-mail that is too long": ("ALTER email TYPE varchar(10)", "22001", "varchar(10)|character varying(10)"),
-    "a phone that is another's": ("ADD phone text UNIQUE", "23505", "(app_users_phone_key)"),
+    "a phone that is another's": ("ADD phone text NOT NULL UNIQUE", "23505", "(app_users_phone_key)"),
     "a default that is another's": ("ADD seat int UNIQUE DEFAULT 1", "23505", "(app_users_seat_key)"),
 }  # fmt: skip
 
@@ -397,7 +397,7 @@ def test_of_many_each_gets_their_own_answer(db):
             """INSERT INTO auth.users (id, email, phone, email_confirmed_at)
                SELECT gen_random_uuid(), 'u' || i || '@example.com', i, now() FROM generate_series(1, 2500) i"""
         )
-    db.sql("ALTER TABLE onagui.app_users ADD phone int CHECK (phone % 500 <> 7)")
+    db.sql("ALTER TABLE onagui.app_users ADD phone int NOT NULL CHECK (phone % 500 <> 7)")
     plan = {row["email"]: row["outcome"] for row in db.rows("SELECT email, outcome FROM onagui.fix_user_ids()")}
     done = {row["email"]: row["outcome"] for row in db.rows("SELECT email, outcome FROM onagui.fix_user_ids(p_apply => true)")}
     assert {email for email, outcome in plan.items() if outcome != "planned"} == {f"u{i}@example.com" for i in (7, 507, 1007, 1507, 2007)}

@@ -6,6 +6,7 @@ use crate::error::{Error, Failure};
 use crate::pg::{self, Mode, Session};
 use crate::statements::candidates::Candidate;
 use crate::statements::checks;
+use crate::statements::creation::{Foreseen, Hindrance};
 use crate::statements::merge::Merge;
 use crate::statements::rekey::Collision;
 use onagui_decide::failure::must_pass_on;
@@ -64,10 +65,13 @@ impl Repair {
                 }
             }
             _ => {
-                return Ok(match self.hindrance(session, candidate.auth()?) {
-                    Some(error) => refused(candidate, action, error),
-                    None => row,
-                });
+                return match self.foreseen(session, candidate.auth()?)? {
+                    Ok(details) => Ok(Outcome { details, ..row }),
+                    Err(Hindrance { failure, is_raised: true }) => Err(failure.into()),
+                    Err(Hindrance { failure, .. }) => {
+                        Ok(refused(candidate, action, failure.into()))
+                    }
+                };
             }
         };
         row = row.moves(referring);
@@ -104,35 +108,32 @@ impl Repair {
             || pg::rehearsal(|| pg::connect(|session| self.rehearse(session, candidate, action)));
         match pg::with_own_changes(rehearse) {
             Ok(outcome) if outcome.outcome == "refused" => Ok(outcome),
+            Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
             _ => Ok(Outcome::failed(candidate, action, failure)),
         }
     }
 
-    /// What would keep the auth user's row from being made.
-    fn hindrance(&self, session: &Session, id: Uuid) -> Option<Error> {
-        if let Some(known) = self.hindered.borrow_mut().remove(&id) {
-            return known;
+    /// What would come of making the auth user's row.
+    fn foreseen(&self, session: &Session, id: Uuid) -> Result<Foreseen, Error> {
+        if let Some(known) = self.foreseen.borrow_mut().remove(&id) {
+            return Ok(known);
         }
-        self.hindrances(session, &[id]).remove(&id)
+        Ok(self.creations(session, &[id])?.remove(&id).unwrap_or_else(|| Ok(json!({}))))
     }
 
-    fn hindrances(&self, session: &Session, ids: &[Uuid]) -> HashMap<Uuid, Error> {
+    fn creations(&self, session: &Session, ids: &[Uuid]) -> Result<HashMap<Uuid, Foreseen>, Error> {
         let mover = self.mover();
         let shape = mover.shape(session, 0, Mode::Read);
-        self.target().hindrances((&mover.references.tables[0], shape), ids)
+        self.target().foresee(session, (&mover.references.tables[0], shape), ids)
     }
 
-    /// Looks for what would keep the rows of these users from being made, many at a time. Where that fails, it will for one
-    /// of them, whose turn comes.
+    /// Looks for what would come of making the rows of these users, many at a time. Where that fails, it will for one of
+    /// them, whose turn comes.
     pub(super) fn foresee(&self, ids: &[Uuid]) -> Result<(), Error> {
         for some in ids.chunks(AT_ONCE) {
             pg::check_interrupts();
-            let look = || pg::connect(|session| Ok(self.hindrances(session, some)));
-            match pg::rehearsal(look) {
-                Ok(mut found) => {
-                    let each = some.iter().map(|id| (*id, found.remove(id)));
-                    self.hindered.borrow_mut().extend(each);
-                }
+            match pg::rehearsal(|| pg::connect(|session| self.creations(session, some))) {
+                Ok(found) => self.foreseen.borrow_mut().extend(found),
                 Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
                 Err(_) => {}
             }

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::pg::{self, Mode, Raw, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Finder, List, Order, Pair};
+use crate::statements::creation::Foreseen;
 use crate::statements::done::{Done, Step};
 use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
 use crate::statements::rekey::{Collision, Mover};
@@ -41,8 +42,8 @@ pub struct Repair {
     pub turns: Cell<usize>,
     /// By auth user, who was merged into them before, in a rehearsal.
     pub merged: RefCell<HashMap<Uuid, Vec<Uuid>>>,
-    /// Auth users of whom it was looked up, in a rehearsal, what keeps their rows from being made.
-    pub hindered: RefCell<HashMap<Uuid, Option<Error>>>,
+    /// Auth users of whom it was looked up, in a rehearsal, what will come of making their rows.
+    pub foreseen: RefCell<HashMap<Uuid, Foreseen>>,
 }
 
 /// So few users are re-keyed one by one.
@@ -70,7 +71,7 @@ impl Repair {
             free: RefCell::default(),
             turns: Cell::default(),
             merged: RefCell::default(),
-            hindered: RefCell::default(),
+            foreseen: RefCell::default(),
         })
     }
 
@@ -349,7 +350,7 @@ impl Repair {
 
     fn create(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let id = candidate.auth()?;
-        self.target().create_one(id)?;
+        let details = self.target().create_one(id, None)?;
         let mover = self.mover();
         let shape = mover.shape(session, 0, Mode::Fresh);
         let table = &mover.references.tables[0];
@@ -357,6 +358,7 @@ impl Repair {
             .ok_or_else(|| Error::HeldBack { table: table.label.clone() })?;
         let mut row = Outcome::of(candidate, Action::Create, "done");
         row.new_app_user_id = Some(id);
+        row.details = details;
         let made = Done {
             table: table.label.clone(),
             added: vec![Raw::of(&row_image)],

@@ -6,11 +6,11 @@ use crate::error::{Error, Failure};
 use crate::pg::{RowSet, subtransaction};
 use crate::settings;
 use crate::statements::audit::{self, Entry};
-use onagui_decide::failure::{is_about_values, must_pass_on};
-use onagui_decide::names;
+use crate::statements::variants::Variant;
+use onagui_decide::failure::must_pass_on;
 use onagui_decide::signup::Decision;
 use serde_json::json;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 /// From how many rows with the same fault on subtransactions are saved.
 const MANY: usize = 64;
@@ -28,7 +28,7 @@ impl Visit<'_> {
             let names = self.free_usernames(&places)?;
             let failed = do_for_most(&self.rows(&places), &places, &|rows, places| {
                 let names: Vec<_> = places.iter().map(|place| names[*place].clone()).collect();
-                self.make(rows, places, &names, &[], None)
+                self.make(rows, places, &names, &Variant::default(), None)
             })?;
             self.create_less(failed)?;
         }
@@ -40,14 +40,14 @@ impl Visit<'_> {
         rows: &RowSet,
         places: &[usize],
         names: &[Option<String>],
-        left_out: &[&str],
+        variant: &Variant,
         failure: Option<&Failure>,
     ) -> Result<(), Error> {
-        self.target.insert_as(rows, names, left_out)?;
+        self.target.insert_as(rows, names, &variant.left_out)?;
         let entries: Vec<Entry> = places
             .iter()
             .zip(names)
-            .filter_map(|(place, name)| self.created(*place, name.as_deref(), left_out, failure))
+            .filter_map(|(place, name)| self.created(*place, name.as_deref(), variant, failure))
             .collect();
         audit::record_signup(self.target.house, entries);
         Ok(())
@@ -58,68 +58,29 @@ impl Visit<'_> {
         &self,
         place: usize,
         username: Option<&str>,
-        left_out: &[&str],
+        variant: &Variant,
         failure: Option<&Failure>,
     ) -> Option<Entry> {
         let arrival = &self.arrivals[place];
-        let mut cut: Vec<&str> = arrival.cut.iter().map(String::as_str).collect();
-        let longest = self.target.longest_username();
-        if arrival.username.as_ref().is_some_and(|name| name.chars().count() > longest) {
-            cut.push("username");
-        }
-        cut.retain(|column| !left_out.contains(column));
-        let plain = cut.is_empty() && left_out.is_empty();
-        if plain && !settings::audit_signups() {
+        let told = self.target.told(arrival, username, variant, failure);
+        if told.is_none() && !settings::audit_signups() {
             return None;
-        }
-        let mut details = json!({});
-        if !plain {
-            details = json!({ "cut": cut, "left_out": left_out, "username": username });
-        }
-        if let Some(failure) = failure.filter(|_| !left_out.is_empty()) {
-            details["error"] = failure.to_json();
         }
         Some(Entry {
             new_app_user_id: Some(arrival.id),
-            details: details.to_string(),
+            details: told.unwrap_or_else(|| json!({})).to_string(),
             ..self.entry(place, "signup", "done")
         })
     }
 
-    /// The username for each of `places`, by place: the first candidate that nobody has, among the rows of this
-    /// statement either.
+    /// The username for each of `places`, by place.
     fn free_usernames(&self, places: &[usize]) -> Result<Vec<Option<String>>, Error> {
         let mut names = vec![None; self.arrivals.len()];
-        let wanted: Vec<(usize, [String; 3])> =
-            places.iter().filter_map(|place| Some((*place, self.candidates(*place)?))).collect();
-        let all: Vec<String> = wanted.iter().flat_map(|(_, names)| names.clone()).collect();
-        // A look-up that fails is no failure of the row's: the statement that makes it will tell.
-        let taken = match subtransaction(|| Ok(self.target.taken_usernames(&all))) {
-            Ok(taken) => taken,
-            Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
-            Err(_) => Vec::new(),
-        };
-        let folds = self.target.folds_usernames();
-        let unique = self.target.app.username_is_unique.is_some();
-        let mut used = HashSet::new();
-        for (i, (place, candidates)) in wanted.into_iter().enumerate() {
-            for (j, name) in candidates.into_iter().enumerate() {
-                let compared = if folds { name.to_lowercase() } else { name.clone() };
-                let is_taken = taken.get(3 * i + j).copied().unwrap_or_default();
-                if j == 2 || !(is_taken || unique && used.contains(&compared)) {
-                    used.insert(compared);
-                    names[place] = Some(name);
-                    break;
-                }
-            }
+        let arrivals: Vec<_> = places.iter().map(|place| &self.arrivals[*place]).collect();
+        for (place, name) in places.iter().zip(self.target.free_usernames(&arrivals)?) {
+            names[*place] = name;
         }
         Ok(names)
-    }
-
-    fn candidates(&self, place: usize) -> Option<[String; 3]> {
-        let arrival = &self.arrivals[place];
-        let name = self.target.username().and(arrival.username.as_ref())?;
-        Some(names::candidates(name, arrival.id.as_bytes(), self.target.longest_username()))
     }
 
     /// Makes the rows that failed with another username or without the values that do not fit.
@@ -133,7 +94,7 @@ impl Visit<'_> {
         let mut hopeless = Vec::new();
         for failed in causes.into_values() {
             let failure = &failed[0].1;
-            let lessen = is_about_values(&failure.sqlstate) && !self.is_wanting(failure);
+            let lessen = self.target.may_do_with_less(failure);
             let places: Vec<usize> = failed.iter().map(|(place, _)| *place).collect();
             if lessen {
                 let names = self.free_usernames(&places)?;
@@ -144,12 +105,6 @@ impl Visit<'_> {
             }
         }
         self.fail(hopeless)
-    }
-
-    /// A column that no sign-up fills wants a value: leaving others out does not help.
-    fn is_wanting(&self, failure: &Failure) -> bool {
-        failure.sqlstate == "23502"
-            && failure.column.as_ref().is_some_and(|c| self.target.optional().all(|o| o != c))
     }
 
     /// Tries one variant of the rows after another for all of `failed`, which have failed alike, then for each half.
@@ -163,26 +118,18 @@ impl Visit<'_> {
     ) -> Result<(), Error> {
         let places: Vec<usize> = failed.iter().map(|(place, _)| *place).collect();
         let failure = &failed[0].1;
-        let optional: Vec<&str> = self.target.optional().collect();
-        let mut variants: Vec<(usize, Vec<&str>)> = Vec::new();
-        if failure.sqlstate == "23505" && self.target.username().is_some() {
-            variants.extend([(1, Vec::new()), (2, Vec::new())]);
-        }
-        variants.extend(optional.iter().map(|column| (0, vec![*column])));
-        if places.len() == 1 {
-            variants.push((0, optional.clone()));
-        }
-        let make = |candidate: usize, left_out: &[&str], keep: bool| {
-            let names: Vec<Option<String>> = places
-                .iter()
-                .map(|place| match candidate {
-                    _ if left_out.contains(&"username") => None,
-                    0 => names[*place].clone(),
-                    n => self.candidates(*place).map(|names| names[n].clone()),
-                })
-                .collect();
+        let least = self.target.least(&[]);
+        let variants = match places.len() {
+            1 => self.target.variants_and_least(failure, &[]),
+            _ => self.target.variants(failure, &[]),
+        };
+        let make = |variant: &Variant, keep: bool| {
+            let name = |place: &usize| {
+                self.target.username_for(&self.arrivals[*place], &names[*place], variant)
+            };
+            let names: Vec<Option<String>> = places.iter().map(name).collect();
             let made = subtransaction(|| {
-                self.make(rows, &places, &names, left_out, Some(failure))?;
+                self.make(rows, &places, &names, variant, Some(failure))?;
                 if keep { Ok(()) } else { Err(Error::Rehearsed) }
             });
             match made {
@@ -193,9 +140,9 @@ impl Visit<'_> {
             }
         };
         // Of very many not each is tried in each way: those that cannot be made with the least are found first.
-        let possible = !cautious || make(0, &optional, false)?;
-        for (candidate, left_out) in variants {
-            if (possible || candidate > 0) && make(candidate, &left_out, true)? {
+        let possible = !cautious || make(&least, false)?;
+        for variant in variants {
+            if (possible || variant.is_renamed()) && make(&variant, true)? {
                 return Ok(());
             }
         }

@@ -32,6 +32,7 @@ pub mod signup;
 pub mod status;
 pub mod steps;
 pub mod undo;
+pub mod variants;
 pub mod verify;
 
 use crate::pg::{RowSet, Session};

@@ -31,6 +31,10 @@ thread_local! {
     static TARGET: Kept<Target> = const { Kept::new() };
 }
 
+/// A source for FROM: `new_users n` with the username that each is to have; over ids and names as `$1` and `$2`.
+pub(super) const UNDER_NAMES: &str = "new_users n
+             JOIN unnest($1::uuid[], $2::text[]) AS w(id, username) ON w.id = n.id";
+
 /// How often tables that change meanwhile are looked at again.
 const LOOKS: usize = 2;
 
@@ -100,11 +104,6 @@ impl Target {
     pub fn folds_usernames(&self) -> bool {
         matches!(self.app.username_is_unique, Some(Fold::Lower))
             || self.app.column("username").is_some_and(|c| c.base == "citext")
-    }
-
-    /// The columns that may be left out of a row when their value does not fit.
-    pub fn optional(&self) -> impl Iterator<Item = &str> {
-        self.mapped.iter().filter(|m| m.is_optional).map(|m| m.name.as_str())
     }
 
     /// Inserts a row for each of `new` that nobody stands in the way of, as the owner of `app_users`.
@@ -276,34 +275,6 @@ impl Target {
         }
     }
 
-    /// Makes the row of the auth user `id`: as at a sign-up, but an error is raised.
-    pub fn create_one(&self, id: Uuid) -> Result<(), Error> {
-        // The rows live as long as the connection.
-        connect(|session| self.create_from(session, id))
-    }
-
-    fn create_from(&self, session: &Session, id: Uuid) -> Result<(), Error> {
-        let new = self.auth_users(session, &[id], Mode::Fresh);
-        if new.len() == 0 {
-            return Err(Error::AuthUserGone { id: id.to_string() });
-        }
-        let failure = match subtransaction(|| all_written(self.insert(&new)?, &new)) {
-            Ok(()) => return Ok(()),
-            Err(failure) => failure,
-        };
-        let wanted = self.facts(&new).into_iter().next().and_then(|arrival| arrival.username);
-        if let (Some(wanted), Some(_), "23505") =
-            (wanted, self.username(), failure.sqlstate.as_str())
-        {
-            for name in names::candidates(&wanted, id.as_bytes(), self.longest_username()) {
-                if subtransaction(|| self.insert_as(&new, &[Some(name)], &[])).is_ok() {
-                    return Ok(());
-                }
-            }
-        }
-        Err(failure.into())
-    }
-
     pub(super) fn auth_users(&self, session: &Session, ids: &[Uuid], mode: Mode) -> RowSet {
         pg::as_role(self.auth.owner, || {
             let sql = "SELECT u FROM ONLY auth.users u WHERE u.id = ANY ($1)";
@@ -321,31 +292,27 @@ impl Target {
         })
     }
 
+    /// The value of a new row under the username `w.username`, cut.
+    pub(super) fn value_as(&self, m: &Mapped) -> String {
+        match self.username().is_some_and(|username| username.name == m.name) {
+            true => m.or_default("w.username"),
+            false => m.value_cut(),
+        }
+    }
+
     /// Inserts a row for each of `new` under the given usernames, one for each; without the columns in `left_out`.
     /// Values that are too long are cut. Fails where not every row is made.
     pub fn insert_as(
         &self,
         new: &RowSet,
         usernames: &[Option<String>],
-        left_out: &[&str],
+        left_out: &[String],
     ) -> Result<(), Error> {
-        let username = self.username().map(|m| m.name.as_str());
         let taken: Vec<&Mapped> =
-            self.mapped.iter().filter(|m| !left_out.contains(&m.name.as_str())).collect();
+            self.mapped.iter().filter(|m| !left_out.contains(&m.name)).collect();
         let columns: Vec<&str> = taken.iter().map(|m| m.column.as_str()).collect();
-        let values: Vec<String> = taken
-            .iter()
-            .map(|m| match Some(m.name.as_str()) == username {
-                true => m.or_default("w.username"),
-                false => m.value_cut(),
-            })
-            .collect();
-        let head = self.insert_head(
-            &columns,
-            &values,
-            "new_users n
-             JOIN unnest($1::uuid[], $2::text[]) AS w(id, username) ON w.id = n.id",
-        );
+        let values: Vec<String> = taken.iter().map(|m| self.value_as(m)).collect();
+        let head = self.insert_head(&columns, &values, UNDER_NAMES);
         let sql = format!("{head} WHERE {}{}", self.email_is_free(), self.returning());
         let made = self.write_new(|session| {
             offer_new(session, new);

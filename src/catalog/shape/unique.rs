@@ -29,13 +29,6 @@ pub struct Uniqueness {
     pub partition: Option<String>,
 }
 
-impl Uniqueness {
-    /// Whether the (quoted) column is part of it.
-    pub fn concerns(&self, column: &str) -> bool {
-        self.uses.iter().any(|used| used == column)
-    }
-}
-
 /// Indexes of the table, and those of its partitions that are no part of one of the table's. An index that is not ready is not
 /// kept up; one of a whole partitioned table is not valid as long as partitions lack theirs.
 const UNIQUE: &str = "

@@ -158,10 +158,12 @@ impl Registration {
                 "created"
             }
             Decision::Refresh { take_email } => {
-                let refreshed = target.refresh(new, take_email, true)?;
+                let refreshed = target.refresh_one(new, take_email)?;
                 if take_email {
                     all_written(refreshed.written, new)?;
-                    self.record(&arrival, "update_email", Some(self.id), 0, json!({}));
+                    self.record(&arrival, "update_email", Some(self.id), 0, refreshed.details);
+                } else if refreshed.details != json!({}) {
+                    self.record(&arrival, "signup", Some(self.id), 0, refreshed.details);
                 }
                 "updated"
             }
@@ -175,7 +177,7 @@ impl Registration {
                     (app_user, self.id),
                     arrival.email.clone(),
                     is_still_so,
-                    || target.refresh(new, true, true),
+                    || target.refresh_one(new, true),
                 )?;
                 let (rows, details) = (linked.rows, linked.details);
                 self.record(&arrival, "link", Some(app_user), rows, details);

@@ -332,6 +332,18 @@ def test_without_the_table(db):
         as_user(db, id, {"userId": id, "email": "ann@example.com"})
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_row_that_is_there_is_filled_with_what_fits(db, own):
+    db.install()
+    id = without_a_row(db, meta={"username": "an", "full_name": "Ann"})
+    db.sql("ALTER TABLE onagui.app_users ADD CHECK (length(username) > 2)")
+    db.sql("INSERT INTO onagui.app_users (id, email) VALUES (%s, 'ann@example.com')", [id if own else uuid.uuid4()])
+    answer = as_user(db, id, {"userId": id, "email": "ann@example.com"})["data"]
+    assert (answer["action"], answer["user"]["username"], answer["user"]["full_name"]) == ("updated" if own else "linked", None, "Ann")
+    [entry] = audit(db)
+    assert (entry["action"], entry["outcome"], entry["details"]["left_out"]) == ("signup" if own else "link", "done", ["username"])
+
+
 def test_users_do_not_learn_what_the_application_keeps_to_itself(db):
     db.install()
     db.sql("ALTER TABLE onagui.app_users ADD note text DEFAULT 'secret note', ADD CONSTRAINT short CHECK (length(username) < 10)")

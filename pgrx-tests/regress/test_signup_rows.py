@@ -285,3 +285,61 @@ def test_metadata_of_other_writers(app):
         ("number@example.com", "5", None, {"username": 5, "full_name": None}),
     ]
     assert app.warnings == []
+
+
+UNFIT = {
+    "taken": ("ADD CHECK (true)", "ann_aaaaaaaa", []),
+    "a check": ("ADD CHECK (length(username) > 3)", None, ["username"]),
+    "a domain": ("ALTER username TYPE public.handle", None, ["username"]),
+    "too long": ("ALTER username TYPE varchar(2)", "an", []),
+    "two": ("ADD CHECK (length(username) > 3), ADD nick text CHECK (nick <> 'ann')", None, ["username", "nick"]),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+@pytest.mark.parametrize("found", ["the id", "the id and the e-mail", "the e-mail"])
+def test_what_does_not_fit_keeps_no_other_column_from_being_filled(app, case, found):
+    ddl, username, left_out = UNFIT[case]
+    app.sql("CREATE DOMAIN public.handle AS text CHECK (length(VALUE) > 3)")
+    app.sql(f"ALTER TABLE onagui.app_users {ddl}")
+    app.sql("INSERT INTO onagui.sync_column (app_column, source, key) VALUES ('nick', 'user_meta', 'username')")
+    if case == "taken":
+        app.sql("INSERT INTO onagui.app_users (id, email, username) VALUES (%s, 'bob@example.com', 'ann')", [C])
+    insert(app, B if found == "the e-mail" else A, "old@example.com" if found == "the id" else "ann@example.com")
+    app.auth.signup("ann@example.com", {"username": "ann", "full_name": "Ann A."}, id=A)
+    assert app.sql("SELECT email, username, full_name FROM onagui.app_users WHERE id = %s", [A]) == [("ann@example.com", username, "Ann A.")]
+    assert app.warnings == []
+    action = {"the id": "update_email", "the e-mail": "link"}.get(found, "signup")
+    entries = [entry for entry in audit(app) if entry["action"] != "pending"]
+    if left_out or found != "the id and the e-mail":
+        [entry] = entries
+        assert (entry["action"], entry["outcome"], entry["new_app_user_id"]) == (action, "done", A)
+        assert entry["details"].get("left_out", []) == left_out
+        assert ("error" in entry["details"]) == bool(left_out)
+    else:
+        assert entries == []
+
+
+def test_of_many_rows_each_is_filled_with_what_fits(app):
+    app.sql("ALTER TABLE onagui.app_users ADD CHECK (username NOT LIKE '%3')")
+    ids = [uuid.uuid4() for _ in range(30)]
+    for number, id in enumerate(ids):
+        insert(app, id, f"u{number}@example.com")
+    app.sql(
+        """INSERT INTO auth.users (id, email, raw_user_meta_data)
+           SELECT id, 'u' || n - 1 || '@example.com', '{"full_name": "U"}' FROM unnest(%s::uuid[]) WITH ORDINALITY AS x(id, n)""",
+        [ids],
+        role="supabase_auth_admin",
+    )
+    assert app.one("SELECT count(*) FROM onagui.app_users WHERE full_name = 'U'") == 30
+    assert app.sql("SELECT email FROM onagui.app_users WHERE username IS NULL ORDER BY 1") == [(f"u{n}@example.com",) for n in (13, 23, 3)]
+    assert [(entry["action"], entry["details"]["left_out"]) for entry in audit(app)] == 3 * [("signup", ["username"])]
+    assert app.warnings == []
+
+
+def test_columns_that_belong_together_are_filled_together(app):
+    app.sql("ALTER TABLE onagui.app_users ADD nick text, ADD CHECK (num_nulls(nick, full_name) <> 1), ADD CHECK (username <> 'ann')")
+    app.sql("INSERT INTO onagui.sync_column (app_column, source, key) VALUES ('nick', 'user_meta', 'username')")
+    insert(app, A, "a@example.com")
+    app.auth.signup("a@example.com", {"username": "ann", "full_name": "Ann A."}, id=A)
+    assert users(app, "username, nick, full_name") == [(None, "ann", "Ann A.")]

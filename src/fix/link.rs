@@ -51,16 +51,14 @@ impl<'t> Linker<'t> {
                 email.into_iter().map(|email| (auth, Some(email))).collect();
             let followed = self.target.bring_emails(&emails)?;
             let before = rows::whole_row(session, table, shape, auth);
-            let unfilled = refresh()?.unfilled;
+            let mut details = refresh()?.details;
             let refreshed =
                 before.and_then(|row| rows::difference(session, table, shape, auth, &row));
             let mut undo = vec![done.step];
             undo.extend(followed.into_iter().map(Step::Changes));
             undo.extend(refreshed.map(|done| Step::Changes(vec![done])));
-            let mut details = json!({ "references": done.moved, "undo": undo });
-            if let Some(failure) = unfilled {
-                details["error"] = failure.to_json();
-            }
+            details["references"] = json!(done.moved);
+            details["undo"] = json!(undo);
             Ok(Linked { rows: Referring::total(&done.moved), details })
         })
     }

@@ -9,8 +9,9 @@ use crate::settings;
 use crate::statements::audit::{self, Entry};
 use crate::statements::facts::Arrival;
 use crate::statements::people::AT_ONCE;
+use crate::statements::refresh::Refreshed;
 use crate::statements::signup::{Target, all_written};
-use onagui_decide::failure::must_pass_on;
+use onagui_decide::failure::{is_about_values, must_pass_on};
 use onagui_decide::signup::{Decision, PENDING, decide};
 use pgrx::Uuid;
 use serde_json::json;
@@ -103,13 +104,8 @@ fn settle_first(target: &Target, new: &RowSet, actor: &str) -> Result<Option<Row
     }
     visit.record(&entries)?;
     visit.create(&create)?;
-    visit.update(&refresh, &|new, places| visit.take_email(new, places, true))?;
-    visit.update(&fill, &|new, _| {
-        // Else somebody else could link a row that needs no filling before anybody sees whose it is.
-        target.hold_own(new)?;
-        target.refresh(new, false, true)?;
-        Ok(())
-    })?;
+    visit.take_emails(&refresh)?;
+    visit.fill(&fill)?;
     visit.link(&link)?;
     Ok((!later.is_empty()).then(|| visit.rows(&later)))
 }
@@ -129,7 +125,10 @@ pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &Actor) -> 
     let visit = Visit { target, new, arrivals: &arrivals, actor };
     match decide(&arrival.facts, settings::link_policy()) {
         Decision::Refresh { take_email: true } if change.email_changed || !arrival.same_key => {
-            visit.update(&[0], &|new, places| visit.take_email(new, places, false))
+            let take = |new: &RowSet, places: &[usize]| {
+                visit.took_email(new, places, target.refresh(new, true, false)?)
+            };
+            visit.update(&[0], &take, None)
         }
         Decision::Conflict(conflict) if change.email_changed => {
             visit.record(&[visit.conflict(0, conflict.reason())])
@@ -220,19 +219,51 @@ impl Visit<'_> {
         Ok(())
     }
 
-    fn take_email(&self, new: &RowSet, places: &[usize], fill: bool) -> Result<(), Error> {
-        let refreshed = self.target.refresh(new, true, fill)?;
-        all_written(refreshed.written, new)?;
-        let entry = |place: &usize| {
-            let mut entry = self.own(*place, "update_email");
-            if let Some(failure) = &refreshed.unfilled {
-                entry.details = json!({ "error": failure.to_json() }).to_string();
-            }
-            entry
+    /// Takes the e-mails over, and fills what is empty.
+    fn take_emails(&self, places: &[usize]) -> Result<(), Error> {
+        let take = |new: &RowSet, places: &[usize]| {
+            self.took_email(new, places, self.target.refresh(new, true, true)?)
         };
+        let take_less = |new: &RowSet, places: &[usize]| {
+            self.took_email(new, places, self.target.refresh_less(new, true)?)
+        };
+        self.update(places, &take, Some(&take_less))
+    }
+
+    fn took_email(
+        &self,
+        new: &RowSet,
+        places: &[usize],
+        Refreshed { written, details }: Refreshed,
+    ) -> Result<(), Error> {
+        all_written(written, new)?;
+        let details = details.to_string();
+        let entry =
+            |place: &usize| Entry { details: details.clone(), ..self.own(*place, "update_email") };
         let entries: Vec<Entry> = places.iter().map(entry).collect();
         audit::record_signup(self.target.house, entries);
         Ok(())
+    }
+
+    /// Fills what is empty. What could not be is no failure of the sign-up, but recorded.
+    fn fill(&self, places: &[usize]) -> Result<(), Error> {
+        // Else somebody else could link a row that needs no filling before anybody sees whose it is.
+        let hold = |new: &RowSet| self.target.hold_own(new);
+        let fill = |new: &RowSet, _: &[usize]| {
+            hold(new)?;
+            self.target.refresh(new, false, true)?;
+            Ok(())
+        };
+        let fill_less = |new: &RowSet, places: &[usize]| {
+            hold(new)?;
+            let details = self.target.refresh_less(new, false)?.details;
+            if details != json!({}) {
+                let entry = Entry { details: details.to_string(), ..self.own(places[0], "signup") };
+                audit::record_signup(self.target.house, vec![entry]);
+            }
+            Ok(())
+        };
+        self.update(places, &fill, Some(&fill_less))
     }
 
     /// Re-keys app users to the auth users at these places, with all that refers to them.
@@ -256,7 +287,7 @@ impl Visit<'_> {
                     (from, to),
                     self.arrivals[*place].email.clone(),
                     is_still_so,
-                    || self.target.refresh(&one, true, true),
+                    || self.target.refresh_one(&one, true),
                 )?;
                 entries.push(Entry {
                     old_app_user_id: Some(from),
@@ -306,13 +337,21 @@ impl Visit<'_> {
         Ok(failed)
     }
 
-    /// Does `act` with the users' own rows for as many of `places` as possible; what fails is recorded. Whose row is gone by then
-    /// is treated as one who signs up.
-    fn update(&self, places: &[usize], act: Act) -> Result<(), Error> {
+    /// Does `act` with the users' own rows for as many of `places` as possible, and `less` with each row of which not all values fit;
+    /// what fails is recorded. Whose row is gone by then is treated as one who signs up.
+    fn update(&self, places: &[usize], act: Act, less: Option<Act>) -> Result<(), Error> {
         if places.is_empty() {
             return Ok(());
         }
-        let failed = do_for_most(&self.rows(places), places, act)?;
+        let mut failed = do_for_most(&self.rows(places), places, act)?;
+        if let Some(less) = less {
+            for (place, failure) in std::mem::take(&mut failed) {
+                match is_about_values(&failure.sqlstate) {
+                    true => failed.extend(do_for_most(&self.rows(&[place]), &[place], less)?),
+                    false => failed.push((place, failure)),
+                }
+            }
+        }
         let has_own = |_, now| {
             matches!(now, Decision::Refresh { .. } | Decision::Conflict(_) | Decision::Nothing)
         };

@@ -3,16 +3,18 @@
 use super::mapping::Mapped;
 use super::offer_new;
 use super::signup::Target;
-use crate::error::{Error, Failure};
-use crate::pg::{Mode, RowSet, subtransaction};
-use onagui_decide::failure::is_about_values;
+use super::variants::Variant;
+use crate::error::Error;
+use crate::pg::{Arg, Mode, RowSet, subtransaction};
+use onagui_decide::failure::{is_about_values, must_pass_on};
 use pgrx::Uuid;
+use serde_json::{Value, json};
 
 /// What came of [`Target::refresh`].
 pub struct Refreshed {
     pub written: u64,
-    /// Why empty columns were not filled.
-    pub unfilled: Option<Box<Failure>>,
+    /// What an entry tells of columns that could not be filled.
+    pub details: Value,
 }
 
 impl Target {
@@ -32,8 +34,7 @@ impl Target {
         }
     }
 
-    /// Gives the rows with the ids of `new` auth's e-mail where `take_email`, and fills their empty columns where
-    /// `fill`. What cannot be filled (a username that is taken, say) keeps the e-mail of a single user from nothing.
+    /// Gives the rows with the ids of `new` auth's e-mail where `take_email`, and fills their empty columns where `fill`.
     pub fn refresh(&self, new: &RowSet, take_email: bool, fill: bool) -> Result<Refreshed, Error> {
         let mut brought = 0;
         if take_email {
@@ -45,21 +46,76 @@ impl Target {
             let steps = self.bring_emails(&emails)?;
             brought = if steps.is_empty() { 0 } else { emails.len() as u64 };
         }
-        let all = |written: u64| Refreshed { written: written.max(brought), unfilled: None };
-        if !(take_email && fill && new.len() == 1) {
-            return Ok(all(self.write_refresh(new, take_email, fill)));
-        }
-        match subtransaction(|| Ok(self.write_refresh(new, true, true))) {
-            Ok(written) => Ok(all(written)),
+        let all = self.mapped.iter().filter(|_| fill).map(|m| (m, m.source_cut())).collect();
+        let written = self.write_refresh(new, take_email, all, &[]).max(brought);
+        Ok(Refreshed { written, details: json!({}) })
+    }
+
+    /// The same for a single row, of which all is filled that can be.
+    pub fn refresh_one(&self, new: &RowSet, take_email: bool) -> Result<Refreshed, Error> {
+        match subtransaction(|| self.refresh(new, take_email, true)) {
             Err(failure) if is_about_values(&failure.sqlstate) => {
-                let written = self.write_refresh(new, true, false);
-                Ok(Refreshed { unfilled: Some(failure), ..all(written) })
+                self.refresh_less(new, take_email)
             }
-            Err(failure) => Err(failure.into()),
+            refreshed => Ok(refreshed?),
         }
     }
 
-    fn write_refresh(&self, new: &RowSet, take_email: bool, fill: bool) -> u64 {
+    /// The same where not all can be: values are cut or left out as at a sign-up, in the end column by column.
+    pub fn refresh_less(&self, new: &RowSet, take_email: bool) -> Result<Refreshed, Error> {
+        let refreshed = self.refresh(new, take_email, false)?;
+        let Some(arrival) = self.facts(new).into_iter().next() else {
+            return Ok(refreshed);
+        };
+        let free = self.free_usernames(&[&arrival])?.remove(0);
+        let fill = |variant: &Variant| {
+            let name = self.username_for(&arrival, &free, variant);
+            let is_username = |m: &Mapped| self.username().is_some_and(|u| u.name == m.name);
+            let taken = self.mapped.iter().filter(|m| !variant.left_out.contains(&m.name));
+            let source = |m: &Mapped| if is_username(m) { "$1".into() } else { m.source_cut() };
+            let sources = taken.map(|m| (m, source(m))).collect();
+            self.write_refresh(new, false, sources, &[Arg::of(name)]);
+            Ok(())
+        };
+        let (left_out, failure) =
+            match self.do_with_most(fill, |failure| self.variants(failure, &[])) {
+                Ok((variant, failure)) => (variant.left_out, failure),
+                Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
+                Err(failure) => (self.fill_each(fill)?, Some(failure)),
+            };
+        let details = match failure.filter(|_| !left_out.is_empty()) {
+            Some(failure) => json!({ "left_out": left_out, "error": failure.to_json() }),
+            None => json!({}),
+        };
+        Ok(Refreshed { details, ..refreshed })
+    }
+
+    /// Lets `fill` fill one column after the other. Answers which could not be.
+    fn fill_each(
+        &self,
+        fill: impl Fn(&Variant) -> Result<(), Error>,
+    ) -> Result<Vec<String>, Error> {
+        let names = || self.mapped.iter().map(|m| m.name.clone());
+        let mut left_out = Vec::new();
+        for name in names() {
+            let alone = Variant::without(names().filter(|other| *other != name).collect());
+            match subtransaction(|| fill(&alone)) {
+                Ok(()) => {}
+                Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
+                Err(_) => left_out.push(name),
+            }
+        }
+        Ok(left_out)
+    }
+
+    /// `fill`: the columns that are filled where they are empty, and from what; over `args`.
+    fn write_refresh(
+        &self,
+        new: &RowSet,
+        take_email: bool,
+        fill: Vec<(&Mapped, String)>,
+        args: &[Arg],
+    ) -> u64 {
         let mut assignments = Vec::new();
         let mut differences = Vec::new();
         if take_email {
@@ -67,8 +123,8 @@ impl Target {
             let (old, new) = (self.app.email("a"), self.auth.email("n"));
             differences.push(format!("{old} IS DISTINCT FROM {new}"));
         }
-        for m in self.mapped.iter().filter(|_| fill) {
-            let (column, source) = (&m.column, m.source_cut());
+        for (m, source) in fill {
+            let column = &m.column;
             assignments
                 .push(format!("{column} = coalesce(a.{column}, {})", self.typed(m, &source)));
             differences.push(format!("num_nulls(a.{column}) = 1 AND num_nulls({source}) = 0"));
@@ -84,7 +140,7 @@ impl Target {
         );
         self.write(|session| {
             offer_new(session, new);
-            session.run(&sql, &[], Mode::Fresh).touched()
+            session.run(&sql, args, Mode::Fresh).touched()
         })
     }
 

@@ -56,6 +56,6 @@ impl Repair {
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or
     /// where the e-mail that links them is still to be confirmed.
     pub fn decided(&self, app: Uuid, auth: Uuid) -> Result<Candidate, Error> {
-        pg::connect(|session| self.finder.decided(session, app, auth, self.mode()))
+        pg::connect(|session| self.finder().decided(session, app, auth, self.mode()))
     }
 }

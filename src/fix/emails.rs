@@ -267,7 +267,8 @@ fn rehearse_with_children(
 /// Changes all of `users` in one subtransaction: one user, or a ring of users who hold each other's e-mails.
 fn together(repair: &Repair, users: &[&Candidate]) -> Result<Vec<Outcome>, Error> {
     let change_by = |way| pg::connect(|session| change(repair, session, users, way));
-    match first_allowed(&Parking::ways(repair, users.len() > 1), change_by) {
+    let change = || first_allowed(&Parking::ways(repair, users.len() > 1), change_by);
+    match repair.once_more(change) {
         Ok(outcomes) => Ok(outcomes),
         Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {
             Err(failure.into())
@@ -346,11 +347,11 @@ fn change(
     users: &[&Candidate],
     parking: Parking,
 ) -> Result<Vec<Outcome>, Error> {
-    let still = repair.finder.lock(session, users, repair.surveyed_at.get());
+    let still = repair.finder().lock(session, users, repair.surveyed_at.get());
     if still.contains(&false) {
         let is_synced = |candidate: &&Candidate| {
             let (app, auth) = (candidate.app()?, candidate.auth()?);
-            let now = repair.finder.decided(session, app, auth, Mode::Fresh)?;
+            let now = repair.finder().decided(session, app, auth, Mode::Fresh)?;
             Ok::<_, Error>(now.status == Status::Synced)
         };
         // A ring of which only some were changed is another one now.

@@ -4,7 +4,7 @@ use super::emails;
 use super::outcome::Outcome;
 use super::rehearsal::collides;
 use crate::catalog::House;
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::pg::{self, Mode, Raw, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Finder, List, Order, Pair};
@@ -25,7 +25,7 @@ use std::rc::Rc;
 
 /// A call that repairs: what it found of the tables, and how it was asked to go about it.
 pub struct Repair {
-    pub finder: Rc<Finder>,
+    pub(super) finder: RefCell<Rc<Finder>>,
     pub(super) mover: RefCell<Rc<Mover>>,
     pub apply: bool,
     pub policy: OnConflict,
@@ -60,7 +60,7 @@ impl Repair {
         let finder = Finder::get(house)?;
         let mover = Mover::get(house, &finder.target.app)?;
         Ok(Repair {
-            finder,
+            finder: RefCell::new(finder),
             mover: RefCell::new(mover),
             apply,
             policy,
@@ -75,8 +75,50 @@ impl Repair {
         })
     }
 
-    pub fn target(&self) -> &Target {
-        &self.finder.target
+    pub fn finder(&self) -> Rc<Finder> {
+        self.finder.borrow().clone()
+    }
+
+    pub fn target(&self) -> Rc<Target> {
+        self.finder().target.clone()
+    }
+
+    /// Looks at the tables anew where they were altered since the call began, which a wait for their lock brings to light as
+    /// an error. Answers whether that was so.
+    pub(super) fn renew(&self) -> Result<bool, Error> {
+        if !self.target().is_stale() {
+            return Ok(false);
+        }
+        let look = || {
+            let finder = Finder::get(self.target().house)?;
+            let mover = Mover::get(finder.target.house, &finder.target.app)?;
+            Ok((finder, mover))
+        };
+        match subtransaction(look) {
+            Ok((finder, mover)) => {
+                self.finder.replace(finder);
+                self.mover.replace(mover);
+                Ok(true)
+            }
+            Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+            // What was tried has failed for a reason that is told.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Tries once more what failed because tables were altered meanwhile.
+    pub(super) fn once_more<R>(
+        &self,
+        attempt: impl Fn() -> Result<R, Box<Failure>>,
+    ) -> Result<R, Box<Failure>> {
+        match attempt() {
+            Err(failure) if !must_pass_on(&failure.sqlstate) => match self.renew() {
+                Ok(true) => attempt(),
+                Ok(false) => Err(failure),
+                Err(error) => Err(Box::new(error.into())),
+            },
+            tried => tried,
+        }
     }
 
     /// What refers to the users.
@@ -97,7 +139,7 @@ impl Repair {
 
     /// Everybody with this e-mail on either side.
     pub fn candidates(&self, email: &str) -> Vec<Candidate> {
-        self.finder.find(vec![email.to_owned()], self.mode())
+        self.finder().find(vec![email.to_owned()], self.mode())
     }
 
     /// Those whom a fix can help who hold the e-mail that one of `waiting` is to get, and whoever they wait for in turn:
@@ -111,7 +153,7 @@ impl Repair {
         let mut emails = if self.everybody { wanted(waiting) } else { Vec::new() };
         while !emails.is_empty() {
             pg::check_interrupts();
-            let mut next = self.finder.find(emails, self.mode());
+            let mut next = self.finder().find(emails, self.mode());
             next.retain(|c| c.status.is_fixable() && self.seen.borrow_mut().insert(c.pair()));
             emails = wanted(&next);
             found.extend(next);
@@ -121,7 +163,7 @@ impl Repair {
 
     /// Those whom a fix can help.
     pub fn list(&self, order: Order, most: Option<usize>) -> List {
-        self.finder.list(order, most, self.mode())
+        self.finder().list(order, most, self.mode())
     }
 
     /// Repairs each of `todo`, and records what was done in one statement.
@@ -197,6 +239,7 @@ impl Repair {
                 self.settle_each(todo, outcomes)
             }
             Err(_) => {
+                self.renew()?;
                 let (one, other) = todo.split_at(todo.len() / 2);
                 self.rekey_all(one, outcomes)?;
                 self.rekey_all(other, outcomes)
@@ -213,7 +256,7 @@ impl Repair {
         let pairs: Vec<(Uuid, Uuid)> =
             todo.iter().map(|c| Ok((c.app()?, c.auth()?))).collect::<Result<_, Error>>()?;
         let auth: Vec<Uuid> = pairs.iter().map(|(_, auth)| *auth).collect();
-        let still = self.finder.lock(session, todo, self.surveyed_at.get());
+        let still = self.finder().lock(session, todo, self.surveyed_at.get());
         let mover = self.hold(session)?;
         if !mover.moves_many() || mover.holds_any(session, &auth) {
             return Ok(None);
@@ -263,13 +306,13 @@ impl Repair {
             subtransaction(|| {
                 pg::connect(|session| {
                     let still =
-                        self.finder.lock(session, &[candidate], self.surveyed_at.get()) == [true];
+                        self.finder().lock(session, &[candidate], self.surveyed_at.get()) == [true];
                     // What a person has decided must still be possible, and be the same thing to do.
                     let still = match checked {
                         true => still,
                         false => {
                             let (app, auth) = (candidate.app()?, candidate.auth()?);
-                            let now = self.finder.decided(session, app, auth, Mode::Fresh)?;
+                            let now = self.finder().decided(session, app, auth, Mode::Fresh)?;
                             now.status == candidate.status
                         }
                     };
@@ -286,7 +329,7 @@ impl Repair {
                 })
             })
         };
-        match self.mover().at_once_or_in_order(attempt) {
+        match self.once_more(|| self.mover().at_once_or_in_order(attempt)) {
             Ok(Some(outcome)) => Ok(outcome),
             Ok(None) => Ok(Outcome::overtaken(candidate)),
             Err(failure) if must_pass_on(&failure.sqlstate) && failure.sqlstate != "40001" => {

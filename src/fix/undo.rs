@@ -53,11 +53,10 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     let house = House::find()?;
     let logged = read(house, audit_id)?;
     let repair = Repair::start(house, true, OnConflict::Error, super::actor())?;
+    let attempt =
+        || subtransaction(|| pg::connect(|session| take_back(&repair, session, audit_id, &logged)));
     let undone = repair
-        .mover()
-        .at_once_or_in_order(|| {
-            subtransaction(|| pg::connect(|session| take_back(&repair, session, audit_id, &logged)))
-        })
+        .once_more(|| repair.mover().at_once_or_in_order(attempt))
         .map_err(|failure| refusal(audit_id, failure))?;
     let rows = undone.rows;
     let entry = Entry {

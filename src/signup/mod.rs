@@ -114,16 +114,22 @@ fn changed(house: House, old: &RowSet, new: &RowSet, actor: &Actor) -> Result<()
     if !settings::enabled() || is_deleted {
         return Ok(());
     }
-    let target = match Target::get(house) {
-        Ok(target) => target,
-        Err(error) => return record_all(house, new, &error.into(), actor),
-    };
-    // Nearly always: a confirmation of somebody whose row was made when they signed up.
-    match subtransaction(|| Ok(target.is_in_step(&after))) {
-        Ok(true) => Ok(()),
-        Ok(false) => arrival::follow(&target, new, &change, actor),
-        Err(failure) => record_all(house, new, &failure, actor),
+    for attempt in 0.. {
+        let target = match Target::get(house) {
+            Ok(target) => target,
+            Err(error) => return record_all(house, new, &error.into(), actor),
+        };
+        // Nearly always: a confirmation of somebody whose row was made when they signed up.
+        return match subtransaction(|| Ok(target.is_in_step(&after))) {
+            Ok(true) => Ok(()),
+            Ok(false) => arrival::follow(&target, new, &change, actor),
+            Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+            // As at a sign-up.
+            Err(_) if target.is_stale() && attempt < 2 => continue,
+            Err(failure) => record_all(house, new, &failure, actor),
+        };
     }
+    Ok(())
 }
 
 /// What an UPDATE of an auth user changed.

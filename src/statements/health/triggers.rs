@@ -62,7 +62,7 @@ pub fn others(session: &Session, _: House, report: &mut Report) -> Result<(), Er
 
 /// The bits of tgtype are those of src/include/catalog/pg_trigger.h. Triggers of rows fire before those of a statement, and
 /// those of one kind in the order of their names.
-const OTHERS: &str = r"
+const OTHERS: &str = "
     WITH other AS (
          SELECT t.tgname, p.oid::regprocedure AS called, p.prosrc,
                 t.tgtype & 4 <> 0
@@ -88,5 +88,5 @@ const OTHERS: &str = r"
            AND c.conparentid = 0 AND NOT c.condeferred
       JOIN pg_class child ON child.oid = c.conrelid
      WHERE other.is_early
-       AND other.prosrc ~* ('[[:<:]]' || regexp_replace(child.relname, '\W', '\\\&', 'g') || '[[:>:]]')
+       AND other.prosrc ~* ('[[:<:]]' || regexp_replace(child.relname, '[^[:alnum:]_]', '.', 'g') || '[[:>:]]')
      ORDER BY 1";

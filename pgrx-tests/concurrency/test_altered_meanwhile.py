@@ -1,0 +1,63 @@
+"""Whoever waits for a migration of app_users goes by what the table is afterwards."""
+
+import pytest
+from repairs import ADMIN, app_user, auth_user, fix_one, mismatched
+
+OWNER = "ALTER TABLE onagui.app_users OWNER TO supabase_auth_admin"
+COLUMN = "ALTER TABLE onagui.app_users DROP full_name"
+
+
+@pytest.fixture
+def db(db):
+    db.install()
+    return db
+
+
+def wait_for(db, migration, query, params=(), role=ADMIN, warm=None):
+    """The rows of `query`, which waits until the migration is committed."""
+    session = db.connect(role)
+    if warm:
+        session.execute(warm)
+    other = db.connect(ADMIN)
+    other.execute("BEGIN")
+    other.execute(migration)
+    waiting = db.in_background(query, params, connection=session)
+    waiting.wait_blocked(by=other)
+    other.execute("COMMIT")
+    return waiting.result()
+
+
+def test_a_confirmation(db):
+    app = app_user(db, "ann@example.com")
+    auth = auth_user(db, "ann@example.com", confirmed=False)
+    wait_for(db, OWNER, "UPDATE auth.users SET email_confirmed_at = now() WHERE id = %s", [auth], "supabase_auth_admin")
+    assert db.sql("SELECT id FROM onagui.app_users", role=ADMIN) == [(auth,)] != [(app,)]
+
+
+def test_a_changed_email(db):
+    auth = auth_user(db, "ann@example.com")
+    app_user(db, "ann@example.com", auth)
+    wait_for(db, OWNER, "UPDATE auth.users SET email = 'new@example.com' WHERE id = %s", [auth], "supabase_auth_admin")
+    assert db.sql("SELECT email FROM onagui.app_users", role=ADMIN) == [("new@example.com",)]
+
+
+@pytest.mark.parametrize("call", ["fix_user_ids(ARRAY['1@example.com'], true)", "fix_user_ids(NULL, true)"])
+def test_a_fix(db, call):
+    pairs = [mismatched(db, f"{n}@example.com") for n in (1, 2)]
+    rows = wait_for(db, OWNER, f"SELECT outcome, new_app_user_id, details FROM onagui.{call}", warm="SELECT onagui.fix_user_ids()")
+    assert {outcome for outcome, _, _ in rows} == {"done"}, rows
+    assert {new for _, new, _ in rows} <= {auth for _, auth in pairs}
+
+
+def test_a_row_that_is_made(db):
+    auth = auth_user(db, "ann@example.com")
+    ((outcome, details),) = wait_for(db, COLUMN, "SELECT outcome, details FROM onagui.fix_user_ids(NULL, true)", warm="SELECT onagui.fix_user_ids()")
+    assert outcome == "done", details
+    assert db.sql("SELECT id FROM onagui.app_users", role=ADMIN) == [(auth,)]
+
+
+def test_an_undo(db):
+    app, auth = mismatched(db, "ann@example.com")
+    row = fix_one(db, "ann@example.com")
+    wait_for(db, OWNER, "SELECT onagui.undo_fix(%s)", [row["audit_id"]], warm="SELECT onagui.fix_user_ids()")
+    assert db.sql("SELECT id FROM onagui.app_users", role=ADMIN) == [(app,)]

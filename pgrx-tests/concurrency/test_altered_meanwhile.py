@@ -1,4 +1,4 @@
-"""Whoever waits for a migration of app_users goes by what the table is afterwards."""
+"""Whoever waits for a migration goes by what is so afterwards."""
 
 import pytest
 from repairs import ADMIN, app_user, auth_user, fix_one, mismatched
@@ -61,3 +61,16 @@ def test_an_undo(db):
     row = fix_one(db, "ann@example.com")
     wait_for(db, OWNER, "SELECT onagui.undo_fix(%s)", [row["audit_id"]], warm="SELECT onagui.fix_user_ids()")
     assert db.sql("SELECT id FROM onagui.app_users", role=ADMIN) == [(app,)]
+
+
+@pytest.mark.parametrize("before, call", [("disable_sync()", "enable_sync()"), ("enable_sync()", "disable_sync()"), ("enable_sync()", "enable_sync(true)")])
+def test_two_who_attach_or_detach(db, before, call):
+    """The second one finds it done."""
+    db.sql(f"SELECT onagui.{before}")
+    first, second = db.connect(), db.connect()
+    with first.transaction():
+        first.execute(f"SELECT onagui.{call}")
+        waiting = db.in_background(f"SELECT onagui.{call}", connection=second)
+        waiting.wait_blocked(by=first)
+    ((told,),) = waiting.result()
+    assert told.startswith("OK:") and "nothing was changed" in told

@@ -79,23 +79,18 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
             session.run(API_ROLES, &[], Mode::Fresh);
             // A restore with --disable-triggers enables it again, but not ALWAYS.
             session.run(MAPPING_TRIGGER, &[], Mode::Fresh);
-            let state = if always { "A" } else { "O" };
-            let mut changed = 0;
-            for trigger in wanted(&auth, always) {
-                let found = find(session, auth.table, trigger.name);
-                if let Some(found) = &found {
-                    if !found.ours {
-                        return Err(Error::TriggerNameTaken { name: trigger.name });
-                    }
-                    if found.state == state
-                        && found.level == level(&trigger.definition)
-                        && found.columns == trigger.columns
-                    {
-                        continue;
-                    }
+            let wanted = wanted(&auth, always);
+            let mut unlike = unlike(session, &auth, &wanted, always)?;
+            if !unlike.is_empty() {
+                // Another session may be about it.
+                lock(session, unlike.iter().any(|(_, is_there)| *is_there));
+                unlike = self::unlike(session, &auth, &wanted, always)?;
+            }
+            let changed = unlike.len();
+            for (trigger, is_there) in unlike {
+                if is_there {
                     drop_trigger(session, trigger.name);
                 }
-                changed += 1;
                 for sql in [
                     format!(
                         "CREATE TRIGGER {} {} EXECUTE FUNCTION onagui.sync_auth_user_to_app_users()",
@@ -122,6 +117,37 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
             }))
         })
     })
+}
+
+/// Those of `wanted` that are not there as they should be, and whether they are there at all.
+fn unlike<'w>(
+    session: &Session,
+    auth: &Auth,
+    wanted: &'w [Wanted],
+    always: bool,
+) -> Result<Vec<(&'w Wanted, bool)>, Error> {
+    let state = if always { "A" } else { "O" };
+    let mut unlike = Vec::new();
+    for trigger in wanted {
+        let found = find(session, auth.table, trigger.name);
+        if found.as_ref().is_some_and(|found| !found.ours) {
+            return Err(Error::TriggerNameTaken { name: trigger.name });
+        }
+        let is_there = found.is_some();
+        let is_like = found.is_some_and(|found| {
+            found.state == state
+                && found.level == level(&trigger.definition)
+                && found.columns == trigger.columns
+        });
+        unlike.extend((!is_like).then_some((trigger, is_there)));
+    }
+    Ok(unlike)
+}
+
+/// As CREATE TRIGGER and DROP TRIGGER do, but at once for all of them.
+fn lock(session: &Session, to_drop: bool) {
+    let mode = if to_drop { "ACCESS EXCLUSIVE" } else { "SHARE ROW EXCLUSIVE" };
+    session.run(&format!("LOCK TABLE ONLY auth.users IN {mode} MODE"), &[], Mode::Fresh);
 }
 
 /// CREATE EXTENSION asks the same where there is auth.users already: whoever attaches the triggers, and maps columns, sees all
@@ -154,15 +180,22 @@ pub fn disable(_: &Call) -> Result<Reply, Error> {
     let auth = Auth::find().ok_or(Error::TableMissing { table: AUTH_USERS })?;
     Ok(pg::as_role(house.owner, || {
         connect(|session| {
-            let ours = session
-                .run(
-                    "SELECT quote_ident(tgname) FROM pg_trigger
-                      WHERE tgrelid = $1 AND NOT tgisinternal
-                        AND tgfoid = 'onagui.sync_auth_user_to_app_users()'::regprocedure",
-                    &[auth.into()],
-                    Mode::Fresh,
-                )
-                .column::<String>();
+            let find = || -> Vec<String> {
+                session
+                    .run(
+                        "SELECT quote_ident(tgname) FROM pg_trigger
+                          WHERE tgrelid = $1 AND NOT tgisinternal
+                            AND tgfoid = 'onagui.sync_auth_user_to_app_users()'::regprocedure",
+                        &[auth.into()],
+                        Mode::Fresh,
+                    )
+                    .column()
+            };
+            let mut ours = find();
+            if !ours.is_empty() {
+                lock(session, true);
+                ours = find();
+            }
             for name in &ours {
                 drop_trigger(session, name);
             }

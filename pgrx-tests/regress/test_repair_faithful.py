@@ -378,3 +378,25 @@ def test_a_trigger_that_touches_other_columns_is_in_nobodys_way(db):
         app, _ = mismatched(db, f"u{i}@example.com")
         db.sql(f"INSERT INTO posts VALUES ({i}, '{app}', '{app}'), ({i + 10}, NULL, '{app}')")
     assert [(row["outcome"], row["rows_changed"]) for row in fix(db, None)] == [("done", 2)] * 6
+
+
+@pytest.mark.parametrize("other", ["text", "jsonb"])
+@pytest.mark.parametrize("key", ["UNIQUE (user_id, kind)", "UNIQUE NULLS NOT DISTINCT (user_id, kind)", "PRIMARY KEY (user_id, kind)"])
+def test_an_enum_with_a_cast_of_the_applications_own(db, key, other):
+    """The operator of all enums is ambiguous then, but not to an index."""
+    db.sql(f"CREATE TYPE kind AS ENUM ('a', 'b'); CREATE TABLE tags (user_id uuid REFERENCES onagui.app_users, kind kind, note text, {key})")
+    if other == "text":
+        db.sql("CREATE CAST (kind AS text) WITH INOUT AS IMPLICIT")
+    else:
+        db.sql("CREATE FUNCTION as_json(kind) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT pg_catalog.to_jsonb($1::pg_catalog.text)'; CREATE CAST (kind AS jsonb) WITH FUNCTION as_json(kind) AS IMPLICIT")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO tags VALUES (%s, 'a', 'app'), (%s, 'b', 'app'), (%s, 'a', 'auth')", [app, app, auth])
+    if "PRIMARY" not in key:
+        db.sql("INSERT INTO tags VALUES (%s, NULL, 'app'), (%s, NULL, 'auth')", [app, auth])
+    before = content(db, "tags", "onagui.app_users")
+    plan, row = fix_one(db, "ann@example.com", False, policy="keep_auth"), fix_one(db, "ann@example.com", policy="keep_auth")
+    assert (plan["outcome"], row["outcome"]) == ("planned", "done"), (plan, row)
+    wanted = {("a", "auth"), ("b", "app")} | ({(None, "auth")} if "PRIMARY" not in key else set()) | ({(None, "app")} if key.startswith("UNIQUE (") else set())
+    assert set(db.sql("SELECT kind::text, note FROM tags")) == wanted
+    undo(db, row["audit_id"])
+    assert content(db, "tags", "onagui.app_users") == before

@@ -87,7 +87,7 @@ fn key(unique: &Uniqueness) -> Key<'_> {
         .enumerate()
         .map(|(i, part)| {
             let (m, o) = (format!("m.\"#{i}\""), format!("o.\"#{i}\""));
-            let equal = format!("{o} {} {m}{}", part.operator, part.collation);
+            let equal = part.collide(&o, &m);
             if unique.nulls_collide {
                 format!("({equal} OR num_nulls({o}, {m}) = 2)")
             } else {

@@ -353,9 +353,8 @@ fn find_by_key(
         .filter(|c| t.shape.primary_key.contains(&c.quoted))
         .map(|c| {
             let name = pgrx::spi::quote_literal(&c.name);
-            let equality = t.shape.equality(&c.quoted);
             let value = c.of_text(&format!("x.r -> 'key' ->> {name}"));
-            format!("t.{} {equality} {value}", c.quoted)
+            t.shape.same(&c.quoted, &format!("t.{}", c.quoted), &value)
         })
         .collect();
     let sql = format!(

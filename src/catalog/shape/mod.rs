@@ -173,11 +173,13 @@ impl Shape {
         Shape { columns, primary_key, unique, checks }
     }
 
-    /// The operator by which two values of a column of the primary key are the same.
-    pub fn equality(&self, quoted: &str) -> &str {
+    /// SQL: whether two values of a column of the primary key are the same.
+    pub fn same(&self, quoted: &str, one: &str, other: &str) -> String {
         let mut parts = self.unique.first().into_iter().flat_map(|primary| &primary.parts);
-        let part = parts.find(|part| part.expression == quoted);
-        part.map_or("OPERATOR(pg_catalog.=)", |part| part.operator.as_str())
+        match parts.find(|part| part.expression == quoted) {
+            Some(part) => part.collide(one, other),
+            None => format!("{one} OPERATOR(pg_catalog.=) {other}"),
+        }
     }
 
     /// SQL: whether `value`, an expression for a text, does not fit into the column; None where anything does.

@@ -8,9 +8,24 @@ use pgrx::pg_sys::Oid;
 pub struct KeyPart {
     pub expression: String,
     /// What makes two values collide, `OPERATOR(…)`.
-    pub operator: String,
+    operator: String,
     /// ` COLLATE …`, or nothing.
-    pub collation: String,
+    collation: String,
+    /// Of an enum: an operator of all enums, which a cast of the application's own can make ambiguous.
+    is_enum: bool,
+}
+
+impl KeyPart {
+    /// SQL: whether two values collide.
+    pub fn collide(&self, one: &str, other: &str) -> String {
+        match self.is_enum {
+            // Arrays are compared as their elements are by default, NULLs too.
+            true => format!(
+                "({one} IS NOT NULL AND {other} IS NOT NULL AND ARRAY[{one}] OPERATOR(pg_catalog.=) ARRAY[{other}])"
+            ),
+            false => format!("{one} {} {other}{}", self.operator, self.collation),
+        }
+    }
 }
 
 /// A unique index or an exclusion constraint.
@@ -38,7 +53,7 @@ const UNIQUE: &str = "
            i.indnullsnotdistinct,
            uses.columns,
            CASE WHEN i.indrelid <> $1 THEN pg_get_partition_constraintdef(i.indrelid) END,
-           con.conexclop IS NULL AND parts.joinable
+           con.conexclop IS NULL AND parts.joinable, parts.enums
       FROM pg_index i
       JOIN pg_class ic ON ic.oid = i.indexrelid
       LEFT JOIN pg_constraint con ON con.conindid = i.indexrelid AND con.contype IN ('p', 'u', 'x')
@@ -46,7 +61,8 @@ const UNIQUE: &str = "
             SELECT array_agg(pg_get_indexdef(i.indexrelid, k, false) ORDER BY k) AS expressions,
                    array_agg(format('OPERATOR(%I.%s)', o.nspname, p.oprname) ORDER BY k) AS operators,
                    array_agg(coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(col.collname), '') ORDER BY k) AS collations,
-                   bool_and(p.oprcanmerge OR p.oprcanhash) AS joinable
+                   bool_and(p.oprcanmerge OR p.oprcanhash) AS joinable,
+                   array_agg(p.oprleft = 'anyenum'::regtype AND p.oprname = '=' ORDER BY k) AS enums
               FROM generate_series(1, i.indnkeyatts) AS k
               JOIN pg_opclass oc ON oc.oid = i.indclass[k - 1]
               LEFT JOIN pg_amop am ON am.amopfamily = oc.opcfamily AND am.amopstrategy = 3
@@ -83,14 +99,17 @@ pub(super) fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniq
     (0..rows.len())
         .map(|row| {
             let texts = |column| rows.get::<Vec<String>>(row, column).unwrap_or_default();
+            let enums = rows.get::<Vec<bool>>(row, 10).unwrap_or_default();
             let parts = texts(2)
                 .into_iter()
                 .zip(texts(3))
                 .zip(texts(4))
-                .map(|((expression, operator), collation)| KeyPart {
+                .zip(enums)
+                .map(|(((expression, operator), collation), is_enum)| KeyPart {
                     expression,
                     operator,
                     collation,
+                    is_enum,
                 })
                 .collect();
             Uniqueness {

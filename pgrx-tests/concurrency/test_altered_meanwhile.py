@@ -1,7 +1,7 @@
 """Whoever waits for a migration goes by what is so afterwards."""
 
 import pytest
-from repairs import ADMIN, app_user, auth_user, fix_one, mismatched
+from repairs import ADMIN, app_user, auth_user, duplicate, fix_one, mismatched
 
 OWNER = "ALTER TABLE onagui.app_users OWNER TO supabase_auth_admin"
 COLUMN = "ALTER TABLE onagui.app_users DROP full_name"
@@ -74,3 +74,26 @@ def test_two_who_attach_or_detach(db, before, call):
         waiting.wait_blocked(by=first)
     ((told,),) = waiting.result()
     assert told.startswith("OK:") and "nothing was changed" in told
+
+
+DROPPED = "DROP INDEX notes_once"
+
+
+@pytest.mark.parametrize("apply", [False, True])
+def test_an_index_that_is_gone_though_the_snapshot_shows_it(db, apply):
+    db.sql("CREATE TABLE notes (user_id uuid REFERENCES onagui.app_users, n int); CREATE UNIQUE INDEX notes_once ON notes (user_id, (n + 1)) WHERE n > 0")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO notes VALUES (%s, 1), (%s, 1)", [app, auth])
+    session = db.connect(ADMIN)
+    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    session.execute("SELECT count(*) FROM auth.users")
+    db.sql(DROPPED)
+    rows = session.execute("SELECT outcome, details FROM onagui.fix_user_ids(NULL, %s) WHERE action = 'merge'", [apply]).fetchall()
+    assert [outcome for outcome, _ in rows] == ["done" if apply else "planned"], rows
+
+
+def test_a_rehearsal_that_waits_for_an_index_to_go(db):
+    db.sql("CREATE TABLE notes (user_id uuid REFERENCES onagui.app_users, n int); CREATE UNIQUE INDEX notes_once ON notes (user_id, (n + 1)) WHERE n > 0")
+    mismatched(db, "ann@example.com")
+    rows = wait_for(db, DROPPED, "SELECT outcome, details FROM onagui.fix_user_ids()")
+    assert [outcome for outcome, _ in rows] == ["planned"], rows

@@ -7,6 +7,7 @@ mod link;
 mod outcome;
 mod registry;
 mod rehearsal;
+mod renewal;
 mod repair;
 mod undo;
 

@@ -4,7 +4,7 @@ use super::emails;
 use super::outcome::Outcome;
 use super::rehearsal::collides;
 use crate::catalog::House;
-use crate::error::{Error, Failure};
+use crate::error::Error;
 use crate::pg::{self, Mode, Raw, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Finder, List, Order, Pair};
@@ -81,44 +81,6 @@ impl Repair {
 
     pub fn target(&self) -> Rc<Target> {
         self.finder().target.clone()
-    }
-
-    /// Looks at the tables anew where they were altered since the call began, which a wait for their lock brings to light as
-    /// an error. Answers whether that was so.
-    pub(super) fn renew(&self) -> Result<bool, Error> {
-        if !self.target().is_stale() {
-            return Ok(false);
-        }
-        let look = || {
-            let finder = Finder::get(self.target().house)?;
-            let mover = Mover::get(finder.target.house, &finder.target.app)?;
-            Ok((finder, mover))
-        };
-        match subtransaction(look) {
-            Ok((finder, mover)) => {
-                self.finder.replace(finder);
-                self.mover.replace(mover);
-                Ok(true)
-            }
-            Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
-            // What was tried has failed for a reason that is told.
-            Err(_) => Ok(false),
-        }
-    }
-
-    /// Tries once more what failed because tables were altered meanwhile.
-    pub(super) fn once_more<R>(
-        &self,
-        attempt: impl Fn() -> Result<R, Box<Failure>>,
-    ) -> Result<R, Box<Failure>> {
-        match attempt() {
-            Err(failure) if !must_pass_on(&failure.sqlstate) => match self.renew() {
-                Ok(true) => attempt(),
-                Ok(false) => Err(failure),
-                Err(error) => Err(Box::new(error.into())),
-            },
-            tried => tried,
-        }
     }
 
     /// What refers to the users.

@@ -97,10 +97,12 @@ const UNIQUE: &str = "
 pub(super) fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniqueness> {
     let rows = session.run(UNIQUE, &[table.into()], mode);
     (0..rows.len())
-        .map(|row| {
+        .filter_map(|row| {
             let texts = |column| rows.get::<Vec<String>>(row, column).unwrap_or_default();
+            // There are none of an index that was dropped since the snapshot was taken.
+            let expressions: Vec<String> = rows.get(row, 2)?;
             let enums = rows.get::<Vec<bool>>(row, 10).unwrap_or_default();
-            let parts = texts(2)
+            let parts = expressions
                 .into_iter()
                 .zip(texts(3))
                 .zip(texts(4))
@@ -112,7 +114,7 @@ pub(super) fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniq
                     is_enum,
                 })
                 .collect();
-            Uniqueness {
+            Some(Uniqueness {
                 name: rows.get(row, 1).unwrap_or_default(),
                 parts,
                 predicate: rows.get(row, 5),
@@ -120,7 +122,7 @@ pub(super) fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniq
                 uses: texts(7),
                 partition: rows.get(row, 8),
                 joinable: rows.get(row, 9).unwrap_or_default(),
-            }
+            })
         })
         .collect()
 }

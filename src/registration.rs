@@ -177,7 +177,12 @@ impl Registration {
                     (app_user, self.id),
                     arrival.email.clone(),
                     is_still_so,
-                    || target.refresh_one(new, true),
+                    || {
+                        let refreshed = target.refresh_one(new, true)?;
+                        // What the link's entry tells of, it can take back.
+                        statements::set_as_given(target, self.id, &self.wanted);
+                        Ok(refreshed)
+                    },
                 )?;
                 let (rows, details) = (linked.rows, linked.details);
                 self.record(&arrival, "link", Some(app_user), rows, details);

@@ -6,6 +6,7 @@ import uuid
 
 import psycopg
 import pytest
+from repairs import content, mismatched, undo
 from support import audit, expect_error
 
 CALL = "SELECT onagui.sync_user_registration(%s::jsonb)"
@@ -487,3 +488,15 @@ def test_roles_that_come_after_the_extension(db):
         admin.execute("SELECT onagui.enable_sync()")
         assert not admin.one(may, ["authenticated"])
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("given", [{"username": "reggie"}, {"metadata": {"a": 1}}])
+def test_a_link_with_what_the_body_gives_can_be_taken_back(db, given):
+    db.install()
+    app, id = mismatched(db, "reg@example.com")
+    db.sql("UPDATE onagui.app_users SET email = 'Reg@example.com'", role="supabase_admin")
+    before = content(db, "onagui.app_users")
+    assert register(db, {"userId": str(id), "email": "reg@example.com", **given})["data"]["action"] == "linked"
+    undo(db, db.one("SELECT max(audit_id) FROM onagui.sync_audit_log WHERE action = 'link'", role="supabase_admin"))
+    assert content(db, "onagui.app_users") == before
+    assert db.sql("SELECT id FROM onagui.app_users", role="supabase_admin") == [(app,)]

@@ -493,3 +493,16 @@ def test_spare_users_who_collide_with_each_other_alone(db):
         assert sorted(row["outcome"] for row in rows) == ["done" if apply else "planned", "refused"], rows
         (refused,) = [row for row in rows if row["outcome"] == "refused"]
         assert refused["details"]["conflicts"] == [{"table": "public.settings", "constraint": "settings_user_id_key", "rows": 1}]
+
+
+@pytest.mark.parametrize("volatility, outcome", [("STABLE", "planned"), ("IMMUTABLE", "refused")])
+def test_a_check_that_reads_tables_is_not_tried(db, volatility, outcome):
+    """Once it is asked, the user is there under the new id."""
+    db.sql(
+        f"""CREATE FUNCTION is_there(uuid) RETURNS boolean {volatility} LANGUAGE plpgsql AS $$BEGIN RETURN EXISTS (SELECT FROM onagui.app_users WHERE id = $1); END$$;
+            CREATE TABLE docs (id int PRIMARY KEY, owner uuid REFERENCES onagui.app_users CHECK (is_there(owner)))"""
+    )
+    app, _ = mismatched(db, "ann@example.com")
+    db.sql("INSERT INTO docs VALUES (1, %s)", [app])
+    assert fix_one(db, "ann@example.com", apply=False)["outcome"] == outcome
+    assert fix_one(db, "ann@example.com")["outcome"] == "done"

@@ -2,7 +2,7 @@
 
 import pytest
 from auth_server import AuthServer
-from repairs import ADMIN, app_user, content, duplicate, fix_one, log, mismatched, undo
+from repairs import ADMIN, app_user, auth_user, content, duplicate, fix, fix_one, log, mismatched, undo
 from support import expect_error
 
 TOUCH = """
@@ -181,3 +181,46 @@ def test_what_no_trigger_sets_anew_comes_back_to_the_byte(db):
     db.sql("CREATE TRIGGER slug AFTER INSERT OR UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION slug()")
     with expect_error("55000", detail="come back to onagui.app_users as something else: a trigger"):
         undo(db, audit_id)
+
+
+@pytest.mark.parametrize("unique", [True, False])
+def test_an_exchange_of_emails(db, unique):
+    """Each row is changed twice, and touched each time."""
+    db.sql("DROP INDEX onagui.app_users_email_key", role=ADMIN)
+    if unique:
+        db.sql("CREATE UNIQUE INDEX ON onagui.app_users (lower(btrim(email)))", role=ADMIN)
+    db.sql(
+        """CREATE FUNCTION set_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.updated_at = clock_timestamp(); RETURN NEW; END$$;
+           CREATE TRIGGER set_updated_at BEFORE UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION set_updated_at()"""
+    )
+    for email, held in ("ann", "bob"), ("bob", "ann"):
+        app_user(db, f"{held}@example.com", auth_user(db, f"{email}@example.com"))
+    emails = "SELECT id, email FROM onagui.app_users ORDER BY id"
+    before = db.sql(emails)
+    rows = fix(db, None)
+    assert [row["outcome"] for row in rows] == ["done", "done"]
+    after = db.sql(emails)
+    for wanted in before, after, before:
+        undo(db, db.one("SELECT max(audit_id) FROM onagui.sync_audit_log", role=ADMIN))
+        assert db.sql(emails) == wanted
+
+
+def test_a_counter_that_a_before_trigger_keeps(db):
+    db.sql(
+        """ALTER TABLE onagui.app_users ADD n int NOT NULL DEFAULT 0;
+           CREATE TABLE profiles (id int PRIMARY KEY, user_id uuid NOT NULL UNIQUE REFERENCES onagui.app_users);
+           CREATE FUNCTION count_them() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+               IF TG_OP <> 'INSERT' THEN UPDATE onagui.app_users SET n = n - 1 WHERE id = OLD.user_id; END IF;
+               IF TG_OP <> 'DELETE' THEN UPDATE onagui.app_users SET n = n + 1 WHERE id = NEW.user_id; END IF;
+               RETURN coalesce(NEW, OLD); END$$;
+           CREATE TRIGGER counted BEFORE INSERT OR UPDATE OR DELETE ON profiles FOR EACH ROW EXECUTE FUNCTION count_them()"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO profiles VALUES (1, %s), (2, %s)", [app, auth])
+    counted = "SELECT id, n FROM onagui.app_users ORDER BY id"
+    before = db.sql(counted)
+    fix_one(db, "ann@example.com", policy="keep_auth")
+    after = db.sql(counted)
+    for wanted in before, after, before:
+        undo(db, db.one("SELECT max(audit_id) FROM onagui.sync_audit_log", role=ADMIN))
+        assert db.sql(counted) == wanted

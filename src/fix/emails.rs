@@ -7,7 +7,7 @@ use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, Mode, Session};
 use crate::statements::candidates::Candidate;
 use crate::statements::changes::{self, TableChanges, Update, Wanted, Written};
-use crate::statements::done::{Done, Step};
+use crate::statements::done::{self, Done, Step};
 use crate::statements::emails::{Placeholder, first_allowed};
 use crate::statements::merge::Merge;
 use crate::statements::rekey::Collision;
@@ -372,11 +372,11 @@ fn change(
             if merge.unsettled {
                 return Err(collides(&merge.collisions, Action::UpdateEmail));
             }
-            steps.extend(merge.carry_out()?.into_iter().map(Step::Changes));
+            steps.extend(merge.carry_out()?);
             moved.push(merge.referring());
         } else {
             let done = set_email(repair, session, candidate, before.clone(), after.clone())?;
-            steps.push(Step::Changes(done));
+            steps.push(done);
         }
         Ok::<_, Error>(())
     };
@@ -390,7 +390,9 @@ fn change(
     }
     // A ring is taken back together: one by one, each would find their address with another.
     let id = session.run("SELECT gen_random_uuid()::text", &[], Mode::Fresh).one::<String>();
-    let mut undo = Some(steps);
+    done::trace(steps.iter_mut());
+    done::number(steps.iter_mut());
+    let mut undo = Some(steps.into_iter().map(Step::Changes).collect());
     let mut moved = moved.split_off(moved.len().saturating_sub(users.len())).into_iter();
     Ok(users
         .iter()

@@ -101,8 +101,8 @@ pub fn apply(
     if let Some(table) = held_back {
         return Err(Error::HeldBack { table });
     }
-    // An AFTER trigger of the application may have gone on changing them.
-    if changes.iter().any(|c| c.of.table.after_triggers) {
+    // A trigger of the application may have gone on changing them, or rows of another table, before or after.
+    if changes.iter().any(|c| c.of.table.after_triggers || c.of.table.keeps_rows) {
         for (c, done) in changes.iter().zip(&mut done) {
             if !look_again(session, c, done, &Writing { mover, wanted }) {
                 return Err(Error::HeldBack { table: c.of.table.label.clone() });

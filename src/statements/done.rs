@@ -103,6 +103,18 @@ pub fn moved(done: &[Done]) -> impl Iterator<Item = &MovedRow> {
     done.iter().flat_map(|d| &d.moved).flat_map(|m| &m.rows)
 }
 
+/// Notes of rows that were changed by one step after another where they lay before the first.
+pub fn trace<'d>(steps: impl Iterator<Item = &'d mut Vec<Done>>) {
+    let mut origins: HashMap<Address, Address> = HashMap::new();
+    for row in steps.flatten().flat_map(|d| &mut d.moved).flat_map(|m| &mut m.rows) {
+        if let (Some(was), Some(now)) = (row.was, row.now) {
+            let origin = origins.remove(&was).unwrap_or(was);
+            origins.insert(now, origin);
+            row.origin = Some(origin);
+        }
+    }
+}
+
 /// Numbers the rows that were changed in several steps.
 pub fn number<'d>(steps: impl Iterator<Item = &'d mut Vec<Done>>) {
     let mut seen: BTreeMap<Address, Vec<(&[String], &mut MovedRow)>> = BTreeMap::new();

@@ -21,7 +21,8 @@ pub struct Check {
 }
 
 /// CHECKs of the table, those that only its partitions have, and the partitions' bounds; likewise with NOT NULL. Those with a
-/// volatile function are left out: to try them could do anything. So are those of the whole row, which has no type here.
+/// volatile function are left out: to try them could do anything. So are those with a stable one of the application's own, which
+/// may read tables that are others by then, and those of the whole row, which has no type here.
 const CHECKS: &str = "
     WITH tree AS (SELECT t.relid::oid AS id, t.isleaf FROM pg_partition_tree($1::oid::regclass) t),
          deciding AS (
@@ -43,7 +44,7 @@ const CHECKS: &str = "
             OR c.coninhcount = 0 AND c.conrelid IN (SELECT id FROM tree))
        AND NOT EXISTS (SELECT FROM regexp_matches(c.conbin::text, ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
                          JOIN pg_proc p ON p.oid = f.id[1]::oid
-                        WHERE p.provolatile = 'v')
+                        WHERE p.provolatile = 'v' OR p.provolatile = 's' AND p.oid >= 16384)
     UNION ALL
     SELECT NULL, coalesce(bounds.condition, 'false'), deciding.columns, false, NULL
       FROM pg_partitioned_table t

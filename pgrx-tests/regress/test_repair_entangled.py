@@ -26,6 +26,19 @@ def merge(db, policy, *tables):
     return row
 
 
+def refusal(db, policy, sqlstate, *tables):
+    """Rehearses and tries a merge that is refused, and changes nothing; answers its error, which both have."""
+    before = content(db, "onagui.app_users", *tables)
+    errors = []
+    for apply in False, True:
+        row = fix_one(db, "ann@example.com", apply, policy=policy)
+        errors.append(row["details"]["error"])
+        assert (row["outcome"], errors[-1]["sqlstate"]) == ("refused", sqlstate), row
+        assert content(db, "onagui.app_users", *tables) == before
+    assert errors[0] == errors[1]
+    return errors[1]
+
+
 @pytest.mark.parametrize("action", ["CASCADE", "RESTRICT", "SET NULL", "NO ACTION"])
 def test_a_key_passes_to_another_row_than_the_one_that_inherits(db, action):
     """The foreign key must not take along what refers to the row that has the key now."""
@@ -310,13 +323,8 @@ def test_no_order_of_steps(db):
     db.sql(f"INSERT INTO bulbs VALUES ('{auth}', 5)")
     db.sql(f"INSERT INTO desks VALUES (1, '{app}', 1, 9), (2, '{app}', 2, 5), (3, '{auth}', 2, 9)")
     db.sql(f"INSERT INTO lamps VALUES (3, '{auth}', 2, 5)")
-    before = content(db, "onagui.app_users", "bulbs", "desks", "lamps")
-    for apply in False, True:
-        row = fix_one(db, "ann@example.com", apply, policy="keep_app")
-        error = row["details"]["error"]
-        assert (row["outcome"], error["sqlstate"]) == ("refused", "23503")
-        assert error["detail"].startswith("Rows of public.desks would give way") and "p_on_conflict" in error["hint"]
-        assert content(db, "onagui.app_users", "bulbs", "desks", "lamps") == before
+    error = refusal(db, "keep_app", "23503", "bulbs", "desks", "lamps")
+    assert error["detail"].startswith("Rows of public.desks would give way") and "p_on_conflict" in error["hint"]
     # As the hint says.
     merge(db, "keep_auth", "bulbs", "desks", "lamps")
     assert db.sql("SELECT id FROM desks") == [(3,)]
@@ -332,13 +340,8 @@ def test_a_row_that_refers_to_nobody_does_not_change_in_two_steps(db, columns, k
     if "note" in columns:
         db.sql("UPDATE entries SET note = 'x'")
     db.sql(f"ALTER TABLE entries ADD CONSTRAINT tagged FOREIGN KEY {key} NOT VALID")
-    before = content(db, "onagui.app_users", "lists", "entries")
-    for apply in False, True:
-        row = fix_one(db, "ann@example.com", apply, policy="keep_app")
-        error = row["details"]["error"]
-        assert (row["outcome"], error["sqlstate"]) == ("refused", "23503"), row
-        assert "1 row" in error["detail"] and "tagged" in error["detail"]
-        assert content(db, "onagui.app_users", "lists", "entries") == before
+    error = refusal(db, "keep_app", "23503", "lists", "entries")
+    assert "1 row" in error["detail"] and "tagged" in error["detail"] and error["hint"]
     # Its row stays, so that it changes once.
     merge(db, "keep_auth", "lists", "entries")
 
@@ -350,15 +353,10 @@ def test_a_check_that_rows_break_between_two_steps(db):
     db.sql(f"INSERT INTO lists VALUES (1, '{app}', 7), (2, '{auth}', 7)")
     db.sql(f"INSERT INTO entries VALUES (2, '{auth}', 7, 2)")
     db.sql(f"ALTER TABLE entries ADD CONSTRAINT not_hers CHECK (user_id <> '{app}')")
-    before = content(db, "onagui.app_users", "lists", "entries")
-    for apply in False, True:
-        row = fix_one(db, "ann@example.com", apply, policy="keep_app")
-        error = row["details"]["error"]
-        assert (row["outcome"], error["sqlstate"]) == ("refused", "23514"), row
-        assert error["message"] == "rows would violate a CHECK constraint, or fit into no partition, on the way"
-        assert error["detail"].startswith("1 row in public.entries (not_hers). Rows that give way pass their keys on, and between two steps")
-        assert "other p_on_conflict" in error["hint"]
-        assert content(db, "onagui.app_users", "lists", "entries") == before
+    error = refusal(db, "keep_app", "23514", "lists", "entries")
+    assert error["message"] == "rows would violate a CHECK constraint, or fit into no partition, on the way"
+    assert error["detail"].startswith("1 row in public.entries (not_hers). Rows that give way pass their keys on, and between two steps")
+    assert "other p_on_conflict" in error["hint"]
     # As the hint says.
     merge(db, "keep_auth", "lists", "entries")
     assert db.sql("SELECT id, user_id FROM entries") == [(2, auth)]

@@ -226,11 +226,9 @@ impl Repair {
         let users: Vec<_> =
             pairs.iter().zip(&still).filter(|(_, s)| **s).map(|(p, _)| *p).collect();
         let mut moved = mover.rekey_all(session, &users)?.into_iter();
-        let outcomes = todo.iter().zip(still).zip(pairs).map(|((candidate, still), (from, to))| {
+        let outcomes = todo.iter().zip(still).zip(pairs).map(|((candidate, still), (_, to))| {
             match still.then(|| moved.next()).flatten() {
-                Some(moved) => {
-                    Self::rekeyed(candidate, to, Rekeyed::plainly(&mover, from, to, moved))
-                }
+                Some(moved) => Self::rekeyed(candidate, to, Rekeyed::plainly(&mover, moved)),
                 None => Outcome::overtaken(candidate),
             }
         });

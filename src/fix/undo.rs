@@ -267,8 +267,13 @@ fn take_back_rekey(
     rekey: &Value,
     undone: &mut Undone,
 ) -> Result<(), Error> {
-    let id = |name: &str| rekey[name].as_str().and_then(id_of);
-    let (Some(before), Some(after)) = (id("from"), id("to")) else {
+    let id = |name: &str, own: Option<Uuid>| match rekey.get(name) {
+        Some(id) => id.as_str().and_then(id_of),
+        None => own,
+    };
+    let (Some(before), Some(after)) =
+        (id("from", logged.old_app_user_id), id("to", logged.new_app_user_id))
+    else {
         return Err(Error::CannotUndo { audit_id, why: vec![NOT_WHOLE.into()] });
     };
     let mut why = Vec::new();

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
+use std::collections::HashMap;
 
 pub trait FromSql: Sized {
     /// Whether a value of this type, which is no domain, can be read.
@@ -150,32 +151,41 @@ impl ToSql for Vec<Option<String>> {
     }
 
     fn datum(self) -> Option<Datum> {
-        let mut nulls: Vec<bool> = self.iter().map(Option::is_none).collect();
-        let values = self.into_iter().map(|text| text.and_then(ToSql::datum));
-        let mut values: Vec<Datum> = values.map(|v| v.unwrap_or(Datum::null())).collect();
-        let (mut lengths, mut first) = ([i32::try_from(values.len()).ok()?], [1]);
-        let dimensions = i32::from(!values.is_empty());
-        // SAFETY: both lists are as long as the array says; it is made in the current memory context.
-        let array = unsafe {
-            pg_sys::construct_md_array(
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-                dimensions,
-                lengths.as_mut_ptr(),
-                first.as_mut_ptr(),
-                pg_sys::TEXTOID,
-                -1,
-                false,
-                pg_sys::TYPALIGN_INT as std::ffi::c_char,
-            )
-        };
-        for (value, is_null) in values.into_iter().zip(nulls) {
-            if !is_null {
-                // SAFETY: it was made above, and the array has a copy.
-                unsafe { pg_sys::pfree(value.cast_mut_ptr()) };
-            }
-        }
-        Some(array.into())
+        let values: Vec<_> = self.into_iter().map(|text| text.and_then(ToSql::datum)).collect();
+        let array = array(pg_sys::TEXTOID, &values)?;
+        free(values.into_iter().flatten());
+        Some(array)
+    }
+}
+
+/// An array with copies of `values`, which are of the variable-length type `kind`; None is NULL.
+fn array(kind: Oid, values: &[Option<Datum>]) -> Option<Datum> {
+    let mut nulls: Vec<bool> = values.iter().map(Option::is_none).collect();
+    let mut values: Vec<Datum> = values.iter().map(|v| v.unwrap_or(Datum::null())).collect();
+    let (mut lengths, mut first) = ([i32::try_from(values.len()).ok()?], [1]);
+    let dimensions = i32::from(!values.is_empty());
+    // SAFETY: both lists are as long as the array says; it is made in the current memory context.
+    let array = unsafe {
+        pg_sys::construct_md_array(
+            values.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            dimensions,
+            lengths.as_mut_ptr(),
+            first.as_mut_ptr(),
+            kind,
+            -1,
+            false,
+            pg_sys::TYPALIGN_INT as std::ffi::c_char,
+        )
+    };
+    Some(array.into())
+}
+
+/// Gives back what has been copied into an array.
+fn free(values: impl Iterator<Item = Datum>) {
+    for value in values {
+        // SAFETY: it was made for the array, once.
+        unsafe { pg_sys::pfree(value.cast_mut_ptr()) };
     }
 }
 
@@ -298,6 +308,23 @@ impl ToSql for JsonbText {
 
     fn datum(self) -> Option<Datum> {
         Some(jsonb(&self.0))
+    }
+}
+
+/// Equal texts are parsed once.
+impl ToSql for Vec<JsonbText> {
+    fn kind() -> Oid {
+        pg_sys::JSONBARRAYOID
+    }
+
+    fn datum(self) -> Option<Datum> {
+        let mut parsed: HashMap<&str, Datum> = HashMap::new();
+        let each =
+            self.iter().map(|text| Some(*parsed.entry(&text.0).or_insert_with(|| jsonb(&text.0))));
+        let values: Vec<_> = each.collect();
+        let array = array(pg_sys::JSONBOID, &values)?;
+        free(parsed.into_values());
+        Some(array)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::done::Step;
 use crate::catalog::House;
 use crate::error::{Error, Failure};
-use crate::pg::{self, Arg, Mode, connect};
+use crate::pg::{self, Arg, JsonbText, Mode, connect};
 use pgrx::Uuid;
 use serde_json::json;
 use std::io;
@@ -52,8 +52,8 @@ const RECORD: &str = "
     INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, old_app_user_id, new_app_user_id, email,
                                        rows_changed, details, actor)
     SELECT e.action, e.outcome, e.auth_user_id, e.old_app_user_id, e.new_app_user_id, e.email,
-           e.rows_changed, e.details::jsonb, e.actor
-      FROM unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::bigint[], $8::text[],
+           e.rows_changed, e.details, e.actor
+      FROM unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::bigint[], $8::jsonb[],
                   $9::text[]) WITH ORDINALITY
            AS e(action, outcome, auth_user_id, old_app_user_id, new_app_user_id, email, rows_changed, details, actor,
                 place)
@@ -62,7 +62,7 @@ const RECORD: &str = "
                         WHERE l.auth_user_id = e.auth_user_id AND l.action = e.action
                           AND l.email IS NOT DISTINCT FROM e.email
                           AND l.old_app_user_id IS NOT DISTINCT FROM e.old_app_user_id
-                          AND l.details = e.details::jsonb
+                          AND l.details = e.details
                           AND (e.action <> 'failure' OR l.occurred_at = now()))
      ORDER BY e.place
     RETURNING audit_id";
@@ -89,7 +89,8 @@ fn write(house: House, mut entries: Vec<Entry>, failures_once: bool) -> Vec<i64>
     }
     let rows = |entry: &Entry| i64::try_from(entry.rows_changed).unwrap_or(i64::MAX);
     // They may be large.
-    let details: Vec<String> = entries.iter_mut().map(|e| std::mem::take(&mut e.details)).collect();
+    let details = entries.iter_mut().map(|e| JsonbText(std::mem::take(&mut e.details)));
+    let details: Vec<JsonbText> = details.collect();
     pg::as_role(house.owner, || {
         connect(|session| {
             let args = [

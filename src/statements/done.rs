@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// A user was given another id: `from`, `to`, and what [`crate::statements::merge::rekey`] knows besides.
+    /// A user was given another id: `from` and `to`, where they are not the entry's own ids, and what [`crate::statements::merge::rekey`] knows besides.
     Rekey(Value),
     /// Rows were changed, to the constraints by one statement.
     Changes(Vec<Done>),

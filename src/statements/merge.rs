@@ -212,15 +212,7 @@ pub struct Rekeyed {
 }
 
 impl Rekeyed {
-    fn new(
-        mover: &Mover,
-        (from, to): (Uuid, Uuid),
-        held: serde_json::Value,
-        moved: Vec<Referring>,
-    ) -> Self {
-        let mut step = serde_json::json!({
-            "from": from.to_string(), "to": to.to_string(), "held": held
-        });
+    fn new(mover: &Mover, mut step: serde_json::Value, moved: Vec<Referring>) -> Self {
         let soft = mover.soft_places();
         if !soft.is_empty() {
             step["soft"] = serde_json::json!(soft);
@@ -228,9 +220,9 @@ impl Rekeyed {
         Rekeyed { moved, step: Step::Rekey(step) }
     }
 
-    /// Where no row held the new id before.
-    pub fn plainly(mover: &Mover, from: Uuid, to: Uuid, moved: Vec<Referring>) -> Self {
-        Self::new(mover, (from, to), serde_json::json!([]), moved)
+    /// Where no row held the new id before, and the entry has the two ids. Many such steps are alike, and written as fast.
+    pub fn plainly(mover: &Mover, moved: Vec<Referring>) -> Self {
+        Self::new(mover, serde_json::json!({}), moved)
     }
 }
 
@@ -266,7 +258,10 @@ pub fn rekey(
         }
         merge.referring()
     };
-    Ok(Rekeyed::new(mover, (from, to), mover.held_to_json(session, &held), moved))
+    let step = serde_json::json!({
+        "from": from.to_string(), "to": to.to_string(), "held": mover.held_to_json(session, &held)
+    });
+    Ok(Rekeyed::new(mover, step, moved))
 }
 
 /// Notes that the app user `from` gives way to `to`, whose row takes over what it lacks. Answers the rows of the two.

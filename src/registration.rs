@@ -153,7 +153,7 @@ impl Registration {
             Decision::Create => {
                 let details = target.create_one(self.id, self.wanted.username.as_deref())?;
                 if settings::audit_signups() || details != json!({}) {
-                    self.record(&arrival, "signup", None, 0, details);
+                    self.record(self.done(&arrival, "signup", None, 0, details));
                 }
                 "created"
             }
@@ -161,9 +161,16 @@ impl Registration {
                 let refreshed = target.refresh_one(new, take_email)?;
                 if take_email {
                     all_written(refreshed.written, new)?;
-                    self.record(&arrival, "update_email", Some(self.id), 0, refreshed.details);
+                    self.record(self.done(
+                        &arrival,
+                        "update_email",
+                        Some(self.id),
+                        0,
+                        refreshed.details,
+                    ));
                 } else if refreshed.details != json!({}) {
-                    self.record(&arrival, "signup", Some(self.id), 0, refreshed.details);
+                    let entry = self.done(&arrival, "signup", Some(self.id), 0, refreshed.details);
+                    audit::record_once(self.house, entry);
                 }
                 "updated"
             }
@@ -185,7 +192,7 @@ impl Registration {
                     },
                 )?;
                 let (rows, details) = (linked.rows, linked.details);
-                self.record(&arrival, "link", Some(app_user), rows, details);
+                self.record(self.done(&arrival, "link", Some(app_user), rows, details));
                 "linked"
             }
             Decision::Pending(app_user) => {
@@ -257,21 +264,24 @@ impl Registration {
         }
     }
 
-    fn record(
+    fn done(
         &self,
         arrival: &Arrival,
         action: &'static str,
         before: Option<Uuid>,
         rows: u64,
         details: serde_json::Value,
-    ) {
-        let entry = Entry {
+    ) -> Entry {
+        Entry {
             old_app_user_id: before,
             new_app_user_id: Some(self.id),
             rows_changed: rows,
             details: details.to_string(),
             ..self.entry(arrival, action, "done")
-        };
+        }
+    }
+
+    fn record(&self, entry: Entry) {
         audit::record(self.house, vec![entry]);
     }
 
@@ -281,6 +291,6 @@ impl Registration {
             details: json!({ "reason": PENDING }).to_string(),
             ..self.entry(arrival, "pending", "planned")
         };
-        audit::record(self.house, vec![entry]);
+        self.record(entry);
     }
 }

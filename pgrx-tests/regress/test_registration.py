@@ -345,6 +345,19 @@ def test_a_row_that_is_there_is_filled_with_what_fits(db, own):
     assert (entry["action"], entry["outcome"], entry["details"]["left_out"]) == ("signup" if own else "link", "done", ["username"])
 
 
+def test_what_never_fits_is_recorded_once_for_each_value(db):
+    db.install()
+    id = without_a_row(db, meta={"username": "an"})
+    db.sql("ALTER TABLE onagui.app_users ADD CHECK (length(username) > 2)")
+    db.sql("INSERT INTO onagui.app_users (id, email) VALUES (%s, 'ann@example.com')", [id])
+    for _ in range(3):
+        assert as_user(db, id, {"userId": id, "email": "ann@example.com"})["data"]["action"] == "updated"
+    assert [entry["action"] for entry in audit(db)] == ["signup"]
+    db.sql("ALTER TABLE onagui.app_users ADD CONSTRAINT a_longer_one CHECK (length(username) > 3)")
+    as_user(db, id, {"userId": id, "email": "ann@example.com"})
+    assert len(audit(db)) == 2, "it fails for another reason"
+
+
 def test_users_do_not_learn_what_the_application_keeps_to_itself(db):
     db.install()
     db.sql("ALTER TABLE onagui.app_users ADD note text DEFAULT 'secret note', ADD CONSTRAINT short CHECK (length(username) < 10)")

@@ -46,8 +46,8 @@ impl Entry {
     }
 }
 
-/// A pending link or a conflict that is recorded already, for the same user and for the same reason, is not recorded
-/// again: attempts that repeat do not pile up. Where `$10`, a failure is recorded once a transaction.
+/// What is recorded already, for the same user and for the same reason, is not recorded again where its action is one of
+/// `$10`: attempts that repeat do not pile up. A failure is recorded once a transaction.
 const RECORD: &str = "
     INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, old_app_user_id, new_app_user_id, email,
                                        rows_changed, details, actor)
@@ -57,7 +57,7 @@ const RECORD: &str = "
                   $9::text[]) WITH ORDINALITY
            AS e(action, outcome, auth_user_id, old_app_user_id, new_app_user_id, email, rows_changed, details, actor,
                 place)
-     WHERE NOT (e.action IN ('pending', 'conflict') OR e.action = 'failure' AND $10)
+     WHERE NOT e.action = ANY ($10)
         OR NOT EXISTS (SELECT FROM onagui.sync_audit_log l
                         WHERE l.auth_user_id = e.auth_user_id AND l.action = e.action
                           AND l.email IS NOT DISTINCT FROM e.email
@@ -67,17 +67,26 @@ const RECORD: &str = "
      ORDER BY e.place
     RETURNING audit_id";
 
+/// Actions of which an entry is not repeated, whoever writes it: nothing was done.
+const ONCE: [&str; 2] = ["pending", "conflict"];
+
 /// Writes `entries` and returns the ids of those that were new.
 pub fn record(house: House, entries: Vec<Entry>) -> Vec<i64> {
-    write(house, entries, false)
+    write(house, entries, &ONCE)
 }
 
 /// The same for a sign-up: the Auth server inserts a user and confirms it in one transaction, which may fail twice alike.
 pub fn record_signup(house: House, entries: Vec<Entry>) {
-    write(house, entries, true);
+    write(house, entries, &[ONCE[0], ONCE[1], "failure"]);
 }
 
-fn write(house: House, mut entries: Vec<Entry>, failures_once: bool) -> Vec<i64> {
+/// The same for a user who may call as often as they like, each time with what does not fit.
+pub fn record_once(house: House, entry: Entry) {
+    let action = entry.action;
+    write(house, vec![entry], &[action]);
+}
+
+fn write(house: House, mut entries: Vec<Entry>, once: &[&str]) -> Vec<i64> {
     if entries.is_empty() {
         return Vec::new();
     }
@@ -103,7 +112,7 @@ fn write(house: House, mut entries: Vec<Entry>, failures_once: bool) -> Vec<i64>
                 each(&entries, rows),
                 details.into(),
                 each(&entries, |entry| entry.actor.clone()),
-                failures_once.into(),
+                once.iter().map(|action| (*action).to_owned()).collect::<Vec<String>>().into(),
             ];
             session.run_kept(RECORD, &args, Mode::Fresh).column()
         })
@@ -139,7 +148,7 @@ pub fn fits(undo: &[Step]) -> Result<(), Error> {
 
 /// Writes `entries` and answers the number of each; None where it was there already.
 pub fn record_each(house: House, entries: Vec<Entry>) -> Vec<Option<i64>> {
-    let repeats = |entry: &Entry| matches!(entry.action, "pending" | "conflict");
+    let repeats = |entry: &Entry| ONCE.contains(&entry.action);
     let again: Vec<bool> = entries.iter().map(repeats).collect();
     let (repeated, once): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(repeats);
     record(house, repeated);

@@ -224,3 +224,28 @@ def test_a_counter_that_a_before_trigger_keeps(db):
     for wanted in before, after, before:
         undo(db, db.one("SELECT max(audit_id) FROM onagui.sync_audit_log", role=ADMIN))
         assert db.sql(counted) == wanted
+
+
+@pytest.mark.parametrize("policy", ["keep_auth", "keep_app"])
+def test_a_trigger_that_makes_what_comes_back_stands_aside_meanwhile(db, policy):
+    """As README's troubleshooting says."""
+    db.sql(
+        """CREATE TABLE profiles (id uuid PRIMARY KEY REFERENCES onagui.app_users ON DELETE CASCADE, nick text);
+           CREATE FUNCTION make_profile() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+               INSERT INTO public.profiles (id) VALUES (NEW.id); RETURN NULL; END$$;
+           CREATE TRIGGER make_profile AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION make_profile()"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("UPDATE profiles SET nick = CASE id WHEN %s THEN 'own' ELSE 'spare' END", [auth])
+    before = content(db, "profiles", "onagui.app_users")
+    audit_id = fix_one(db, "ann@example.com", policy=policy)["audit_id"]
+    after = content(db, "profiles", "onagui.app_users")
+    with expect_error("55000", detail="duplicate key value violates unique constraint .profiles_pkey."):
+        undo(db, audit_id)
+    assert content(db, "profiles", "onagui.app_users") == after
+    admin = db.session(ADMIN)
+    with admin.transaction():
+        admin.execute("ALTER TABLE onagui.app_users DISABLE TRIGGER make_profile")
+        admin.execute("SELECT onagui.undo_fix(%s)", [audit_id])
+        admin.execute("ALTER TABLE onagui.app_users ENABLE TRIGGER make_profile")
+    assert content(db, "profiles") == {"profiles": before["profiles"]}

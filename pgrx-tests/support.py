@@ -147,10 +147,12 @@ class Notice(NamedTuple):
     message: str
     detail: str
     hint: str
+    context: str
 
     @classmethod
     def of(cls, said):
-        return cls(said.severity_nonlocalized, said.sqlstate, said.message_primary, said.message_detail, said.message_hint)
+        severity = said.severity_nonlocalized
+        return cls(severity, said.sqlstate, said.message_primary, said.message_detail, said.message_hint, said.context)
 
 
 class Connection(psycopg.Connection):

@@ -2,6 +2,10 @@
 -- pgrx-tests/upgrade/test_update.py compares the outcome with a fresh install, object by object. A new routine is besides
 -- listed in the block below, so that it belongs to, and may be called by, whom it should. Never changed once released.
 
+-- 10_tables.sql
+COMMENT ON COLUMN onagui.sync_audit_log.details IS
+    'reason, error {sqlstate, message, detail, hint}, context (which code of the application raised it), references, and what undo_fix() needs, each where it applies';
+
 -- 30_repair.sql
 CREATE FUNCTION onagui.unregister_reference(p_table regclass, p_column name) RETURNS text
     LANGUAGE c AS 'MODULE_PATHNAME', 'unregister_reference';

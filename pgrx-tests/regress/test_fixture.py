@@ -86,4 +86,4 @@ def test_two_sessions(db):
 
 def test_notices_are_kept(db):
     db.sql("DO $$ BEGIN RAISE WARNING 'look' USING HINT = 'there', ERRCODE = '01P01'; END $$")
-    assert db.warnings == [("WARNING", "01P01", "look", None, "there")]
+    assert db.warnings == [("WARNING", "01P01", "look", None, "there", "PL/pgSQL function inline_code_block line 1 at RAISE")]

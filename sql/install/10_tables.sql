@@ -53,7 +53,7 @@ COMMENT ON COLUMN onagui.sync_audit_log.new_app_user_id IS 'Id of the app user a
 COMMENT ON COLUMN onagui.sync_audit_log.email IS 'The e-mail on the auth side';
 COMMENT ON COLUMN onagui.sync_audit_log.rows_changed IS 'Rows that refer to the user and were changed; the user''s own not counted';
 COMMENT ON COLUMN onagui.sync_audit_log.details IS
-    'reason, error {sqlstate, message, detail, hint}, references, and what undo_fix() needs, each where it applies';
+    'reason, error {sqlstate, message, detail, hint}, context (which code of the application raised it), references, and what undo_fix() needs, each where it applies';
 COMMENT ON COLUMN onagui.sync_audit_log.actor IS 'The role that was in force for the caller';
 COMMENT ON COLUMN onagui.sync_audit_log.undone_by IS 'audit_id of the undo, where the entry has been undone';
 

@@ -15,19 +15,31 @@ pub struct Failure {
     pub table: Option<String>,
     pub column: Option<String>,
     pub constraint: Option<String>,
+    /// Which code of the application was running, innermost first; None where none was.
+    pub context: Option<String>,
     /// This is the end of a rehearsal and not an error.
     pub is_rehearsal: bool,
 }
 
 impl Failure {
-    /// For the audit log and for `details.error`.
-    pub fn to_json(&self) -> serde_json::Value {
-        serde_json::json!({
+    /// Adds it to what the audit log or a row of an answer tells: `error`, and `context` where there is one.
+    pub fn note_in(&self, details: &mut serde_json::Value) {
+        details["error"] = serde_json::json!({
             "sqlstate": self.sqlstate,
             "message": self.message,
             "detail": self.detail,
             "hint": self.hint,
-        })
+        });
+        if let Some(context) = &self.context {
+            details["context"] = context.as_str().into();
+        }
+    }
+
+    /// Nothing but that.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut details = serde_json::json!({});
+        self.note_in(&mut details);
+        details
     }
 }
 

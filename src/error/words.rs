@@ -458,6 +458,21 @@ impl From<Error> for Failure {
     }
 }
 
+impl Failure {
+    /// The same, with what to do where code of the application does not see a name.
+    pub fn with_advice(mut self) -> Self {
+        let is_name = matches!(self.sqlstate.as_str(), "42P01" | "42883" | "42704" | "3F000");
+        if is_name && self.context.is_some() {
+            let advice = "Code of the application runs with search_path = pg_catalog, pg_temp here: qualify the name, or give \
+                          the function a SET search_path.";
+            self.hint = Some(
+                self.hint.iter().map(String::as_str).chain([advice]).collect::<Vec<_>>().join(" "),
+            );
+        }
+        self
+    }
+}
+
 fn bad_body(wrong: &Wrong) -> (String, String) {
     let not_fit = |key: &str| format!("{key} in the body does not fit");
     match wrong {

@@ -67,7 +67,7 @@ impl Outcome {
     /// The same with the error why nothing was done.
     pub fn refused_for(mut self, error: Error) -> Self {
         let failure = Box::new(Failure::from(error));
-        self.details["error"] = failure.to_json();
+        failure.note_in(&mut self.details);
         self.failure = Some(failure);
         self
     }
@@ -109,7 +109,8 @@ impl Outcome {
         let is_conflict = matches!(failure.sqlstate.as_str(), "23505" | "23P01");
         let outcome = if is_conflict { "refused" } else { "failed" };
         let mut row = Outcome::of(candidate, action, outcome);
-        row.details = json!({ "reason": failure.message, "error": failure.to_json() });
+        row.details = json!({ "reason": failure.message });
+        failure.note_in(&mut row.details);
         row.failure = Some(failure);
         row
     }

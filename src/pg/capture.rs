@@ -6,7 +6,7 @@ use crate::error::Failure;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{PgLogLevel, pg_sys};
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 /// An error, and its message as pgrx reads it.
@@ -26,13 +26,39 @@ unsafe extern "C-unwind" {
     fn errmsg_internal(fmt: *const c_char, ...) -> c_int;
     fn errdetail_internal(fmt: *const c_char, ...) -> c_int;
     fn errhint(fmt: *const c_char, ...) -> c_int;
+    fn errcontext_msg(fmt: *const c_char, ...) -> c_int;
     fn err_generic_string(field: c_int, text: *const c_char) -> c_int;
     fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
+}
+
+thread_local! {
+    /// The text of the statement of ours that runs, below the innermost [`Capture`].
+    static OWN: Cell<*const c_char> = const { Cell::new(std::ptr::null()) };
+}
+
+/// While it lives, a statement of ours runs: where an error is raised, the server tells so last.
+pub(super) struct OwnStatement {
+    before: *const c_char,
+}
+
+impl OwnStatement {
+    /// # Safety
+    /// `sql` is NULL or NUL-terminated, in the server's encoding, and outlives this.
+    pub(super) unsafe fn begin(sql: *const c_char) -> Self {
+        OwnStatement { before: OWN.replace(sql) }
+    }
+}
+
+impl Drop for OwnStatement {
+    fn drop(&mut self) {
+        OWN.set(self.before);
+    }
 }
 
 /// A link in the server's chain of error context callbacks; unlinked when dropped.
 pub(super) struct Capture {
     link: Box<pg_sys::ErrorContextCallback>,
+    _no_statement: OwnStatement,
 }
 
 impl Capture {
@@ -45,7 +71,7 @@ impl Capture {
                 arg: std::ptr::null_mut(),
             });
             pg_sys::error_context_stack = &mut *link;
-            Capture { link }
+            Capture { link, _no_statement: OwnStatement::begin(std::ptr::null()) }
         }
     }
 }
@@ -73,6 +99,7 @@ unsafe extern "C-unwind" fn keep_error(_: *mut c_void) {
                     table: text((*error).table_name),
                     column: text((*error).column_name),
                     constraint: text((*error).constraint_name),
+                    context: text((*error).context).and_then(|context| of_application(&context)),
                     is_rehearsal: false,
                 };
                 let seen = CStr::from_ptr((*error).message).to_string_lossy().into_owned();
@@ -82,6 +109,25 @@ unsafe extern "C-unwind" fn keep_error(_: *mut c_void) {
         }
         pg_sys::CurrentMemoryContext = context;
     }
+}
+
+/// So much of a context tells where an error comes from; recursion has thousands of lines.
+const LONGEST_CONTEXT: usize = 2000;
+
+/// What the server tells of where an error was raised, without the statement of ours that led there: in whatever language it
+/// says so, it quotes that.
+fn of_application(context: &str) -> Option<String> {
+    // SAFETY: what was promised of it.
+    let own = unsafe { text(OWN.get()) };
+    let ours = own.and_then(|sql| context.find(&sql));
+    let above = &context[..ours.unwrap_or(context.len())];
+    let above =
+        if ours.is_some() { above.rsplit_once('\n').map_or("", |(above, _)| above) } else { above };
+    let mut told: String = above.chars().take(LONGEST_CONTEXT).collect();
+    if told.len() < above.len() {
+        told.push_str(" ...");
+    }
+    (!told.is_empty()).then_some(told)
 }
 
 unsafe fn text(s: *const c_char) -> Option<String> {
@@ -113,7 +159,7 @@ pub(super) fn failure_of(panic: Box<dyn Any + Send>) -> Failure {
         Ok(caught) => match *caught {
             CaughtError::PostgresError(ref report) => captured
                 .filter(|c| c.seen == report.message())
-                .map_or_else(|| of_report(report), |caught| caught.failure),
+                .map_or_else(|| of_report(report), |caught| caught.failure.with_advice()),
             CaughtError::ErrorReport(ref report) => of_report(report),
             CaughtError::RustPanic { ref ereport, .. } => of_report(ereport),
         },
@@ -159,6 +205,7 @@ pub fn raise(level: PgLogLevel, failure: Failure) {
     let code = sqlstate_code(&failure.sqlstate);
     let message = palloced(&failure.message);
     let (detail, hint) = (optional(&failure.detail), optional(&failure.hint));
+    let context = optional(&failure.context);
     let names = [
         (TABLE, optional(&failure.table)),
         (COLUMN, optional(&failure.column)),
@@ -175,6 +222,9 @@ pub fn raise(level: PgLogLevel, failure: Failure) {
             }
             if !hint.is_null() {
                 errhint(c"%s".as_ptr(), hint);
+            }
+            if !context.is_null() {
+                errcontext_msg(c"%s".as_ptr(), context);
             }
             for (field, name) in names {
                 if !name.is_null() {

@@ -1,6 +1,7 @@
 //! The server programming interface: prepared plans, arguments, rows.
 
 use super::aside::Aside;
+use super::capture::OwnStatement;
 use super::encoding::to_server_c;
 use super::loader::Loader;
 use super::planning::{by_key, in_memory, uncompiled};
@@ -76,6 +77,8 @@ pub fn connect<R>(f: impl FnOnce(&Session) -> R) -> R {
 /// A prepared statement that lives until dropped, and plans itself anew when a table it uses changes.
 pub struct Plan {
     plan: pg_sys::SPIPlanPtr,
+    /// Its text, which lives as long as the plan.
+    text: *const c_char,
     arity: usize,
     /// It looks rows up by a key that has an index.
     by_key: bool,
@@ -162,7 +165,9 @@ impl Session {
                 panic!("no plan for: {sql}");
             }
             check(pg_sys::SPI_keepplan(plan), sql);
-            Plan { plan, arity: kinds.len(), by_key: false }
+            let source = pg_sys::list_nth(pg_sys::SPI_plan_get_plan_sources(plan), 0);
+            let text = (*source.cast::<pg_sys::CachedPlanSource>()).query_string;
+            Plan { plan, text, arity: kinds.len(), by_key: false }
         }
     }
 
@@ -176,6 +181,8 @@ impl Session {
             plan.make();
         }
         let _uncompiled = (mode == Mode::Read).then(uncompiled);
+        // SAFETY: the plan outlives its execution.
+        let _own = unsafe { OwnStatement::begin(plan.text) };
         // SAFETY: arrays are as long as the plan's arguments.
         let code = unsafe {
             pg_sys::SPI_execute_snapshot(
@@ -332,6 +339,7 @@ impl Session {
                 dest: receiver,
                 ..Default::default()
             };
+            let _own = OwnStatement::begin(plan.text);
             check(pg_sys::SPI_execute_plan_extended(plan.plan, &options), "a prepared statement");
             pg_sys::SPI_processed
         }

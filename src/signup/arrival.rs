@@ -203,7 +203,7 @@ impl Visit<'_> {
             let entries: Vec<Entry> = failed
                 .iter()
                 .map(|(place, failure)| Entry {
-                    details: json!({ "error": failure.to_json() }).to_string(),
+                    details: failure.to_json().to_string(),
                     ..self.entry(*place, "failure", "failed")
                 })
                 .collect();

@@ -229,6 +229,7 @@ fn give_up(failure: &Failure, attempt: Attempt, record: impl FnOnce()) -> Result
                 format!("The {attempt} goes on; the failure could not be recorded: {}", why.message)
             }
         }),
+        context: failure.context.clone(),
         ..Failure::default()
     });
     Ok(())

@@ -5,7 +5,6 @@ use crate::catalog::House;
 use crate::error::{Error, Failure};
 use crate::pg::{self, Arg, JsonbText, Mode, connect};
 use pgrx::Uuid;
-use serde_json::json;
 use std::io;
 
 /// An entry of the audit log. What is None is NULL there.
@@ -39,10 +38,7 @@ impl Entry {
     }
 
     pub fn failure(failure: &Failure, actor: &str) -> Self {
-        Entry {
-            details: json!({ "error": failure.to_json() }).to_string(),
-            ..Entry::new("failure", "failed", actor)
-        }
+        Entry { details: failure.to_json().to_string(), ..Entry::new("failure", "failed", actor) }
     }
 }
 

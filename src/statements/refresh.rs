@@ -83,10 +83,11 @@ impl Target {
                 Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
                 Err(failure) => (self.fill_each(fill)?, Some(failure)),
             };
-        let details = match failure.filter(|_| !left_out.is_empty()) {
-            Some(failure) => json!({ "left_out": left_out, "error": failure.to_json() }),
-            None => json!({}),
-        };
+        let mut details = json!({});
+        if let Some(failure) = failure.filter(|_| !left_out.is_empty()) {
+            details["left_out"] = json!(left_out);
+            failure.note_in(&mut details);
+        }
         Ok(Refreshed { details, ..refreshed })
     }
 

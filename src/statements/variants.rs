@@ -145,7 +145,7 @@ impl Target {
         }
         let mut told = json!({ "cut": cut, "left_out": left_out, "username": username });
         if let Some(failure) = failure.filter(|_| !left_out.is_empty()) {
-            told["error"] = failure.to_json();
+            failure.note_in(&mut told);
         }
         Some(told)
     }

@@ -168,6 +168,28 @@ def test_a_deferred_foreign_key_runs_inside(app):
     assert app.sql("SELECT email FROM onagui.app_users") == [("bob@example.com",)]
 
 
+def test_a_trigger_that_writes_to_a_table_with_a_deferred_key(app):
+    """As every foreign key is that Django makes. A row whose user does not come is no row of a sign-up's."""
+    app.sql(
+        """CREATE TABLE public.profiles (
+               user_id uuid PRIMARY KEY REFERENCES onagui.app_users DEFERRABLE INITIALLY DEFERRED,
+               referrer uuid REFERENCES onagui.app_users DEFERRABLE INITIALLY DEFERRED)"""
+    )
+    trigger(app, "INSERT INTO public.profiles VALUES (NEW.id, (NEW.metadata ->> 'referrer')::uuid);", "AFTER INSERT")
+    ann = app.auth.signup("ann@example.com", meta={"referrer": str(A)})
+    assert [(row["action"], row["details"]["left_out"], row["details"]["error"]["sqlstate"]) for row in audit(app)] == [("signup", ["metadata"], "23503")]
+    bob = app.auth.signup("bob@example.com", meta={"referrer": str(ann)})
+    assert app.sql("SELECT * FROM public.profiles") == [(ann, None), (bob, ann)]
+    assert app.warnings == []
+    # Rows that wait for their users go on waiting, and then the trigger's cannot be checked.
+    admin, cleo = app.connect("supabase_admin"), uuid.uuid4()
+    with admin.transaction():
+        admin.execute("INSERT INTO public.profiles VALUES (%s)", [cleo])
+        admin.execute("INSERT INTO auth.users (id, email) VALUES (%s, 'dora@example.com')", [A])
+        admin.execute("DELETE FROM public.profiles WHERE user_id = %s", [cleo])
+    assert [warning.sqlstate for warning in admin.warnings] == ["42501"]
+
+
 def test_what_is_deferred_stays_deferred_for_others(app):
     app.sql("ALTER TABLE onagui.app_users ADD parent uuid, ADD CONSTRAINT parent_key FOREIGN KEY (parent) REFERENCES onagui.app_users DEFERRABLE INITIALLY DEFERRED")
     both = app.connect("supabase_admin")

@@ -35,6 +35,8 @@ thread_local! {
 pub(super) const UNDER_NAMES: &str = "new_users n
              JOIN unnest($1::uuid[], $2::text[]) AS w(id, username) ON w.id = n.id";
 
+const FOREIGN_KEY_VIOLATION: &str = "23503";
+
 /// How often tables that change meanwhile are looked at again.
 const LOOKS: usize = 2;
 
@@ -123,7 +125,7 @@ impl Target {
             offer_new(session, new);
             let rows = self.run(session, new, &self.insert_one, |many| self.insert_sql(many));
             self.made(&rows, new)
-        })
+        })?
     }
 
     /// A BEFORE trigger may change what is written, the id too.
@@ -144,10 +146,10 @@ impl Target {
     }
 
     fn quick_insert(&self, new: &RowSet) -> Option<Loader> {
-        if self.app.deferrable.iter().any(|constraint| !constraint.inbound) {
+        if self.app.deferrable.iter().any(|c| !c.inbound || self.may_be_written_beside(c)) {
             return None;
         }
-        self.write_new(|session| {
+        self.write_checked(&[], |session| {
             offer_new(session, new);
             let plan =
                 self.insert_one.get_or_init(|| session.prepare(&self.insert_sql(false), &[]));
@@ -171,36 +173,43 @@ impl Target {
 
     /// Runs `f` as the owner of `app_users`. Whatever may be deferred is checked inside.
     pub fn write<R>(&self, f: impl FnOnce(&Session) -> R) -> R {
-        self.write_checked(|_| true, f)
+        self.write_checked(&self.app.deferrable.iter().collect::<Vec<_>>(), f)
     }
 
-    /// The same for an `f` that only inserts: rows that wait for theirs may have been inserted before.
-    pub fn write_new<R>(&self, f: impl FnOnce(&Session) -> R) -> R {
-        self.write_checked(|constraint| !constraint.inbound, f)
+    /// The same for an `f` that only inserts. Rows that wait for theirs may have been inserted before: the keys by which they
+    /// refer to `app_users` are left alone. Where none waits they are checked, too: what a trigger writes beside the new row
+    /// could not be left to COMMIT.
+    pub fn write_new<R>(&self, f: impl FnOnce(&Session) -> R) -> Result<R, Error> {
+        let mut checked: Vec<&Deferrable> =
+            self.app.deferrable.iter().filter(|c| !c.inbound).collect();
+        let beside: Vec<&Deferrable> =
+            self.app.deferrable.iter().filter(|c| self.may_be_written_beside(c)).collect();
+        if !beside.is_empty() {
+            let check = || {
+                connect(|session| set_constraints(session, &beside, "IMMEDIATE"));
+                Ok(())
+            };
+            match pg::as_role(self.app.owner, || subtransaction(check)) {
+                Ok(()) => checked.extend(beside),
+                Err(failure) if failure.sqlstate == FOREIGN_KEY_VIOLATION => {}
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        Ok(self.write_checked(&checked, f))
     }
 
-    fn write_checked<R>(
-        &self,
-        which: impl Fn(&Deferrable) -> bool,
-        f: impl FnOnce(&Session) -> R,
-    ) -> R {
-        let all: Vec<&Deferrable> = self.app.deferrable.iter().filter(|c| which(c)).collect();
+    /// Whether a trigger of `app_users` may insert, beside a new row, one that refers to it by this key.
+    fn may_be_written_beside(&self, constraint: &Deferrable) -> bool {
+        self.app.runs_code && constraint.inbound && constraint.initially
+    }
+
+    fn write_checked<R>(&self, checked: &[&Deferrable], f: impl FnOnce(&Session) -> R) -> R {
         pg::as_role(self.app.owner, || {
             connect(|session| {
-                let now = |what: &str, only_initially: bool| {
-                    let names: Vec<&str> = all
-                        .iter()
-                        .filter(|constraint| constraint.initially || !only_initially)
-                        .map(|constraint| constraint.name.as_str())
-                        .collect();
-                    if !names.is_empty() {
-                        let sql = format!("SET CONSTRAINTS {} {what}", names.join(", "));
-                        session.run(&sql, &[], Mode::Fresh);
-                    }
-                };
-                now("IMMEDIATE", false);
+                set_constraints(session, checked, "IMMEDIATE");
                 let result = f(session);
-                now("DEFERRED", true);
+                let initially: Vec<_> = checked.iter().copied().filter(|c| c.initially).collect();
+                set_constraints(session, &initially, "DEFERRED");
                 result
             })
         })
@@ -318,7 +327,7 @@ impl Target {
             offer_new(session, new);
             let args = [ids(new).into(), usernames.to_vec().into()];
             self.made(&session.run(&sql, &args, Mode::Fresh), new)
-        })?;
+        })??;
         all_written(made, new)
     }
 
@@ -345,6 +354,13 @@ impl Target {
         pg::as_role(self.app.owner, || {
             connect(|session| session.run(&sql, &[names.to_vec().into()], Mode::Fresh).column())
         })
+    }
+}
+
+fn set_constraints(session: &Session, which: &[&Deferrable], when: &str) {
+    if !which.is_empty() {
+        let names: Vec<&str> = which.iter().map(|constraint| constraint.name.as_str()).collect();
+        session.run(&format!("SET CONSTRAINTS {} {when}", names.join(", ")), &[], Mode::Fresh);
     }
 }
 

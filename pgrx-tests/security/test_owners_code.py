@@ -284,6 +284,28 @@ def test_a_constraint_of_somebody_elses_under_the_same_name(db, plain, elsewhere
     assert {who for _, who in db.sql("SELECT * FROM public.ran", role="supabase_admin")} == {"postgres"}
 
 
+def test_a_trigger_that_writes_to_tables_of_somebody_elses(db, plain):
+    """Their foreign keys are checked at once, whoever has the tables: none of it can be left to COMMIT."""
+    other = plain("banker")
+    db.install()
+    db.sql(
+        f"""CREATE SCHEMA bank AUTHORIZATION {other}; GRANT USAGE ON SCHEMA bank TO postgres;
+            CREATE TABLE bank.currencies (id text PRIMARY KEY);
+            INSERT INTO bank.currencies VALUES ('EUR');
+            CREATE TABLE bank.wallets (user_id uuid, currency text REFERENCES bank.currencies DEFERRABLE INITIALLY DEFERRED);
+            CREATE FUNCTION bank.open() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+                BEGIN INSERT INTO bank.wallets VALUES (NEW.id, coalesce(NEW.metadata ->> 'currency', 'EUR')); RETURN NULL; END $$;
+            ALTER TABLE bank.currencies OWNER TO {other}; ALTER TABLE bank.wallets OWNER TO {other}; ALTER FUNCTION bank.open() OWNER TO {other};
+            CREATE TRIGGER open AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION bank.open()""",
+        role="supabase_admin",
+    )
+    ann = db.auth.signup("ann@example.com")
+    assert audit(db) == []
+    bob = db.auth.signup("bob@example.com", meta={"currency": "none"})
+    assert [row["details"]["error"]["sqlstate"] for row in audit(db)] == ["23503"]
+    assert db.sql("SELECT * FROM bank.wallets", role="supabase_admin") == [(ann, "EUR"), (bob, "EUR")]
+
+
 def test_a_partition_of_somebody_elses_has_the_trigger_of_the_table_above(db, plain):
     other = plain("mallory")
     db.sql(f"""{LATER}; CREATE SCHEMA onagui; GRANT USAGE ON SCHEMA onagui TO {other};

@@ -45,8 +45,10 @@ pub(super) fn read(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable>
             AND (c.conrelid = $1
                  OR c.contype = 'f' AND c.confrelid = $1
                  -- What the table's triggers write elsewhere.
-                 OR c.condeferred AND t.relowner = $2
-                    AND EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = $1 AND NOT g.tgisinternal))
+                 OR c.condeferred
+                    AND EXISTS (SELECT FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc f ON f.oid = g.tgfoid
+                                 WHERE g.tgrelid = $1 AND NOT g.tgisinternal
+                                   AND (t.relowner = $2 OR c.contype = 'f' AND f.prosecdef AND t.relowner = f.proowner)))
             AND pg_catalog.has_schema_privilege($2, n.oid, 'USAGE')
             AND {nobody_elses}
           GROUP BY n.oid, n.nspname, c.conname

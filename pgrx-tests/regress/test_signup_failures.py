@@ -181,13 +181,31 @@ def test_a_trigger_that_writes_to_a_table_with_a_deferred_key(app):
     bob = app.auth.signup("bob@example.com", meta={"referrer": str(ann)})
     assert app.sql("SELECT * FROM public.profiles") == [(ann, None), (bob, ann)]
     assert app.warnings == []
-    # Rows that wait for their users go on waiting, and then the trigger's cannot be checked.
-    admin, cleo = app.connect("supabase_admin"), uuid.uuid4()
+
+
+def test_rows_that_wait_beside_a_trigger_that_writes_under_a_deferred_key(app):
+    """Those of a trigger on auth.users come before the user's row. They go on waiting; under other keys all is checked."""
+    app.sql(
+        """CREATE TABLE public.waiting (user_id uuid REFERENCES onagui.app_users DEFERRABLE INITIALLY DEFERRED);
+           CREATE TABLE public.profiles (user_id uuid REFERENCES onagui.app_users DEFERRABLE INITIALLY DEFERRED)"""
+    )
+    trigger(app, "INSERT INTO public.profiles VALUES (NEW.id);", "AFTER INSERT")
+    app.sql(
+        """CREATE FUNCTION public.first() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+               BEGIN INSERT INTO public.waiting VALUES (NEW.id); RETURN NULL; END $$;
+           CREATE TRIGGER first AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION public.first()"""
+    )
+    ann = app.auth.signup("ann@example.com")
+    assert app.sql("SELECT user_id FROM public.profiles JOIN public.waiting USING (user_id) JOIN onagui.app_users u ON u.id = user_id") == [(ann,)]
+    assert audit(app) == [] and app.warnings == []
+    # Where they wait by the key under which the trigger writes, that is recorded.
+    admin = app.connect("supabase_admin")
+    admin.execute("DROP TRIGGER first ON auth.users")
     with admin.transaction():
-        admin.execute("INSERT INTO public.profiles VALUES (%s)", [cleo])
-        admin.execute("INSERT INTO auth.users (id, email) VALUES (%s, 'dora@example.com')", [A])
-        admin.execute("DELETE FROM public.profiles WHERE user_id = %s", [cleo])
-    assert [warning.sqlstate for warning in admin.warnings] == ["42501"]
+        admin.execute("INSERT INTO public.profiles VALUES (%s)", [A])
+        admin.execute("INSERT INTO auth.users (id, email) VALUES (%s, 'bob@example.com')", [uuid.uuid4()])
+        admin.execute("DELETE FROM public.profiles WHERE user_id = %s", [A])
+    assert [row["details"]["error"]["sqlstate"] for row in audit(app)] == ["42501"]
 
 
 def test_what_is_deferred_stays_deferred_for_others(app):

@@ -184,18 +184,30 @@ impl Target {
             self.app.deferrable.iter().filter(|c| !c.inbound).collect();
         let beside: Vec<&Deferrable> =
             self.app.deferrable.iter().filter(|c| self.may_be_written_beside(c)).collect();
-        if !beside.is_empty() {
-            let check = || {
-                connect(|session| set_constraints(session, &beside, "IMMEDIATE"));
-                Ok(())
-            };
-            match pg::as_role(self.app.owner, || subtransaction(check)) {
-                Ok(()) => checked.extend(beside),
-                Err(failure) if failure.sqlstate == FOREIGN_KEY_VIOLATION => {}
-                Err(failure) => return Err(failure.into()),
+        if !beside.is_empty() && self.check_now(&beside)? {
+            checked.extend(beside);
+        } else {
+            // Only those by which rows do wait.
+            for constraint in beside {
+                if self.check_now(&[constraint])? {
+                    checked.push(constraint);
+                }
             }
         }
         Ok(self.write_checked(&checked, f))
+    }
+
+    /// Has these foreign keys checked from now on. Answers false, and leaves them, where rows wait for theirs.
+    fn check_now(&self, keys: &[&Deferrable]) -> Result<bool, Error> {
+        let check = || {
+            connect(|session| set_constraints(session, keys, "IMMEDIATE"));
+            Ok(())
+        };
+        match pg::as_role(self.app.owner, || subtransaction(check)) {
+            Ok(()) => Ok(true),
+            Err(failure) if failure.sqlstate == FOREIGN_KEY_VIOLATION => Ok(false),
+            Err(failure) => Err(failure.into()),
+        }
     }
 
     /// Whether a trigger of `app_users` may insert, beside a new row, one that refers to it by this key.

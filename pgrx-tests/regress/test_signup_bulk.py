@@ -108,6 +108,25 @@ def test_a_trigger_that_discards_some(app):
     assert failed(app) == [("u7@example.com", "09000")]
 
 
+def test_a_trigger_for_each_statement_that_wants_one_row(app):
+    """It was written for sign-ups one by one, and fails without a row, too, but in another way."""
+    app.sql(
+        """CREATE TABLE public.profiles (user_id uuid REFERENCES onagui.app_users);
+           CREATE FUNCTION public.make() RETURNS trigger LANGUAGE plpgsql AS $$
+               DECLARE one record;
+               BEGIN
+                   SELECT * INTO STRICT one FROM fresh;
+                   IF one.email = 'u7@example.com' THEN RAISE EXCEPTION 'not this one'; END IF;
+                   INSERT INTO public.profiles VALUES (one.id);
+                   RETURN NULL;
+               END $$;
+           CREATE TRIGGER make AFTER INSERT ON onagui.app_users REFERENCING NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION public.make()"""
+    )
+    load(app, 300)
+    assert made(app) == app.one("SELECT count(*) FROM public.profiles") == 299
+    assert failed(app) == [("u7@example.com", "P0001")]
+
+
 def test_nothing_goes(app):
     app.sql("DROP TABLE onagui.app_users")
     assert load(app, 20000) < 10

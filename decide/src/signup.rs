@@ -30,6 +30,8 @@ pub struct Facts<Id> {
     pub own: Option<OwnRow>,
     /// Other rows with the same e-mail.
     pub namesakes: Vec<Namesake<Id>>,
+    /// There is another row with the same e-mail that has no id, where that is merely UNIQUE.
+    pub nameless: bool,
 }
 
 /// The application's row with the auth user's id.
@@ -62,6 +64,8 @@ pub enum Conflict {
     KnownId,
     /// Several rows have the e-mail.
     SeveralRows,
+    /// The row with the e-mail has no id.
+    NoId,
     /// `link_by_email = never`.
     LinkingIsOff,
     /// The user has a row of their own, but another row holds the new e-mail.
@@ -81,6 +85,7 @@ impl Conflict {
                 "an app user with this e-mail has an id that belongs, or once belonged, to another auth user"
             }
             Conflict::SeveralRows => "several app users have this e-mail",
+            Conflict::NoId => "the app user with this e-mail has no id",
             Conflict::LinkingIsOff => {
                 "an app user has this e-mail, and onagui_sync.link_by_email is never"
             }
@@ -99,14 +104,18 @@ pub fn decide<Id: Copy>(facts: &Facts<Id>, policy: LinkPolicy) -> Decision<Id> {
         return match (own.email_is_equal, facts.has_email) {
             (true, _) => Decision::Refresh { take_email: false },
             (false, false) => Decision::Conflict(Conflict::EmailIsGone),
-            (false, true) if facts.namesakes.is_empty() => Decision::Refresh { take_email: true },
+            (false, true) if facts.namesakes.is_empty() && !facts.nameless => {
+                Decision::Refresh { take_email: true }
+            }
             (false, true) => Decision::Conflict(Conflict::EmailIsTaken),
         };
     }
     match facts.namesakes.as_slice() {
-        [] => Decision::Create,
+        [] if !facts.nameless => Decision::Create,
         _ if policy == LinkPolicy::Never => Decision::Conflict(Conflict::LinkingIsOff),
+        [] => Decision::Conflict(Conflict::NoId),
         [_, _, ..] => Decision::Conflict(Conflict::SeveralRows),
+        [_] if facts.nameless => Decision::Conflict(Conflict::SeveralRows),
         [namesake] if namesake.known => Decision::Conflict(Conflict::KnownId),
         [namesake] if facts.confirmed || policy == LinkPolicy::Always => {
             Decision::Link(namesake.id)
@@ -127,6 +136,7 @@ mod tests {
             confirmed: false,
             own: None,
             namesakes: namesakes.iter().map(|&(id, known)| Namesake { id, known }).collect(),
+            nameless: false,
         }
     }
 
@@ -159,6 +169,19 @@ mod tests {
             decide(&confirmed(&[(1, false)]), Never),
             Decision::Conflict(Conflict::LinkingIsOff)
         );
+    }
+
+    #[test]
+    fn a_row_without_an_id_is_for_a_person_to_decide() {
+        let beside = |n: &[(u8, bool)]| Facts { confirmed: true, nameless: true, ..facts(n) };
+        assert_eq!(decide(&beside(&[]), Verified), Decision::Conflict(Conflict::NoId));
+        assert_eq!(decide(&beside(&[]), Never), Decision::Conflict(Conflict::LinkingIsOff));
+        assert_eq!(
+            decide(&beside(&[(1, false)]), Verified),
+            Decision::Conflict(Conflict::SeveralRows)
+        );
+        let own = Facts { own: Some(OwnRow { email_is_equal: false }), ..beside(&[]) };
+        assert_eq!(decide(&own, Verified), Decision::Conflict(Conflict::EmailIsTaken));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 """The table of the sign-up: what is found in app_users, and what is made of it."""
 
+import json
 import uuid
 
 import pytest
 
-from support import NULL, audit
+from support import NULL, audit, expect_error
 
 A = uuid.UUID("aaaaaaaa-0000-4000-8000-000000000001")
 B = uuid.UUID("bbbbbbbb-0000-4000-8000-000000000002")
@@ -146,6 +147,25 @@ def test_without_the_unique_index_no_second_row_either(app, unique):
     app.auth.signup("ann@example.com", confirmed=False, id=A)
     assert users(app) == [(B, "ann@example.com")]
     assert log(app) == [("pending", "planned", A, B, None, "ann@example.com")]
+
+
+@pytest.mark.parametrize("index", ["", "CREATE UNIQUE INDEX ON onagui.app_users (lower(btrim(email)))"])
+def test_a_row_without_an_id_has_the_email(db, index):
+    """As where the table is older than its ids from auth."""
+    db.install(app_users=False)
+    db.sql(f"CREATE TABLE onagui.app_users (number serial PRIMARY KEY, id uuid UNIQUE, email text); {index}")
+    db.sql("INSERT INTO onagui.app_users (email) VALUES ('ann@example.com'), ('bob@example.com')")
+    ann = db.auth.signup("ann@example.com", confirmed=False)
+    eve = db.auth.signup("eve@example.com")
+    db.auth.change_email(eve, "bob@example.com")
+    assert [(row["auth_user_id"], row["action"], row["outcome"], row["details"]["reason"]) for row in audit(db)] == [
+        (ann, "conflict", "refused", "the app user with this e-mail has no id"),
+        (eve, "conflict", "refused", "another app user holds the new e-mail"),
+    ]
+    assert db.sql("SELECT id, email FROM onagui.app_users ORDER BY number") == [(None, "ann@example.com"), (None, "bob@example.com"), (eve, "eve@example.com")]
+    assert db.warnings == []
+    with expect_error("21000", hint=True):
+        db.sql("SELECT onagui.sync_user_registration(%s)", [json.dumps({"userId": str(ann), "email": "ann@example.com"})])
 
 
 def test_an_empty_email_matches_nothing(app):

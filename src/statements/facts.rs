@@ -60,6 +60,7 @@ impl Target {
                     let place = rows.get::<i64>(row, 1).unwrap_or_default() as usize;
                     if let Some(last) = arrivals.last_mut().filter(|a| a.place == place) {
                         last.facts.namesakes.extend(namesake);
+                        last.facts.nameless |= rows.get::<bool>(row, 12).unwrap_or_default();
                         continue;
                     }
                     let email: Option<String> = rows.get(row, 3);
@@ -77,6 +78,7 @@ impl Target {
                                 .get::<bool>(row, 7)
                                 .map(|email_is_equal| OwnRow { email_is_equal }),
                             namesakes: namesake.into_iter().collect(),
+                            nameless: rows.get(row, 12).unwrap_or_default(),
                         },
                         same_key: rows.get(row, 8).unwrap_or_default(),
                         email,
@@ -141,10 +143,10 @@ impl Target {
                          THEN {own_email} IS NOT DISTINCT FROM n.email
                               OR n.key IS NULL AND nullif({own_key}, '') IS NULL END,
                     own.id IS NOT NULL AND nullif({own_key}, '') IS NOT DISTINCT FROM n.key,
-                    m.id, n.username, n.cut
+                    m.id, n.username, n.cut, m.id IS NULL AND {m_key} IS NOT NULL
                FROM n
                LEFT JOIN {only}onagui.app_users own ON own.id = n.id
-               LEFT JOIN {only}onagui.app_users m ON {m_key} = n.key AND m.id <> n.id
+               LEFT JOIN {only}onagui.app_users m ON {m_key} = n.key AND m.id IS DISTINCT FROM n.id
               ORDER BY n.place",
             email = self.auth.email("n"),
             own_email = self.app.email("own"),

@@ -1,5 +1,6 @@
 //! The statements of a sign-up, prepared once per backend and definition of the tables.
 
+use super::facts::Arrival;
 use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
 use crate::catalog::{App, Auth, Deferrable, Fold, House};
@@ -307,9 +308,12 @@ impl Target {
     pub fn is_missing(&self, id: Uuid) -> bool {
         connect(|session| {
             let arrivals = self.facts(&self.auth_users(session, &[id], Mode::Fresh));
-            arrivals
-                .iter()
-                .any(|a| !a.facts.deleted && a.facts.own.is_none() && a.facts.namesakes.is_empty())
+            arrivals.iter().any(|Arrival { facts, .. }| {
+                !facts.deleted
+                    && facts.own.is_none()
+                    && facts.namesakes.is_empty()
+                    && !facts.nameless
+            })
         })
     }
 

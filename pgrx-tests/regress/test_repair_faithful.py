@@ -142,6 +142,23 @@ def test_a_decision_about_an_auth_users_row_can_be_taken_back(db, merge, deleted
     assert db.sql("SELECT user_id FROM posts") == [(auth,)]
 
 
+@pytest.mark.parametrize("same_email", [True, False], ids=["rekey", "merge"])
+def test_a_decision_is_undone_and_done_again_any_number_of_times(db, same_email):
+    """The id that was left is an auth user's all the time."""
+    other, auth = auth_user(db, "bob@example.com"), auth_user(db, "ann@example.com")
+    app_user(db, "ann@example.com" if same_email else "bob@example.com", other)
+    if not same_email:
+        app_user(db, "ann@example.com", auth)
+    there = content(db, "onagui.app_users")
+    (row,) = db.rows("SELECT * FROM onagui.fix_user_id(%s, %s, true)", [other, auth])
+    assert row["outcome"] == "done" and row["action"] == ("rekey" if same_email else "merge")
+    fixed, audit_id = content(db, "onagui.app_users"), row["audit_id"]
+    for wanted in [there, fixed] * 3:
+        undo(db, audit_id)
+        assert content(db, "onagui.app_users") == wanted
+        audit_id = log(db, audit_id=audit_id)[0]["undone_by"]
+
+
 @pytest.mark.parametrize("end", ["ALTER TABLE posts DROP CONSTRAINT posts_user_id_fkey", "SELECT onagui.unregister_reference('files', 'owner')"])
 def test_rows_that_would_stay_behind(db, end):
     db.sql(

@@ -233,7 +233,8 @@ fn take_back(
             Step::Changes(done) => {
                 take_back_changes(repair, session, audit_id, logged, done, &mut undone)?
             }
-            Step::Auths(_) => {}
+            // Whoever takes the undo of this undo back needs to know it as well.
+            Step::Auths(id) => undone.steps.push(Step::Auths(id.clone())),
         }
     }
     Ok(undone)

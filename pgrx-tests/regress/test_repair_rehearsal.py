@@ -506,3 +506,22 @@ def test_a_check_that_reads_tables_is_not_tried(db, volatility, outcome):
     db.sql("INSERT INTO docs VALUES (1, %s)", [app])
     assert fix_one(db, "ann@example.com", apply=False)["outcome"] == outcome
     assert fix_one(db, "ann@example.com")["outcome"] == "done"
+
+
+@pytest.mark.parametrize("users", [1, 5])
+def test_references_are_told_in_the_same_order(db, users):
+    """Whoever owns the tables."""
+    db.sql(
+        """DO $$ BEGIN CREATE ROLE reader; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$;
+           GRANT USAGE, CREATE ON SCHEMA public TO reader; GRANT USAGE ON SCHEMA onagui TO reader;
+           GRANT REFERENCES, SELECT ON onagui.app_users TO reader;
+           CREATE TABLE b (user_id uuid REFERENCES onagui.app_users); ALTER TABLE b OWNER TO reader;
+           CREATE TABLE a (user_id uuid REFERENCES onagui.app_users); CREATE TABLE c (user_id uuid REFERENCES onagui.app_users)""",
+        role="supabase_admin",
+    )
+    for n in range(users):
+        app, _ = mismatched(db, f"user{n}@example.com")
+        for table in "abc":
+            db.sql(f"INSERT INTO {table} VALUES (%s)", [app], role="supabase_admin")
+    rehearsed, fixed = ([row["details"]["references"] for row in fix(db, None, apply)] for apply in (False, True))
+    assert len(fixed) == users and rehearsed == fixed

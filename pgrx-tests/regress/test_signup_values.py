@@ -212,6 +212,21 @@ def test_a_username_that_a_check_refuses_is_left_out(app):
     assert app.warnings == []
 
 
+@pytest.mark.parametrize("made_by", ["sign-up", "bulk", "fix"])
+def test_a_username_that_must_be_there_and_is_too_short(app, made_by):
+    app.sql("ALTER TABLE onagui.app_users ALTER username SET NOT NULL, ADD CHECK (char_length(username) >= 3)")
+    insert = "INSERT INTO auth.users (id, email, is_sso_user) VALUES ('aaaaaaaa-0000-4000-8000-000000000001', 'ab@example.com', false)"
+    if made_by == "bulk":
+        insert += ", (gen_random_uuid(), 'ann@example.com', false)"
+    if made_by == "fix":
+        insert = f"SET onagui_sync.enabled = off; {insert}; RESET onagui_sync.enabled"
+    app.sql(insert, role="supabase_admin")
+    if made_by == "fix":
+        rehearsed, fixed = (app.sql(f"SELECT outcome FROM onagui.fix_user_ids('{{ab@example.com}}', {apply})") for apply in ("false", "true"))
+        assert (rehearsed, fixed) == ([("planned",)], [("done",)])
+    assert app.one("SELECT username FROM onagui.app_users WHERE email = 'ab@example.com'") == "ab_aaaaaaaa"
+
+
 def test_two_values_that_do_not_fit(app):
     app.sql("ALTER TABLE onagui.app_users ADD CHECK (username <> 'ann'), ADD CHECK (full_name <> 'Ann')")
     app.auth.signup("a@example.com", {"username": "ann", "full_name": "Ann"})

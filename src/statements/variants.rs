@@ -44,8 +44,14 @@ impl Target {
     /// What is tried for a row that has failed, in this order, before the least. Columns that are `given` keep their values.
     pub fn variants(&self, failure: &Failure, given: &[&str]) -> Vec<Variant> {
         let mut variants = Vec::new();
-        let is_taken = failure.sqlstate == "23505" && self.username().is_some();
-        if is_taken && !given.contains(&"username") {
+        let another_may_do =
+            self.username().is_some_and(|username| match failure.sqlstate.as_str() {
+                "23505" => true,
+                // One that must be there is too short, say.
+                "23514" => !username.is_optional,
+                _ => false,
+            });
+        if another_may_do && !given.contains(&"username") {
             variants.extend([1, 2].map(|candidate| Variant { candidate, left_out: Vec::new() }));
         }
         let columns = self.least(given).left_out.into_iter();

@@ -22,6 +22,7 @@ use pgrx::pg_sys::{Oid, UUIDARRAYOID, UUIDOID};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use text::{any_condition, count_sql, new_value, update_many_sql, update_sql};
 
@@ -290,6 +291,8 @@ impl Mover {
             moved.push((place, rows));
         });
         self.written(session, &moved, watched, &[(from, to)])?;
+        // As a rehearsal tells of them.
+        moved.sort_unstable();
         Ok(moved
             .into_iter()
             .filter_map(|(place, rows)| self.referring_to_one(place, rows))
@@ -304,7 +307,7 @@ impl Mover {
     ) -> Result<Vec<Vec<Referring>>, Error> {
         let (from, to): (Vec<Uuid>, Vec<Uuid>) = users.iter().copied().unzip();
         let mut moved = Vec::new();
-        let mut by_user: Vec<Vec<Referring>> = users.iter().map(|_| Vec::new()).collect();
+        let mut by_place = BTreeMap::new();
         let watched = self.watched(session, &from);
         self.update_each(session, |place| {
             if self.is_out_of_it(session, place, &from) {
@@ -330,12 +333,14 @@ impl Mover {
                 }
             }
             moved.push((place, rows.iter().sum()));
-            for (of_user, rows) in by_user.iter_mut().zip(rows) {
-                of_user.extend(self.referring_to_one(place, rows));
-            }
+            by_place.insert(place, rows);
         });
         self.written(session, &moved, watched, users)?;
-        Ok(by_user)
+        let of_user = |user: usize| {
+            let referring = by_place.iter().map(|(place, rows)| (*place, rows[user]));
+            referring.filter_map(|(place, rows)| self.referring_to_one(place, rows)).collect()
+        };
+        Ok((0..users.len()).map(of_user).collect())
     }
 
     /// Whether rows of some table may refer to users by their e-mails, by what is generated from them, or only as long as the

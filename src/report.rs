@@ -6,6 +6,7 @@ use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{self, Call, Reply};
 use crate::statements::status::{ANOTHERS_ROW, Listed, Overview, STATUSES};
+use onagui_decide::repair::Status;
 use text::{BREAK, literal, shown, thousands, wrapped};
 
 /// No more of each status are told in full.
@@ -120,10 +121,12 @@ fn tell(out: &mut Vec<String>, user: &Listed) {
     }
 }
 
-const FIXABLE: [&str; 4] = ["EMAIL_MISMATCH", "MISMATCHED", "DUPLICATE", "MISSING_IN_APP_USERS"];
-
 fn is_anothers(user: &Listed) -> bool {
     user.detail.as_deref() == Some(ANOTHERS_ROW)
+}
+
+fn is_fixable(status: &str) -> bool {
+    Status::parse(status).is_some_and(Status::is_fixable)
 }
 
 /// The call that brings the user into step.
@@ -131,7 +134,7 @@ fn fix(user: &Listed, email: Option<&str>) -> Option<String> {
     match (user.status.as_str(), &user.app_id, &user.auth_id) {
         // The e-mail stays: there is none to take over.
         ("EMAIL_MISMATCH", _, _) if !user.auth_has_email => None,
-        (status, _, _) if FIXABLE.contains(&status) || is_anothers(user) => {
+        (status, _, _) if is_fixable(status) || is_anothers(user) => {
             Some(match email {
                 Some(email) => {
                     format!(

@@ -2,7 +2,6 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 /// The longest e-mail, name or value that an error repeats, in characters.
 const SHOWN: usize = 100;
@@ -105,10 +104,8 @@ impl<'a> Body<'a> {
     /// The rest of the body. An empty username counts as absent, as it does at a sign-up.
     pub fn wanted(&self) -> Result<Wanted, Wrong> {
         let email = required("email", "a string", self.email)?;
-        let username = match self.username {
-            None => None,
-            Some(raw) => Some(required("username", "a string", Some(raw))?.into_owned()),
-        };
+        let username = self.username.map(|raw| required("username", "a string", Some(raw)));
+        let username = username.transpose()?;
         let metadata = match self.metadata.map(RawValue::get) {
             Some(text) if !is_object(text) => {
                 return Err(Wrong::WrongType {
@@ -119,25 +116,21 @@ impl<'a> Body<'a> {
             }
             other => other.map(str::to_owned),
         };
-        Ok(Wanted {
-            email: email.into_owned(),
-            username: username.filter(|name| !name.is_empty()),
-            metadata,
-        })
+        Ok(Wanted { email, username: username.filter(|name| !name.is_empty()), metadata })
     }
 }
 
-fn required<'a>(
+fn required(
     key: &'static str,
     wanted: &'static str,
-    raw: Option<&'a RawValue>,
-) -> Result<Cow<'a, str>, Wrong> {
+    raw: Option<&RawValue>,
+) -> Result<String, Wrong> {
     let raw = raw.ok_or(Wrong::Missing { key })?;
     string(raw).ok_or(Wrong::WrongType { key, found: kind(raw.get()), wanted })
 }
 
-fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<String>(raw.get()).ok().map(Cow::Owned)
+fn string(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
 }
 
 fn is_object(text: &str) -> bool {

@@ -423,7 +423,7 @@ fn set_email(
     let mover = repair.mover();
     let table = &mover.references.tables[0];
     let shape = mover.shape(session, 0, Mode::Fresh);
-    let id = candidate.app_user_id.ok_or_else(|| Error::AppUserGone { id: "NULL".into() })?;
+    let id = candidate.app()?;
     let address = rows::address_of(session, table, id)
         .ok_or_else(|| Error::AppUserGone { id: id.to_string() })?;
     let mut of_table = TableChanges::new(table, shape);

@@ -183,8 +183,6 @@ pub fn prune_audit(call: &Call) -> Result<Reply, Error> {
                     wanted: "an interval from 0 to 5000 years, such as '90 days'",
                 });
             }
-            let age: pgrx::datum::Interval =
-                call.arg(0).ok_or(Error::NullArgument { name: "p_older_than" })?;
             let removed = session
                 .run(
                     "DELETE FROM onagui.sync_audit_log WHERE occurred_at < now() - $1",

@@ -12,6 +12,7 @@ use crate::statements::merge::{self, OnConflict};
 use crate::statements::rekey::{Referring, unquoted};
 use crate::statements::rows::{self, Address};
 use crate::statements::{followers, restored, undo};
+use onagui_decide::registration::parse_uuid;
 use pgrx::{JsonB, Uuid};
 use serde::Serialize;
 use serde_json::Value;
@@ -48,6 +49,7 @@ struct Undone {
     origins: HashMap<Address, Address>,
 }
 
+/// `onagui.undo_fix(p_audit_id)`.
 pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     let audit_id: i64 = call.arg(0).ok_or(Error::NullArgument { name: "p_audit_id" })?;
     let house = House::find()?;
@@ -250,14 +252,7 @@ impl Step {
 }
 
 fn id_of(text: &str) -> Option<Uuid> {
-    let bytes: Vec<u8> = (0..32)
-        .step_by(2)
-        .map_while(|i| {
-            let hex: String = text.chars().filter(|c| *c != '-').skip(i).take(2).collect();
-            u8::from_str_radix(&hex, 16).ok()
-        })
-        .collect();
-    Uuid::from_slice(&bytes).ok()
+    parse_uuid(text).map(Uuid::from_bytes)
 }
 
 fn take_back_rekey(

@@ -2,7 +2,7 @@
 
 use super::encoding::from_server_c;
 use super::spi::{Arg, Plan, Session};
-use super::values::{FromSql, ToSql, jsonb};
+use super::values::{FromSql, JsonbText, ToSql, jsonb_text};
 use pgrx::pg_sys;
 
 pub struct Call {
@@ -25,7 +25,7 @@ impl Reply {
 
     /// A jsonb from its text, which is never taken apart on the way: no depth, size or number is too much for it.
     pub fn json(text: String) -> Self {
-        Reply::Value(Box::new(move || Some(jsonb(&text))))
+        Reply::of(JsonbText(text))
     }
 }
 
@@ -52,15 +52,11 @@ impl Call {
 
     /// The argument at `place`, of type jsonb, as its text.
     pub fn arg_json(&self, place: usize) -> Option<String> {
-        // SAFETY: as in arg(); the output function answers a palloc'd, NUL-terminated string.
+        // SAFETY: as in arg().
         unsafe {
             assert!(place < (*self.fcinfo).nargs as usize, "argument {place}");
             let arg = &*(*self.fcinfo).args.as_ptr().add(place);
-            (!arg.isnull).then(|| {
-                let output = pg_sys::Oid::from(pg_sys::F_JSONB_OUT);
-                let text = pg_sys::OidOutputFunctionCall(output, arg.value);
-                from_server_c(text)
-            })
+            (!arg.isnull).then(|| jsonb_text(arg.value))
         }
     }
 

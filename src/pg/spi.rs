@@ -36,6 +36,10 @@ impl Arg {
     pub fn of<T: ToSql>(value: Option<T>) -> Self {
         Arg { kind: T::kind(), value: value.and_then(ToSql::datum) }
     }
+
+    pub(super) fn datum(&self) -> Option<pg_sys::Datum> {
+        self.value
+    }
 }
 
 impl Drop for Arg {
@@ -241,31 +245,39 @@ impl Session {
 
     /// Lets the statements of this connection select from `rows` under the name `name`.
     pub fn offer(&self, name: &CStr, rows: &RowSet) {
-        // SAFETY: the entry lives in this connection's memory, the tuplestore at least as long as `rows`.
-        unsafe {
-            let enr = pg_sys::palloc0(size_of::<pg_sys::EphemeralNamedRelationData>())
-                as *mut pg_sys::EphemeralNamedRelationData;
-            (*enr).md.name = pg_sys::pstrdup(name.as_ptr());
-            (*enr).md.reliddesc = rows.table();
-            (*enr).md.enrtype = pg_sys::EphemeralNameRelationType::ENR_NAMED_TUPLESTORE;
-            (*enr).md.enrtuples = rows.len() as f64;
-            (*enr).reldata = rows.store().cast();
-            pg_sys::SPI_unregister_relation(name.as_ptr());
-            check(pg_sys::SPI_register_relation(enr), "a set of rows");
-        }
+        let (table, unknown) = (rows.table(), std::ptr::null_mut());
+        // SAFETY: the tuplestore lives at least as long as `rows`.
+        unsafe { self.offer_store(name, (table, unknown), rows.store(), rows.len()) };
     }
 
-    /// Lets the statements of this connection select from `rows` under the name `name`.
+    /// The same with rows that are of no table.
     pub fn offer_aside(&self, name: &CStr, rows: &Aside) {
+        let (no_table, columns) = (pg_sys::InvalidOid, rows.descriptor());
         // SAFETY: as in offer().
+        unsafe { self.offer_store(name, (no_table, columns), rows.store(), rows.len()) };
+    }
+
+    /// What the rows are made of is said by their table, or by a descriptor.
+    ///
+    /// # Safety
+    /// Store and descriptor outlive the statements that select from them.
+    unsafe fn offer_store(
+        &self,
+        name: &CStr,
+        (table, descriptor): (pg_sys::Oid, pg_sys::TupleDesc),
+        store: *mut pg_sys::Tuplestorestate,
+        rows: usize,
+    ) {
+        // SAFETY: the entry lives in this connection's memory; the rest is the caller's promise.
         unsafe {
             let enr = pg_sys::palloc0(size_of::<pg_sys::EphemeralNamedRelationData>())
                 as *mut pg_sys::EphemeralNamedRelationData;
             (*enr).md.name = pg_sys::pstrdup(name.as_ptr());
-            (*enr).md.tupdesc = rows.descriptor();
+            (*enr).md.reliddesc = table;
+            (*enr).md.tupdesc = descriptor;
             (*enr).md.enrtype = pg_sys::EphemeralNameRelationType::ENR_NAMED_TUPLESTORE;
-            (*enr).md.enrtuples = rows.len() as f64;
-            (*enr).reldata = rows.store().cast();
+            (*enr).md.enrtuples = rows as f64;
+            (*enr).reldata = store.cast();
             pg_sys::SPI_unregister_relation(name.as_ptr());
             check(pg_sys::SPI_register_relation(enr), "a set of rows");
         }
@@ -290,7 +302,7 @@ impl Session {
                 map_failure: *const c_char,
             );
         }
-        // SAFETY: the receiver is set up before use.
+        // SAFETY: the receiver is set up before use, and lives in this connection's memory; the store is the caller's answer.
         unsafe {
             let receiver = pg_sys::CreateDestReceiver(pg_sys::CommandDest::DestTuplestore);
             let context = pg_sys::MemoryContextGetParent(pg_sys::CurrentMemoryContext);
@@ -353,10 +365,4 @@ fn datums(args: &[Arg]) -> (Vec<pg_sys::Datum>, Vec<c_char>) {
             None => (pg_sys::Datum::null(), b'n' as c_char),
         })
         .unzip()
-}
-
-impl Arg {
-    pub(super) fn datum(&self) -> Option<pg_sys::Datum> {
-        self.value
-    }
 }

@@ -1,8 +1,7 @@
 //! Values on their way between SQL and Rust. Texts are converted (see [`super::encoding`]).
 
 use super::encoding::{from_server, from_server_c, to_server, to_server_c};
-use pgrx::datum::Interval;
-use pgrx::datum::{FromDatum, IntoDatum};
+use pgrx::datum::{FromDatum, Interval, IntoDatum};
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{JsonB, Uuid};
 use serde::de::DeserializeOwned;
@@ -16,7 +15,7 @@ pub trait FromSql: Sized {
     fn fits(kind: Oid) -> bool;
 
     /// # Safety
-    /// `datum` is a value of the type `kind`, which fits, and not NULL.
+    /// `datum` is not NULL, and a value of the type `kind`, which fits: InvalidOid where the caller knows that it does.
     unsafe fn read(datum: Datum, kind: Oid) -> Option<Self>;
 }
 
@@ -225,7 +224,7 @@ impl FromSql for JsonB {
 
 /// # Safety
 /// `datum` is a jsonb.
-unsafe fn jsonb_text(datum: Datum) -> String {
+pub(super) unsafe fn jsonb_text(datum: Datum) -> String {
     // SAFETY: the output function takes a jsonb; its answer is palloc'd.
     unsafe {
         let given = pg_sys::OidOutputFunctionCall(Oid::from(pg_sys::F_JSONB_OUT), datum);
@@ -329,7 +328,7 @@ impl ToSql for Vec<JsonbText> {
 }
 
 /// A jsonb from its text. To parse it takes several times its size, which is given back at once.
-pub(super) fn jsonb(text: &str) -> Datum {
+fn jsonb(text: &str) -> Datum {
     let text = to_server_c(text);
     let input = Oid::from(pg_sys::F_JSONB_IN);
     // SAFETY: the input function takes a NUL-terminated string, and its answer, a varlena, is copied out of the context that

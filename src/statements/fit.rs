@@ -2,15 +2,15 @@
 //! somebody else's.
 
 use super::changes::{TableChanges, Written};
-use super::elements;
 use super::rekey::Mover;
 use super::rows::{Address, Text, addresses};
+use super::{elements, has_cast};
 use crate::catalog::references::ForeignKey;
 use crate::catalog::shape::ShapeColumn;
 use crate::error::Error;
 use crate::pg::{self, Json, Mode, Session};
 
-/// Fails where a value would be cut or rounded: it might be somebody else's then.
+/// Fails where a value that `changes` write would be cut or rounded.
 pub fn check(session: &Session, changes: &[TableChanges], mode: Mode) -> Result<(), Error> {
     for c in changes {
         for (columns, updates) in &c.updated {
@@ -77,12 +77,8 @@ pub fn as_referring(
     let table = &mover.references.tables[key.child];
     let look = || {
         pg::as_role(table.owner, || {
-            let sql =
-                "SELECT EXISTS (SELECT FROM pg_cast WHERE castsource = $1 AND casttarget = $2)";
-            let kinds = [theirs.base_oid.into(), ours.base_oid.into()];
-            let has_cast = session.run(sql, &kinds, mode).one().unwrap_or_default();
             let k = theirs.base_of_text("$1");
-            let c = match has_cast {
+            let c = match has_cast(session, theirs.base_oid, ours.base_oid, mode) {
                 true => format!("{k}::{}", ours.base),
                 false => ours.base_of_text("$1"),
             };
@@ -128,8 +124,8 @@ pub fn refers(
     pg::with_stable_text(refers).unwrap_or_default()
 }
 
-/// Rows of a table as they will be: a query over `$1` (see [`super::collisions::images`]), that argument, and where the rows lie, with
-/// those that will not be there any more.
+/// Rows of a table as they will be: a query over `$1` (see [`super::collisions::images`]), that argument, and where the rows lie,
+/// with those that will not be there any more.
 pub struct Images {
     pub query: String,
     pub images: Json,

@@ -1,6 +1,6 @@
 //! Where the columns of `onagui.app_users` come from: the built-in mapping and the rows of `onagui.sync_column`.
 
-use super::quote;
+use super::{has_cast, quote};
 use crate::catalog::{App, Auth, Column};
 use crate::pg::{self, Mode, Session};
 
@@ -180,22 +180,12 @@ impl Sources<'_> {
     fn column(&self, column: &Column, name: &str) -> Option<String> {
         let source = self.auth.column(name)?;
         let direct = source.is_trusted
-            && (source.base_oid == column.base_oid || self.has_cast(source, column));
+            && (source.base_oid == column.base_oid
+                || has_cast(self.session, source.base_oid, column.base_oid, Mode::Fresh));
         if direct && !column.is_string {
             return Some(format!("n.{}::{}", quote(name), column.kind));
         }
         Some(of_text(column, &self.text(name)?))
-    }
-
-    fn has_cast(&self, from: &Column, to: &Column) -> bool {
-        self.session
-            .run(
-                "SELECT EXISTS (SELECT FROM pg_cast WHERE castsource = $1 AND casttarget = $2)",
-                &[from.base_oid.into(), to.base_oid.into()],
-                Mode::Fresh,
-            )
-            .one()
-            .unwrap_or_default()
     }
 }
 

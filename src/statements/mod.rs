@@ -35,7 +35,8 @@ pub mod undo;
 pub mod variants;
 pub mod verify;
 
-use crate::pg::{RowSet, Session};
+use crate::pg::{Mode, RowSet, Session};
+use pgrx::pg_sys::Oid;
 
 /// The rows a trigger was called for, as statements name them.
 pub const NEW_USERS: &std::ffi::CStr = c"new_users";
@@ -56,6 +57,13 @@ pub fn elements(argument: &str) -> String {
     format!(
         "(SELECT e.r::jsonb AS r, e.place FROM json_array_elements({argument}) WITH ORDINALITY AS e(r, place) OFFSET 0)"
     )
+}
+
+/// Whether there is a cast from one type to another.
+pub fn has_cast(session: &Session, from: Oid, to: Oid, mode: Mode) -> bool {
+    const CAST: &str =
+        "SELECT EXISTS (SELECT FROM pg_cast WHERE castsource = $1 AND casttarget = $2)";
+    session.run(CAST, &[from.into(), to.into()], mode).one().unwrap_or_default()
 }
 
 /// A name as SQL writes it.

@@ -6,6 +6,7 @@ use super::plan::{Known, Plan, Row};
 use super::rekey::unquoted;
 use super::rows::{Address, Text, address};
 use crate::catalog::references::{Bounds, ForeignKey, Table};
+use crate::catalog::tables::AUTH_USERS;
 use crate::error::Error;
 use crate::pg::{self, Arg, Json, Mode, Session};
 use std::collections::BTreeSet;
@@ -204,7 +205,7 @@ impl Plan<'_> {
     /// Whether a key refers to `auth.users`. What refers to both by one column, and changes, is meant to refer to another auth
     /// user than before.
     fn is_to_auth(&self, key: &ForeignKey) -> bool {
-        self.mover.references.tables[key.parent].name == "auth.users"
+        self.mover.references.tables[key.parent].name == AUTH_USERS
     }
 
     /// The rows of a table that are written and stay.

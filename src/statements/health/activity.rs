@@ -5,6 +5,7 @@ use crate::catalog::{App, Auth, House};
 use crate::error::Error;
 use crate::pg::{Mode, Session};
 use crate::statements::status::{Overview, Survey, Suspects};
+use onagui_decide::repair::Status;
 use pgrx::pg_sys::UUIDARRAYOID;
 
 /// Sign-ups of the last day that failed on the app side, as far as they are still without an app row.
@@ -74,8 +75,8 @@ pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), E
     let since: String = rows.get(0, 2).unwrap_or_else(|| "unknown".into());
     let oldest: String = rows.get(0, 4).unwrap_or_default();
     let detail = format!(
-        "{} for a confirmed e-mail, the oldest since {since}",
-        count(waiting, "link") + " waiting"
+        "{} waiting for a confirmed e-mail, the oldest since {since}",
+        count(waiting, "link")
     );
     if rows.get::<bool>(0, 3).unwrap_or_default() {
         report.warn(
@@ -92,14 +93,13 @@ pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), E
     Ok(())
 }
 
+/// Users that a fix can bring back, and conflicts.
 pub fn out_of_step(_: &Session, house: House, report: &mut Report) -> Result<(), Error> {
     let overview = Overview::get(house)?;
     let counted = overview.summary();
     let of = |status: &str| counted.iter().find(|(name, _)| *name == status).map_or(0, |(_, n)| *n);
-    let fixable: i64 = ["EMAIL_MISMATCH", "MISMATCHED", "DUPLICATE", "MISSING_IN_APP_USERS"]
-        .into_iter()
-        .map(of)
-        .sum();
+    let fixable = Status::ALL.into_iter().filter(|status| status.is_fixable());
+    let fixable: i64 = fixable.map(|status| of(status.name())).sum();
     let kept = if of("EMAIL_MISMATCH") > 0 { overview.kept_emails() } else { 0 };
     let fixable = fixable - kept;
     if fixable > 0 {

@@ -1,5 +1,6 @@
 """Merges in which rows that give way pass keys and children to one another."""
 
+import psycopg
 import pytest
 from repairs import ADMIN, app_user, auth_user, content, duplicate, fix_one, undo
 
@@ -360,3 +361,34 @@ def test_a_check_that_rows_break_between_two_steps(db):
     # As the hint says.
     merge(db, "keep_auth", "lists", "entries")
     assert db.sql("SELECT id, user_id FROM entries") == [(2, auth)]
+
+
+def test_a_cancel_is_passed_on_whenever_it_comes(db):
+    """While a key's value is looked up in another type: when it is planned, and for each order of doing it."""
+    db.sql(
+        """CREATE TYPE room AS ENUM ('1', '2'); CREATE CAST (room AS text) WITH INOUT AS IMPLICIT;
+           CREATE SEQUENCE calls; CREATE TABLE cancelled (call int);
+           CREATE FUNCTION to_room(text) RETURNS room LANGUAGE plpgsql AS $$ BEGIN
+               IF pg_catalog.nextval('public.calls') = (SELECT call FROM public.cancelled) THEN RAISE 'cancelled' USING ERRCODE = '57014'; END IF;
+               RETURN CASE $1 WHEN '1' THEN '1'::public.room ELSE '2'::public.room END; END $$;
+           CREATE CAST (text AS room) WITH FUNCTION to_room(text);
+           CREATE TABLE desks (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, room text, seat int,
+                               CONSTRAINT by_seat UNIQUE (user_id, seat), CONSTRAINT by_the_room UNIQUE (user_id, room));
+           CREATE TABLE lamps (id int, user_id uuid, room room, FOREIGN KEY (user_id, room) REFERENCES desks (user_id, room) ON DELETE CASCADE)"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql(f"INSERT INTO desks VALUES (1, '{app}', '1', 9), (2, '{app}', '2', 5), (3, '{auth}', '2', 9)")
+    db.sql(f"INSERT INTO lamps VALUES (1, '{app}', '1'), (2, '{app}', '2'), (3, '{auth}', '2')")
+    before = content(db, "onagui.app_users", "desks", "lamps")
+    for call in range(1, 50):
+        db.sql("ALTER SEQUENCE calls RESTART; TRUNCATE cancelled")
+        db.sql("INSERT INTO cancelled VALUES (%s)", [call])
+        try:
+            row = fix_one(db, "ann@example.com", policy="keep_app")
+        except psycopg.errors.QueryCanceled:
+            assert content(db, "onagui.app_users", "desks", "lamps") == before
+            continue
+        break
+    # It was done without as many calls.
+    assert row["outcome"] == "done", row
+    assert 2 < call == db.one("SELECT last_value FROM calls") + 1

@@ -144,7 +144,7 @@ fn sqlstate_code(text: &str) -> i32 {
     text.bytes().take(5).enumerate().map(|(i, c)| ((i32::from(c) - 0x30) & 0x3F) << (6 * i)).sum()
 }
 
-/// What a caught panic was: the captured Postgres error in full, an error of our own, or a bug.
+/// What a caught panic was: the captured Postgres error in full, one that goes on ([`super::go_on`]), or a bug.
 pub(super) fn failure_of(panic: Box<dyn Any + Send>) -> Failure {
     use pg_sys::panic::{CaughtError, ErrorReportWithLevel};
     let captured = LAST.with_borrow_mut(Option::take);

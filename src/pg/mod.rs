@@ -1,7 +1,8 @@
 //! The only room with `unsafe`: everything that touches the server's memory.
 //!
 //! What leaves this room is safe to use from the others. A Postgres error travels as a Rust panic from the call that
-//! raised it up to a [`subtransaction`] or to the [`door`](crate::door), the only two places that catch it.
+//! raised it up to a [`subtransaction`] or to the [`door`](crate::door), the only two places that catch it. (What hooks of
+//! ours do beside the server's own work is caught in the hook.)
 
 mod aside;
 mod call;
@@ -42,6 +43,6 @@ pub use rows::Rows;
 pub use rowset::{Person, RowSet};
 pub use server::*;
 pub use spi::{Arg, Mode, Plan, Session, connect};
-pub use subxact::{rehearsal, subtransaction};
+pub use subxact::{go_on, rehearsal, subtransaction};
 pub use trigger::{TriggerCall, TriggerEvent};
 pub use values::{Json, JsonbText, Raw};

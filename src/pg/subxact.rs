@@ -3,7 +3,7 @@
 use super::capture::failure_of;
 use crate::error::{Error, Failure};
 use pgrx::pg_sys;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Runs `f` in a subtransaction. An error rolls its work back and is returned; nothing of it remains.
 /// Memory context, resource owner, role and settings are afterwards what they were before, on every path.
@@ -31,7 +31,13 @@ pub fn subtransaction<R>(f: impl FnOnce() -> Result<R, Error>) -> Result<R, Box<
     }
 }
 
-/// The same for an `f` that only reads: code of the application that would write fails (25006), as in a READ ONLY
+/// Lets an error that a [`subtransaction`] has caught go on, as if nobody had caught it: where it is none of those that are
+/// expected, and whoever is told of an [`Error`] would take it for one.
+pub fn go_on(failure: Box<Failure>) -> ! {
+    resume_unwind(failure)
+}
+
+/// A subtransaction for an `f` that only reads: code of the application that would write fails (25006), as in a READ ONLY
 /// transaction.
 pub fn rehearsal<R>(f: impl FnOnce() -> Result<R, Error>) -> Result<R, Box<Failure>> {
     subtransaction(|| {

@@ -9,6 +9,7 @@ use crate::catalog::references::ForeignKey;
 use crate::catalog::shape::ShapeColumn;
 use crate::error::Error;
 use crate::pg::{self, Json, Mode, Session};
+use onagui_decide::failure::must_pass_on;
 
 /// Fails where a value that `changes` write would be cut or rounded.
 pub fn check(session: &Session, changes: &[TableChanges], mode: Mode) -> Result<(), Error> {
@@ -93,6 +94,8 @@ pub fn as_referring(
     let found = match pg::subtransaction(|| Ok(pg::with_stable_text(look))) {
         // Out of range, or no number.
         Err(failure) if matches!(failure.sqlstate.as_str(), "22003" | "0A000") => None,
+        // A plan that fails is given up, or refused; who cancels wants neither.
+        Err(failure) if must_pass_on(&failure.sqlstate) => pg::go_on(failure),
         looked => looked?,
     };
     found.ok_or_else(|| Error::DoesNotFit {

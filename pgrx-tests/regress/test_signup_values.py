@@ -124,6 +124,17 @@ def test_a_null_source_keeps_the_default(app):
     assert only(app, "colour, shade, number") == ("blue", "grey", 3)
 
 
+def test_a_domain_without_a_default_does_not_take_that_of_the_domain_below(app):
+    app.sql("CREATE DOMAIN public.shade AS text DEFAULT 'grey'; CREATE DOMAIN public.hue AS public.shade; CREATE DOMAIN public.tint AS public.shade")
+    app.sql("ALTER DOMAIN public.hue DROP DEFAULT; ALTER DOMAIN public.shade SET DEFAULT 'black'")
+    app.sql("ALTER TABLE onagui.app_users ADD hue public.hue, ADD tint public.tint")
+    for column in ("hue", "tint"):
+        map_column(app, column, "user_meta", column)
+    app.auth.signup("a@example.com")
+    app.sql("INSERT INTO onagui.app_users (id, email) VALUES (gen_random_uuid(), 'b@example.com')")
+    assert app.sql("SELECT hue, tint FROM onagui.app_users") == [(None, "grey")] * 2
+
+
 def test_generated_and_identity_columns_are_left_alone(app):
     app.sql(
         """ALTER TABLE onagui.app_users DROP full_name, DROP created_at,

@@ -25,10 +25,10 @@ pub struct Column {
     pub name: String,
     /// The type as SQL writes it, modifier included.
     pub kind: String,
-    /// The type below any domain: its name, with the schema where it is neither the server's nor citext, and whether it
-    /// is a string type that only a superuser can have made.
+    /// The type below any domain: its name, with the schema where it is neither the server's nor citext.
     pub base: String,
     pub base_oid: Oid,
+    /// It is a string type, which only a superuser can have made.
     pub is_string: bool,
     /// Nobody but a superuser can have made the type, so no cast from it runs anybody else's code.
     pub is_trusted: bool,
@@ -113,6 +113,7 @@ impl Auth {
         email_text(row, self.has_own_collation())
     }
 
+    /// The e-mail has a collation of its own, by which it need not compare as other texts do.
     pub fn has_own_collation(&self) -> bool {
         self.column("email").is_some_and(|c| c.collation != Collation::Default)
     }
@@ -175,6 +176,7 @@ impl App {
         email_text(row, self.has_loose_collation())
     }
 
+    /// To the e-mail's collation texts that differ may be equal.
     pub fn has_loose_collation(&self) -> bool {
         self.column("email").is_some_and(|c| c.collation == Collation::Nondeterministic)
     }
@@ -222,7 +224,7 @@ const COLUMNS: &str = "
            CASE WHEN a.attidentity = 'd'
                 THEN pg_catalog.format('nextval(%L::regclass)',
                      pg_catalog.pg_get_serial_sequence(a.attrelid::pg_catalog.regclass::text, a.attname))
-                WHEN a.attgenerated = '' THEN coalesce(pg_catalog.pg_get_expr(d.adbin, 0), base.value) END,
+                WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(coalesce(d.adbin, own.typdefaultbin), 0) END,
            a.attnotnull,
            a.attgenerated = '' AND a.attidentity <> 'a',
            base.oid,
@@ -231,13 +233,14 @@ const COLUMNS: &str = "
                 WHEN (SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation) THEN 'other'
                 ELSE 'nondeterministic' END
       FROM pg_catalog.pg_attribute a
+      -- A domain's default is its own: CREATE DOMAIN has copied that of the domain below.
+      JOIN pg_catalog.pg_type own ON own.oid = a.atttypid
       LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
       CROSS JOIN LATERAL (
-            WITH RECURSIVE below(oid, modifier, value) AS (
-                SELECT a.atttypid, a.atttypmod, NULL::text COLLATE \"C\"
+            WITH RECURSIVE below(oid, modifier) AS (
+                SELECT a.atttypid, a.atttypmod
                 UNION ALL
-                SELECT t.typbasetype, CASE WHEN t.typtypmod <> -1 THEN t.typtypmod ELSE below.modifier END,
-                       coalesce(below.value, pg_catalog.pg_get_expr(t.typdefaultbin, 0) COLLATE \"C\")
+                SELECT t.typbasetype, CASE WHEN t.typtypmod <> -1 THEN t.typtypmod ELSE below.modifier END
                   FROM below JOIN pg_catalog.pg_type t ON t.oid = below.oid
                  WHERE t.typtype = 'd'
             )
@@ -245,7 +248,7 @@ const COLUMNS: &str = "
                              OR t.typname = 'citext' AND t.typtype = 'b' AND t.typcategory = 'S'
                         THEN t.typname::text
                         ELSE pg_catalog.format_type(t.oid, NULL) END AS name,
-                   t.oid, below.modifier, below.value,
+                   t.oid, below.modifier,
                    t.typtype = 'b' AND t.typcategory = 'S' AS is_string,
                    t.typtype = 'b' AND (t.typelem = 0 OR t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace)
                    AS is_trusted
@@ -301,7 +304,7 @@ fn check_columns(table: &'static str, columns: &[Column]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The look-up key of an e-mail, which an index can serve: what `lower(btrim(email))` is for the column's type.
+/// Whether a unique index on the look-up key makes a second row with the same e-mail impossible.
 fn read_email_is_unique(session: &Session, table: Oid, as_default: bool) -> bool {
     session
         .run(

@@ -53,6 +53,25 @@ def test_create_extension_without_auth_users_says_what_to_call(db):
     assert triggers(db) == [(name,) for name in TRIGGERS]
 
 
+@pytest.mark.parametrize(
+    "kind, create",
+    [
+        ("partitioned table", "CREATE TABLE auth.users (id uuid NOT NULL, email text, email_confirmed_at timestamptz) PARTITION BY HASH (id)"),
+        ("view", "CREATE VIEW auth.users AS SELECT gen_random_uuid() AS id, 'x@example.com'::text AS email"),
+    ],
+)
+def test_auth_users_is_no_ordinary_table(db, kind, create):
+    """Users in partitions would be taken for unknown ones, whose app rows somebody else may inherit."""
+    db.install()
+    db.sql("ALTER TABLE auth.users RENAME TO former_users", role="supabase_admin")
+    db.sql(create, role="supabase_admin")
+    for call in "SELECT onagui.enable_sync()", "SELECT * FROM onagui.sync_status()", "SELECT * FROM onagui.fix_user_ids()":
+        with expect_error("42P01", "auth.users is not an ordinary table", detail=f"It is a {kind};", hint="enable_sync"):
+            db.sql(call, role="supabase_admin")
+    found = db.sql("SELECT status, detail FROM onagui.sync_health() WHERE check_name = 'tables'", role="supabase_admin")
+    assert found == [("fail", f"auth.users is a {kind}, not an ordinary table")]
+
+
 def test_any_number_of_times(app):
     before = triggers(app, "oid")
     for _ in range(3):

@@ -275,6 +275,19 @@ def test_truncate_remembers_everybody(app):
     assert len(users(app)) == 2
 
 
+def test_auth_users_without_an_id_cost_nobody_else_theirs(app):
+    app.sql("ALTER TABLE auth.users DROP CONSTRAINT users_pkey CASCADE, ALTER id DROP NOT NULL", role="supabase_auth_admin")
+    insert_auth = "INSERT INTO auth.users (id, email) VALUES (%s, 'ann@example.com'), (NULL, 'nobody@example.com'), (%s, 'bob@example.com')"
+    app.sql(insert_auth, [A, B], role="supabase_auth_admin")
+    app.sql("INSERT INTO auth.users (email) VALUES ('none@example.com')", role="supabase_auth_admin")
+    app.sql("UPDATE auth.users SET id = NULL WHERE id = %s", [B], role="supabase_auth_admin")
+    assert users(app) == [(A, "ann@example.com"), (B, "bob@example.com")]
+    failed = [(row["email"], row["details"]["error"]["sqlstate"]) for row in audit(app) if row["action"] == "failure"]
+    assert failed == [("nobody@example.com", "23502"), ("none@example.com", "23502"), ("bob@example.com", "23502")]
+    app.sql("TRUNCATE auth.users CASCADE", role="supabase_auth_admin")
+    assert app.sql("SELECT auth_user_id FROM onagui.sync_known_id ORDER BY 1", role="supabase_admin") == [(A,), (B,)]
+
+
 def test_a_changed_id_leaves_the_old_one_known(app):
     app.sql("INSERT INTO auth.users (id, email, email_confirmed_at) VALUES (%s, 'ann@example.com', now())", [A], role="supabase_auth_admin")
     app.sql("UPDATE auth.users SET id = %s", [B], role="supabase_auth_admin")

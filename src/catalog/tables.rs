@@ -101,6 +101,11 @@ impl Auth {
 
     pub fn read(session: &Session) -> Result<Self, Error> {
         let table = Self::find().ok_or(Error::TableMissing { table: AUTH_USERS })?;
+        // Nothing is looked up below it: the users of partitions would be unknown, and their app rows anybody's to link.
+        match relkind(session, table).as_str() {
+            "r" => {}
+            kind => return Err(Error::AuthNotOrdinary { kind: kind_name(kind) }),
+        }
         let columns = read_columns(session, table);
         check_columns(AUTH_USERS, &columns)?;
         let owner = pg::owner_of(table).ok_or(Error::TableMissing { table: AUTH_USERS })?;
@@ -154,10 +159,7 @@ impl App {
     /// Fails where `onagui.app_users` is nothing to write users to.
     pub fn check(session: &Session) -> Result<(&'static str, Vec<Column>), Error> {
         let table = Self::find().ok_or(Error::TableMissing { table: APP_USERS })?;
-        let kind = session
-            .run("SELECT relkind::text FROM pg_class WHERE oid = $1", &[table.into()], Mode::Fresh)
-            .one::<String>()
-            .unwrap_or_default();
+        let kind = relkind(session, table);
         let only = match kind.as_str() {
             "r" => "ONLY ",
             "p" => "",
@@ -203,8 +205,16 @@ pub fn is_email_key(expression: &str, as_default: bool) -> bool {
     matches!(email, Some("email" | "email::text"))
 }
 
+fn relkind(session: &Session, table: Oid) -> String {
+    session
+        .run("SELECT relkind::text FROM pg_class WHERE oid = $1", &[table.into()], Mode::Fresh)
+        .one()
+        .unwrap_or_default()
+}
+
 fn kind_name(relkind: &str) -> &'static str {
     match relkind {
+        "p" => "partitioned table",
         "v" => "view",
         "m" => "materialized view",
         "f" => "foreign table",

@@ -69,14 +69,21 @@ pub enum Error {
         table: &'static str,
         kind: &'static str,
     },
+    /// `auth.users` is partitioned, or no table.
+    AuthNotOrdinary {
+        kind: &'static str,
+    },
     /// A partition or child of a table of users lies on another server.
     ForeignTable,
+    /// The extension's own schema or table has another name.
     NotWhole,
     /// A trigger or rule of the application kept rows from being written, without an error.
     RowsDiscarded {
         wanted: u64,
         written: u64,
     },
+    /// A row of auth.users without an id.
+    NoAuthId,
     /// A trigger of the application gave the row another id than the auth user's.
     IdChanged,
     MayNotCreate {

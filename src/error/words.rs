@@ -71,6 +71,13 @@ impl From<Error> for Failure {
                 format!("It is a {kind}; onagui_sync writes to ordinary and partitioned tables only."),
                 "Rename it and create a table of that name.".into(),
             ),
+            Error::AuthNotOrdinary { kind } => (
+                "42P01",
+                "auth.users is not an ordinary table".into(),
+                format!("It is a {kind}; onagui_sync follows the ordinary table that the Auth server makes."),
+                "Let auth.users be an ordinary table, also where logical replication fills it; then SELECT onagui.enable_sync();"
+                    .into(),
+            ),
             Error::MayNotAttach { role } => (
                 "42501",
                 "permission denied: onagui_sync reads auth.users and attaches triggers to it".into(),
@@ -88,6 +95,12 @@ impl From<Error> for Failure {
                 "a trigger or rule on onagui.app_users discarded the row".into(),
                 format!("{written} of {wanted} rows were written."),
                 "A BEFORE trigger must return the row: RETURN NEW.".into(),
+            ),
+            Error::NoAuthId => (
+                "23502",
+                "the auth user has no id".into(),
+                "auth.users.id is NULL, and an app user has the id of the auth user.".into(),
+                "ALTER TABLE auth.users ALTER COLUMN id SET NOT NULL; keeps such rows out.".into(),
             ),
             Error::IdChanged => (
                 "09000",

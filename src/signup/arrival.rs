@@ -25,6 +25,8 @@ pub(super) const DISCARDED: &str = "09000";
 
 /// Handles each of `new` by what is found in `app_users`.
 pub fn settle(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error> {
+    let identified = identified(target, new, actor)?;
+    let new = identified.as_ref().unwrap_or(new);
     if new.len() <= AT_ONCE {
         return settle_chunk(target, new, actor);
     }
@@ -33,6 +35,22 @@ pub fn settle(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error> {
         settle_chunk(target, &new.part(chunk), actor)?;
     }
     Ok(())
+}
+
+/// Where `auth.users.id` may be NULL: those of `new` who have an id, the others having been recorded. None where all have.
+fn identified(target: &Target, new: &RowSet, actor: &str) -> Result<Option<RowSet>, Error> {
+    if target.auth.column("id").is_some_and(|id| id.not_null) {
+        return Ok(None);
+    }
+    let mut has_id = Vec::with_capacity(new.len());
+    new.people(AT_ONCE, |people| has_id.extend(people.iter().map(|person| person.id.is_some())));
+    let (with, without): (Vec<usize>, Vec<usize>) =
+        (0..new.len()).partition(|place| has_id[*place]);
+    if without.is_empty() {
+        return Ok(None);
+    }
+    super::record_all(target.house, &new.part(&without), &Error::NoAuthId.into(), actor)?;
+    Ok(Some(new.part(&with)))
 }
 
 pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error> {
@@ -112,6 +130,9 @@ fn settle_first(target: &Target, new: &RowSet, actor: &str) -> Result<Option<Row
 
 /// Handles the changed e-mail, confirmation or restoration of the one user in `new`.
 pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &Actor) -> Result<(), Error> {
+    if identified(target, new, actor)?.is_some() {
+        return Ok(());
+    }
     let arrivals = match subtransaction(|| Ok(target.facts(new))) {
         Ok(arrivals) => arrivals,
         Err(failure) => return super::record_all(target.house, new, &failure, actor),
@@ -337,8 +358,8 @@ impl Visit<'_> {
         Ok(failed)
     }
 
-    /// Does `act` with the users' own rows for as many of `places` as possible, and `less` with each row of which not all values fit;
-    /// what fails is recorded. Whose row is gone by then is treated as one who signs up.
+    /// Does `act` with the users' own rows for as many of `places` as possible, and `less` with each row of which not all values
+    /// fit; what fails is recorded. Whose row is gone by then is treated as one who signs up.
     fn update(&self, places: &[usize], act: Act, less: Option<Act>) -> Result<(), Error> {
         if places.is_empty() {
             return Ok(());

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 /// How many people are handed to a statement at once: bounds the memory it takes.
 pub const AT_ONCE: usize = 10_000;
 
-/// Calls `f` with the ids and e-mails of `people`, for a statement's arguments.
+/// The ids and e-mails of `people`, for a statement's arguments; whoever has no id is left out.
 fn as_args(people: Vec<Person>) -> [Arg; 2] {
     let (ids, emails): (Vec<_>, Vec<_>) =
         people.into_iter().filter_map(|p| Some((p.id?, p.email))).unzip();
@@ -32,7 +32,7 @@ pub fn remember(house: House, mut gone: Vec<Person>) -> Vec<Person> {
     gone
 }
 
-/// Records that they were deleted.
+/// Records that `gone` were deleted.
 pub fn record_deletes(house: House, gone: Vec<Person>, actor: &str) {
     const RECORD: &str = "
         INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, email, actor)
@@ -43,13 +43,13 @@ pub fn record_deletes(house: House, gone: Vec<Person>, actor: &str) {
     })
 }
 
-/// Calls `f` with all auth users, some at a time.
+/// Calls `f` with all auth users that have an id, some at a time.
 pub fn everybody(mut f: impl FnMut(Vec<Person>)) -> Result<(), Error> {
     let table = Auth::find().ok_or(Error::TableMissing { table: AUTH_USERS })?;
     let owner = pg::owner_of(table).ok_or(Error::TableMissing { table: AUTH_USERS })?;
     let sql = format!(
         "SELECT id, email::text FROM ONLY auth.users
-          WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT {AT_ONCE}"
+          WHERE id IS NOT NULL AND ($1::uuid IS NULL OR id > $1) ORDER BY id LIMIT {AT_ONCE}"
     );
     let mut last = None;
     loop {

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::pg::Session;
 use crate::statements::{mapping, quote};
 
+/// Whether library and SQL are of the same version.
 pub fn version(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let library = env!("CARGO_PKG_VERSION");
     let rows = read(
@@ -33,6 +34,7 @@ pub fn version(session: &Session, _: House, report: &mut Report) -> Result<(), E
     Ok(())
 }
 
+/// Whether both tables are there, and a sign-up can make a row.
 pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let auth = Auth::read(session);
     let app = App::read(session);
@@ -98,6 +100,11 @@ fn remedy(error: &Error) -> (String, String) {
                 ),
                 _ => format!("-- Rename {table}, then: SELECT onagui.create_app_users();"),
             },
+        ),
+        Error::AuthNotOrdinary { kind } => (
+            Some(format!("auth.users is a {kind}, not an ordinary table")),
+            "-- Make it an ordinary table, as the Auth server does. Then: SELECT onagui.enable_sync();"
+                .into(),
         ),
         Error::ColumnMissing { table, column } => (
             None,

@@ -7,8 +7,8 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// Each member lies in as many cells, one in each part of the table. With three, all are found as long as there are no
-/// more than four to five cells.
+/// Each member lies in as many cells, one in each part of the table. With three, all are found as long as there are at most
+/// four members to five cells.
 const PARTS: usize = 3;
 const PART: usize = 1 << 14;
 
@@ -55,7 +55,7 @@ pub enum Set {
     Second,
 }
 
-/// Where members of two sets are given, each an id with a value.
+/// The table: what two sets of members, each an id with a value, have not in common.
 pub struct Differences {
     cells: Vec<Cell>,
     keyed: RandomState,

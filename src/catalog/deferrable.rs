@@ -6,16 +6,18 @@
 use crate::pg::{Arg, Mode, Session};
 use pgrx::pg_sys::Oid;
 
+/// A constraint, or constraint trigger, that may be deferred.
 pub struct Deferrable {
     /// Qualified and quoted.
     pub name: String,
+    /// It is deferred until somebody says otherwise.
     pub initially: bool,
     /// A foreign key by which other tables refer to this one: a row that is new cannot break it.
     pub inbound: bool,
 }
 
-/// The condition that setting the name `c.conname` of the schema `n` fires nothing but what `owner`, an SQL expression, has put on
-/// tables: whatever waits under a name fires, and nobody else's trigger, or index on an expression, may run as this owner. A
+/// The condition that setting the name `c.conname` of the schema `n` fires nothing but what `owner`, an SQL expression, has put
+/// on tables: whatever waits under a name fires, and nobody else's trigger, or index on an expression, may run as this owner. A
 /// foreign key runs as the owners of its tables, a partition's copy of a trigger is the trigger of whoever has the table above.
 pub fn is_nobody_elses(owner: &str) -> String {
     format!(

@@ -12,8 +12,11 @@ use pgrx::Uuid;
 use serde_json::{Value, json};
 use std::rc::Rc;
 
+/// What came of a link.
 pub struct Linked {
+    /// How many rows that refer to the user came along.
     pub rows: u64,
+    /// For the audit log, with what takes the link back.
     pub details: Value,
 }
 
@@ -29,8 +32,8 @@ impl<'t> Linker<'t> {
         Ok(Linker { target, mover })
     }
 
-    /// Re-keys the app user `app` to the auth user `auth`, whose e-mail is `email`, then lets `refresh` bring the row up to date. Fails with
-    /// P0002 where, once the row is locked, it is not still so that it is to be linked.
+    /// Re-keys the app user `app` to the auth user `auth`, whose e-mail is `email`, then lets `refresh` bring the row up to date.
+    /// Fails with P0002 where, once the row is locked, it is not still so that it is to be linked.
     pub fn link(
         &self,
         (app, auth): (Uuid, Uuid),

@@ -117,7 +117,8 @@ impl Loader {
         }
     }
 
-    /// Inserts as the current role, within a subtransaction of the caller's. None, and nothing is done, where the statement itself must be executed.
+    /// Inserts as the current role, within a subtransaction of the caller's; answers how many rows. None, and nothing is done,
+    /// where the statement itself must be executed.
     pub fn insert(&self, rows: &RowSet) -> Option<u64> {
         // Where nothing may be written, the statement says so in the server's own words. And a function in a constraint
         // might sign somebody up.

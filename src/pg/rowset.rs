@@ -137,7 +137,7 @@ impl RowSet {
         }
     }
 
-    /// The id, the e-mail and whether there is a `deleted_at`, of the first row.
+    /// Who the first row is, and whether it has a `deleted_at`.
     pub fn first(&self) -> Option<(Person, bool)> {
         let mut first = None;
         self.scan(|slot| {

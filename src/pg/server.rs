@@ -279,7 +279,8 @@ pub fn table_name(table: pg_sys::Oid) -> String {
     }
 }
 
-/// Runs `f`, whose errors are caught inside, so that what it only reads is what this command has written so far, too.
+/// Runs `f`, whose errors are caught inside: in there, statements of [`super::Mode::Read`] see what this command has written so
+/// far, too.
 pub fn with_own_changes<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: a transaction is under way; the snapshot is popped on the level where it was pushed, or by the end of the
     // subtransaction.

@@ -68,7 +68,8 @@ const MAPPING_TRIGGER: &str = "
         END IF;
     END $$";
 
-/// Attaches what is not attached as wanted, and leaves the rest alone: a call that changes nothing takes no lock.
+/// `onagui.enable_sync(p_always)`. Attaches what is not attached as wanted, and leaves the rest alone: a call that changes
+/// nothing takes no lock.
 pub fn enable(call: &Call) -> Result<Reply, Error> {
     let always = call.arg::<bool>(0).unwrap_or_default();
     let house = House::find()?;
@@ -175,6 +176,7 @@ fn may_attach() -> Result<(), Error> {
     }
 }
 
+/// `onagui.disable_sync()`. Drops whatever triggers of `auth.users` call the extension's function, under any name.
 pub fn disable(_: &Call) -> Result<Reply, Error> {
     let house = House::find()?;
     let auth = Auth::find().ok_or(Error::TableMissing { table: AUTH_USERS })?;

@@ -33,6 +33,7 @@ pub struct TableChanges<'a> {
     pub inserted: Vec<Raw>,
 }
 
+/// A row that changes, with its values before and after in the order of the columns ([`TableChanges::updated`]).
 pub struct Update {
     pub address: Address,
     /// Where the row lay before the first of several steps.

@@ -21,6 +21,7 @@ use std::ops::Range;
 /// What is foreseen of a row that is to be made: what an entry will tell of it, or why it cannot be made.
 pub type Foreseen = Result<Value, Hindrance>;
 
+/// Why a row cannot be made.
 pub struct Hindrance {
     pub failure: Box<Failure>,
     /// The server says so, to whom the values were shown; nothing of the kind was looked for.

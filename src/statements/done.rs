@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, HashMap};
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// A user was given another id: `from` and `to`, where they are not the entry's own ids, and what [`crate::statements::merge::rekey`] knows besides.
+    /// A user was given another id: `from` and `to`, where they are not the entry's own ids, and what
+    /// [`crate::statements::merge::rekey`] knows besides.
     Rekey(Value),
     /// Rows were changed, to the constraints by one statement.
     Changes(Vec<Done>),
@@ -72,6 +73,7 @@ pub struct Moved {
     pub rows: Vec<MovedRow>,
 }
 
+/// A row that was changed; its values are those of [`Moved::columns`], in the same order.
 #[derive(Serialize, Deserialize)]
 pub struct MovedRow {
     /// The row's primary key after the change, where the table has one.

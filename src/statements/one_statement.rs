@@ -6,6 +6,7 @@ use crate::pg::{self, Mode, QueryLevel, Session};
 use pgrx::pg_sys::Oid;
 use std::sync::LazyLock;
 
+/// Each of `owners` once, in the order in which they come first.
 pub fn distinct(owners: impl Iterator<Item = Oid>) -> Vec<Oid> {
     let mut all = Vec::new();
     for owner in owners {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 /// What came of [`Target::refresh`].
 pub struct Refreshed {
+    /// How many rows were changed.
     pub written: u64,
     /// What an entry tells of columns that could not be filled.
     pub details: Value,

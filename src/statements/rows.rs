@@ -47,6 +47,7 @@ pub fn address(rows: &Rows, row: usize, column: usize) -> Option<Address> {
 /// A value as text; None is NULL.
 pub type Text = Option<String>;
 
+/// Addresses as the two arrays that a statement takes.
 pub fn addresses(rows: impl Iterator<Item = Address>) -> (Vec<Oid>, Vec<String>) {
     rows.map(|(table, row)| (Oid::from(table), row.to_string())).unzip()
 }

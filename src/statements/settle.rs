@@ -24,6 +24,7 @@ pub struct Meeting {
     both: bool,
 }
 
+/// What came of letting rows give way.
 pub struct Settled {
     pub collisions: Vec<Collision>,
     /// Some collision was left as it is: nothing may be done.

@@ -22,6 +22,7 @@ pub struct ForeignKey {
     /// `OPERATOR(…)`, key on the left, column on the right, each cast to what the operator takes where its type is another:
     /// looked up by name, the operator might be another one.
     operators: Vec<String>,
+    /// `::…` for the column, else nothing.
     casts: Vec<String>,
     /// ` COLLATE …` where the two sides differ, else nothing.
     collations: Vec<String>,
@@ -82,8 +83,8 @@ impl ForeignKey {
         format!("{key}{operator}{column}{cast}{}", self.collations[place])
     }
 
-    /// The condition that two values of the key's part `place`, expressions that need not be columns, are the same to who refers to
-    /// them.
+    /// The condition that two values of the key's part `place`, expressions that need not be columns, are the same to who refers
+    /// to them.
     pub fn same_key(&self, place: usize, one: &str, other: &str) -> String {
         let collation = &self.key_collations[place];
         self.equal(place, &format!("({one}{collation})"), &format!("({other}{collation})"))

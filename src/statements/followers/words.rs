@@ -3,7 +3,8 @@
 use crate::catalog::references::ForeignKey;
 use crate::statements::rekey::Mover;
 
-/// Of rows that refer by a key NOT VALID or NOT ENFORCED nobody can tell whether they came since, or were there and referred to nobody.
+/// Of rows that refer by a key NOT VALID or NOT ENFORCED nobody can tell whether they came since, or were there and referred to
+/// nobody.
 pub(super) fn may_have_been_there(mover: &Mover, rows: usize, key: &ForeignKey) -> String {
     let state = if key.enforced { "NOT VALID" } else { "NOT ENFORCED" };
     format!(

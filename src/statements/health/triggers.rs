@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::pg::Session;
 use crate::signup;
 
+/// The extension's triggers on `auth.users`, and its trigger function anywhere else.
 pub fn triggers(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let auth = Auth::read(session)?;
     let (faults, remedy) = signup::triggers::faults(session, &auth);

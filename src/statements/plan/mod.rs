@@ -39,6 +39,7 @@ pub struct Known {
 /// By row: its new values, and whether it gave way.
 pub type Earlier = BTreeMap<Row, (Fields, bool)>;
 
+/// What becomes of rows, and what is known of them.
 pub struct Plan<'a> {
     pub mover: &'a Mover,
     pub session: &'a Session,
@@ -102,11 +103,13 @@ impl<'a> Plan<'a> {
         &self.mover.references.keys
     }
 
+    /// What a field is in the table. NULL where the row or the column is not known.
     pub fn before(&self, row: &Row, column: &str) -> Text {
         let place = self.columns[row.0].iter().position(|c| c == column);
         place.and_then(|place| self.rows.get(row)?.before[place].clone())
     }
 
+    /// What a field is planned to be.
     pub fn after(&self, row: &Row, column: &str) -> Text {
         match self.rows.get(row).and_then(|known| known.after.get(column)) {
             Some(after) => after.clone(),

@@ -32,7 +32,7 @@ pub struct Question {
     pub limit: Option<i64>,
 }
 
-/// So many are fetched one by one.
+/// So many, at most, are fetched one by one.
 const FEW: i64 = 10_000;
 
 const CONTRACT_COLUMNS: &str =
@@ -65,6 +65,7 @@ impl Overview {
         OVERVIEW.with(|kept| kept.get(version, fits, |_| true, learn))
     }
 
+    /// The survey of these tables, with the dates that the view shows.
     pub fn survey(&self) -> Survey<'_> {
         Survey { auth: &self.auth, app: &self.app, ways: self.ways, tag: Tag::Dates }
     }
@@ -131,8 +132,7 @@ impl Overview {
         rows.pour(session, &plan, &[], None);
     }
 
-    /// How many users have each of [`STATUSES`].
-    /// Users of status EMAIL_MISMATCH whose e-mail no fix touches: auth has none.
+    /// How many users have the status EMAIL_MISMATCH and an e-mail that no fix touches: auth has none.
     pub fn kept_emails(&self) -> i64 {
         let survey = Survey { tag: Tag::Nothing, ..self.survey() };
         let sql = format!(
@@ -143,6 +143,7 @@ impl Overview {
             .unwrap_or_default()
     }
 
+    /// How many users have each of [`STATUSES`].
     pub fn summary(&self) -> Vec<(&'static str, i64)> {
         let survey = Survey { tag: Tag::Nothing, ..self.survey() };
         look(self.house, || {

@@ -182,6 +182,7 @@ pub fn detail_of(r: &str, some: &[Why]) -> String {
     choose(&format!("{r}.why"), some, |each| each.sentence(r, false))
 }
 
+/// SQL: whether `why` is one of `some`.
 pub fn any_of(why: &str, some: &[Why]) -> String {
     let words: Vec<String> = some.iter().map(|each| format!("'{}'", each.word())).collect();
     format!("{why} IN ({})", words.join(", "))

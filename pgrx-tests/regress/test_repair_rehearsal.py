@@ -515,8 +515,9 @@ def test_references_are_told_in_the_same_order(db, users):
         """DO $$ BEGIN CREATE ROLE reader; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$;
            GRANT USAGE, CREATE ON SCHEMA public TO reader; GRANT USAGE ON SCHEMA onagui TO reader;
            GRANT REFERENCES, SELECT ON onagui.app_users TO reader;
+           CREATE TABLE a (user_id uuid REFERENCES onagui.app_users);
            CREATE TABLE b (user_id uuid REFERENCES onagui.app_users); ALTER TABLE b OWNER TO reader;
-           CREATE TABLE a (user_id uuid REFERENCES onagui.app_users); CREATE TABLE c (user_id uuid REFERENCES onagui.app_users)""",
+           CREATE TABLE c (user_id uuid REFERENCES onagui.app_users)""",
         role="supabase_admin",
     )
     for n in range(users):

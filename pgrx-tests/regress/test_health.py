@@ -147,6 +147,7 @@ def test_a_trigger_that_writes_what_refers_to_app_users_too_early(clinic):
         ("ALTER TABLE onagui.app_users DROP COLUMN id", "no column id"),
         ("ALTER TABLE onagui.app_users ALTER COLUMN id TYPE text", "id is text"),
         ("ALTER TABLE onagui.app_users ALTER COLUMN email TYPE jsonb USING to_jsonb(email)", "email is jsonb"),
+        ("ALTER TABLE onagui.app_users DROP COLUMN email, ADD COLUMN email text GENERATED ALWAYS AS (lower(username)) STORED", "email is generated"),
         ("ALTER TABLE onagui.app_users DROP CONSTRAINT app_users_pkey", "neither primary key nor unique"),
         ('ALTER TABLE onagui.app_users ADD COLUMN "Tenant id" uuid NOT NULL', '"Tenant id" is NOT NULL'),
     ],

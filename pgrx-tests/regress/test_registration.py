@@ -290,6 +290,18 @@ def test_table_without_username_and_metadata(db):
     assert answer["data"]["user"] == {"id": str(id), "email": "ann@example.com"}
 
 
+def test_a_metadata_column_that_takes_no_json(db):
+    """It is what a sign-up makes of it."""
+    db.install(app_users=False)
+    db.sql("CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, username text, metadata text[])")
+    id = db.auth.signup("ann@example.com")
+    made = app_user(db, id)["metadata"]
+    for _ in range(2):
+        as_user(db, id, {"userId": id, "email": "ann@example.com", "username": "annie", "metadata": {"a": 1}})
+        assert (app_user(db, id)["username"], app_user(db, id)["metadata"]) == ("annie", made)
+        db.sql("DELETE FROM onagui.app_users")
+
+
 def test_a_username_that_is_too_long(db):
     db.install(app_users=False)
     db.sql("CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, username varchar(5) UNIQUE, metadata text)")

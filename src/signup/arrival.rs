@@ -66,20 +66,22 @@ fn settle_first(target: &Target, new: &RowSet, actor: &str) -> Result<Option<Row
     let facts = |rows: &RowSet| subtransaction(|| Ok(target.facts(rows)));
     let arrivals = match facts(new) {
         Ok(arrivals) => arrivals,
-        // A value that cannot be read is one row's fault, what fails without a row is nobody's.
-        Err(failure)
-            if new.len() > 1
-                && !must_pass_on(&failure.sqlstate)
-                && facts(&new.part(&[])).is_ok() =>
-        {
+        Err(failure) => {
+            // A value that cannot be read is one row's fault, what fails without a row is nobody's.
+            let may_be_one_rows = new.len() > 1 && !must_pass_on(&failure.sqlstate);
+            let is_one_rows = may_be_one_rows
+                && match facts(&new.part(&[])) {
+                    Err(again) if must_pass_on(&again.sqlstate) => return Err(again.into()),
+                    again => again.is_ok(),
+                };
+            if !is_one_rows {
+                super::record_all(target.house, new, &failure, actor)?;
+                return Ok(None);
+            }
             let middle = new.len() / 2;
             for half in [0..middle, middle..new.len()] {
                 settle_chunk(target, &new.part(&half.collect::<Vec<_>>()), actor)?;
             }
-            return Ok(None);
-        }
-        Err(failure) => {
-            super::record_all(target.house, new, &failure, actor)?;
             return Ok(None);
         }
     };

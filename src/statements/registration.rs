@@ -1,13 +1,13 @@
 //! The statements of a registration. Each table is read and written as its owner.
 
-use super::email_key;
 use super::signup::Target;
+use super::{email_key, has_cast};
 use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{self, Arg, Mode, RowSet, connect};
 use onagui_decide::registration::Wanted;
 use pgrx::Uuid;
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{JSONBOID, Oid};
 
 /// Whether the role has installed the extension, or was itself given what only the installer gets: pg_upgrade and the
 /// restore of a dump make somebody else the extension's owner.
@@ -57,7 +57,7 @@ pub fn auth_user(target: &Target, id: Uuid, email: &str) -> Result<RowSet, Error
     })
 }
 
-/// Sets username and metadata to what the body says, where it says so and the table has them. Answers whether that was
+/// Sets username and metadata to what the body says, where it says so and the table has columns that take them. Answers whether that was
 /// done: a trigger of the application may hold the row back. A row that has it all is left alone, so that a second call
 /// fires no trigger.
 pub fn set_as_given(target: &Target, id: Uuid, wanted: &Wanted) -> bool {
@@ -65,6 +65,15 @@ pub fn set_as_given(target: &Target, id: Uuid, wanted: &Wanted) -> bool {
     let (mut sets, mut differences) = (Vec::new(), Vec::new());
     for (name, given) in [("username", &wanted.username), ("metadata", &wanted.metadata)] {
         let column = target.app.column(name).filter(|c| c.writable);
+        // As at a sign-up: nothing is mapped to what it cannot become.
+        let column = column.filter(|c| {
+            name != "metadata"
+                || c.is_string
+                || c.base_oid == JSONBOID
+                || pg::as_role(target.house.owner, || {
+                    connect(|session| has_cast(session, JSONBOID, c.base_oid, Mode::Fresh))
+                })
+        });
         let (Some(column), Some(given)) = (column, given) else {
             continue;
         };

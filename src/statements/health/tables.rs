@@ -54,6 +54,14 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
         };
         report.fail("onagui.app_users.id is neither primary key nor unique", remedy);
     }
+    for column in app.columns.iter().filter(|c| is_written_always(c) && !c.writable) {
+        fits = false;
+        let name = quote(&column.name);
+        report.fail(
+            format!("onagui.app_users.{name} is generated: no sign-up can write it"),
+            format!("ALTER TABLE onagui.app_users ALTER COLUMN {name} DROP EXPRESSION;"),
+        );
+    }
     let Ok(auth) = auth else { return Ok(()) };
     let mapped = mapping::read(session, &auth, &app);
     for column in &app.columns {
@@ -76,8 +84,11 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
 }
 
 fn is_in_the_way(column: &Column) -> bool {
-    let known = matches!(column.name.as_str(), "id" | "email");
-    column.not_null && column.default.is_none() && column.writable && !known
+    column.not_null && column.default.is_none() && column.writable && !is_written_always(column)
+}
+
+fn is_written_always(column: &Column) -> bool {
+    matches!(column.name.as_str(), "id" | "email")
 }
 
 /// What is wrong with a table in a sentence, and the SQL against it.

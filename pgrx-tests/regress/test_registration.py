@@ -295,10 +295,9 @@ def test_a_metadata_column_that_takes_no_json(db):
     db.install(app_users=False)
     db.sql("CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, username text, metadata text[])")
     id = db.auth.signup("ann@example.com")
-    made = app_user(db, id)["metadata"]
-    for _ in range(2):
+    for metadata in app_user(db, id)["metadata"], None:
         as_user(db, id, {"userId": id, "email": "ann@example.com", "username": "annie", "metadata": {"a": 1}})
-        assert (app_user(db, id)["username"], app_user(db, id)["metadata"]) == ("annie", made)
+        assert (app_user(db, id)["username"], app_user(db, id)["metadata"]) == ("annie", metadata)
         db.sql("DELETE FROM onagui.app_users")
 
 

@@ -4,7 +4,7 @@ import json
 import uuid
 
 import pytest
-from repairs import fix_one, mismatched
+from repairs import fix, fix_one, mismatched
 from support import audit, expect_error
 
 FUNCTIONS = (
@@ -304,6 +304,36 @@ def test_a_trigger_that_writes_to_tables_of_somebody_elses(db, plain):
     bob = db.auth.signup("bob@example.com", meta={"currency": "none"})
     assert [row["details"]["error"]["sqlstate"] for row in audit(db)] == ["23503"]
     assert db.sql("SELECT * FROM bank.wallets", role="supabase_admin") == [(ann, "EUR"), (bob, "EUR")]
+
+
+@pytest.mark.parametrize("users", [1, 5])
+def test_a_trigger_that_writes_to_tables_of_somebody_elses_as_a_user_is_moved(db, plain, users):
+    other = plain("banker")
+    db.install()
+    db.sql(
+        f"""CREATE SCHEMA bank AUTHORIZATION {other}; GRANT USAGE ON SCHEMA bank TO postgres;
+            CREATE TABLE bank.kinds (id text PRIMARY KEY); INSERT INTO bank.kinds VALUES ('moved');
+            CREATE TABLE bank.ran (who name);
+            CREATE TABLE bank.journal (account int, kind text REFERENCES bank.kinds DEFERRABLE INITIALLY DEFERRED);
+            CREATE FUNCTION bank.look() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN INSERT INTO bank.ran VALUES (current_user); RETURN NULL; END $$;
+            CREATE CONSTRAINT TRIGGER look AFTER INSERT ON bank.journal DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION bank.look();
+            CREATE FUNCTION bank.note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+                BEGIN INSERT INTO bank.journal VALUES (NEW.id, NEW.kind); RETURN NULL; END $$;
+            CREATE TABLE public.accounts (id int, user_id uuid REFERENCES onagui.app_users, kind text);
+            ALTER TABLE bank.kinds OWNER TO {other}; ALTER TABLE bank.ran OWNER TO {other}; ALTER TABLE bank.journal OWNER TO {other};
+            ALTER FUNCTION bank.note() OWNER TO {other};
+            CREATE TRIGGER note AFTER UPDATE ON public.accounts FOR EACH ROW EXECUTE FUNCTION bank.note()""",
+        role="supabase_admin",
+    )
+    for n in range(users):
+        app, _ = mismatched(db, f"user{n}@example.com")
+        db.sql("INSERT INTO public.accounts VALUES (%s, %s, %s)", [n, app, "none" if n == 4 else "moved"], role="supabase_admin")
+    rows = fix(db, None)
+    assert sorted(row["outcome"] for row in rows) == ["done"] * min(users, 4) + ["failed"] * (users // 5), rows
+    assert [row["details"]["error"]["sqlstate"] for row in rows if row["outcome"] == "failed"] == ["23503"] * (users // 5)
+    assert db.one("SELECT count(*) FROM bank.journal", role="supabase_admin") == min(users, 4)
+    assert db.sql("SELECT DISTINCT who FROM bank.ran", role="supabase_admin") == [(other,)]
 
 
 def test_a_partition_of_somebody_elses_has_the_trigger_of_the_table_above(db, plain):

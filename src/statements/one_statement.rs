@@ -43,7 +43,8 @@ pub fn as_one_statement(
 type OwnedConstraint = (Oid, String, bool);
 
 /// Constraints and constraint triggers that must not wait: those named, and what triggers of these owners may write to in
-/// other tables of theirs. Each is set by its table's owner.
+/// other tables of theirs, or SECURITY DEFINER functions that triggers call in those of the functions' owners. Each is set by
+/// its table's owner.
 static BY_OWNER: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT t.relowner, format('%I.%I', n.nspname, c.conname),
@@ -69,8 +70,9 @@ fn by_owner(session: &Session, owners: &[Oid], references: &References) -> Vec<O
         return Vec::new();
     };
     let names: Vec<String> = references.deferrable.iter().map(|(name, _)| name.clone()).collect();
+    let writers: Vec<Oid> = owners.iter().chain(&references.definers).copied().collect();
     let rows = pg::as_role(*first, || {
-        session.run_kept(&BY_OWNER, &[names.into(), owners.to_vec().into()], Mode::Fresh)
+        session.run_kept(&BY_OWNER, &[names.into(), writers.into()], Mode::Fresh)
     });
     (0..rows.len())
         .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?, rows.get(row, 3)?)))

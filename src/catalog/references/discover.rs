@@ -17,6 +17,11 @@ const DEFERRABLE: &str = "
             OR coalesce(pg_partition_root(c.confrelid), c.confrelid)::oid = ANY ($1))
      ORDER BY 1";
 
+const DEFINERS: &str = "
+    SELECT DISTINCT f.proowner
+      FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+     WHERE g.tgrelid = ANY ($1) AND NOT g.tgisinternal AND f.prosecdef";
+
 const DEFERS: &str = "
     SELECT EXISTS (SELECT FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
                     WHERE c.condeferred AND t.relowner = ANY ($1))";
@@ -98,6 +103,7 @@ impl References {
             tables: Vec::new(),
             keys: Vec::new(),
             deferrable: Vec::new(),
+            definers: Vec::new(),
             defers: false,
             by_rows: false,
         };
@@ -152,11 +158,13 @@ impl References {
         let tied = found.add_ties(session, &raw, &mut taken, &mut places, mode);
         found.by_rows = tied || found.needs_rows();
         let oids: Vec<Oid> = found.tables.iter().map(|t| t.oid).collect();
+        found.definers = session.run(DEFINERS, &[oids.clone().into()], mode).column();
         let rows = session.run(DEFERRABLE, &[oids.into()], mode);
         found.deferrable = (0..rows.len())
             .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?)))
             .collect();
-        let owners: Vec<Oid> = found.tables.iter().map(|t| t.owner).collect();
+        let owners = found.tables.iter().map(|t| t.owner);
+        let owners: Vec<Oid> = owners.chain(found.definers.iter().copied()).collect();
         found.defers = session.run(DEFERS, &[owners.into()], mode).one().unwrap_or(true);
         Ok(found)
     }

@@ -223,8 +223,10 @@ pub struct References {
     /// Deferrable constraints and constraint triggers of all these tables, `schema.name`, quoted, for SET CONSTRAINTS;
     /// and whether each is deferred at first.
     pub deferrable: Vec<(String, bool)>,
-    /// Owners of these tables have a deferred constraint or constraint trigger somewhere: a trigger of theirs may write
-    /// there.
+    /// Owners of SECURITY DEFINER functions that triggers of these tables call.
+    pub definers: Vec<Oid>,
+    /// Owners of these tables, or of such functions, have a deferred constraint or constraint trigger somewhere: a trigger of
+    /// theirs may write there.
     pub defers: bool,
     /// Somewhere it takes other rows to tell whether a row refers to the user: changes must be planned row by row.
     pub by_rows: bool,

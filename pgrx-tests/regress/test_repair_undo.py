@@ -563,3 +563,38 @@ def test_a_schema_that_is_not_open_to_everybody(db):
     before = content(db, "closed.seats", "onagui.app_users")
     undo(db, db.one("SELECT audit_id FROM onagui.fix_user_ids(NULL, true, 'keep_auth') WHERE action = 'merge'"))
     assert content(db, "closed.seats", "onagui.app_users") == before
+
+
+LOOK_UP = """
+    CREATE TABLE accounts (user_id uuid REFERENCES onagui.app_users, no int, owner_name text, PRIMARY KEY (user_id, no));
+    CREATE TABLE entries (id int PRIMARY KEY, user_id uuid, no int, owner_name text, FOREIGN KEY (user_id, no) REFERENCES accounts);
+    CREATE TABLE posts (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users, owner_name text);
+    CREATE FUNCTION look_up() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+        EXECUTE pg_catalog.format('SELECT %s FROM %s WHERE %s', TG_ARGV[0], TG_ARGV[1], TG_ARGV[2]) INTO NEW.owner_name USING NEW;
+        IF NEW.owner_name IS NULL AND TG_ARGV[3] = 'raise' THEN RAISE 'whose is it?'; END IF;
+        RETURN NEW; END$$;
+    CREATE TRIGGER look_up BEFORE INSERT OR UPDATE ON accounts FOR EACH ROW
+        EXECUTE FUNCTION look_up('username', 'onagui.app_users', 'id = $1.user_id', '{0}');
+    CREATE TRIGGER look_up BEFORE INSERT OR UPDATE ON posts FOR EACH ROW
+        EXECUTE FUNCTION look_up('username', 'onagui.app_users', 'id = $1.user_id', '{0}');
+    CREATE TRIGGER look_up BEFORE INSERT OR UPDATE ON entries FOR EACH ROW
+        EXECUTE FUNCTION look_up('owner_name', 'public.accounts', '(user_id, no) = ($1.user_id, $1.no)', '{0}')"""
+
+
+@pytest.mark.parametrize("otherwise", ["null", "raise"])
+@pytest.mark.parametrize("policy", ["keep_auth", "keep_app"])
+def test_a_before_trigger_finds_what_the_row_refers_to(db, policy, otherwise):
+    db.sql(LOOK_UP.format(otherwise))
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("UPDATE onagui.app_users SET username = CASE id WHEN %s THEN 'own' ELSE 'spare' END", [auth])
+    for n, id in enumerate([app, auth]):
+        db.sql(f"INSERT INTO accounts VALUES ('{id}', 1); INSERT INTO entries VALUES ({n}, '{id}', 1); INSERT INTO posts VALUES ({n}, '{id}')")
+    tables = ["onagui.app_users", "accounts", "entries", "posts"]
+    before = content(db, *tables)
+    audit_id = fix_one(db, "ann@example.com", policy=policy)["audit_id"]
+    after = content(db, *tables)
+    assert db.sql("SELECT DISTINCT owner_name FROM posts") == [("own",)]
+    for wanted in before, after, before:
+        undo(db, audit_id)
+        assert content(db, *tables) == wanted
+        audit_id = log(db, action="undo")[-1]["audit_id"]

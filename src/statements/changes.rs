@@ -10,7 +10,7 @@ use super::one_statement::{as_one_statement, distinct};
 use super::rekey::{Mover, unquoted};
 use super::rows::{Address, Text, address, addresses, follow};
 use super::{elements, fit};
-use crate::catalog::references::Table;
+use crate::catalog::references::{References, Table};
 use crate::catalog::shape::Shape;
 use crate::error::Error;
 use crate::pg::{self, Json, Mode, Raw, Session};
@@ -73,25 +73,22 @@ pub fn apply(
     let mut done: Vec<Done> = changes.iter().map(|c| Done::to(c.of.table, c.of.shape)).collect();
     fit::check(session, changes, Mode::Fresh)?;
     let mut held_back = None;
-    let owners = distinct(changes.iter().map(|c| c.of.table.owner));
-    // Each owner has a turn for each step: nothing is changed before everything that gives way is gone.
-    let turns: Vec<(Oid, usize)> =
-        (0..3).flat_map(|step| owners.iter().map(move |owner| (*owner, step))).collect();
+    let turns = turns(changes, &mover.references);
     let mut turn = turns.iter();
-    let all_turns: Vec<Oid> = turns.iter().map(|(owner, _)| *owner).collect();
-    as_one_statement(&all_turns, &mover.references, session, |owner| {
-        let step = turn.next().map_or(0, |(_, step)| *step);
-        let of_owner = changes.iter().zip(&mut done).filter(|(c, _)| c.of.table.owner == owner);
+    let owners: Vec<Oid> = turns.iter().map(|turn| turn.owner).collect();
+    as_one_statement(&owners, &mover.references, session, |_| {
+        let writes = turn.next().into_iter().flat_map(|turn| &turn.writes);
         // AFTER triggers of the application, which have their turn later, are spared these settings.
         pg::with_stable_text(|| {
-            for (c, done) in of_owner {
-                let (wanted, written) = match step {
-                    0 => (c.deleted.len(), delete(session, c, done)),
-                    1 => (
+            for (place, write) in writes {
+                let (c, done) = (&changes[*place], &mut done[*place]);
+                let (wanted, written) = match write {
+                    Write::Delete => (c.deleted.len(), delete(session, c, done)),
+                    Write::Update => (
                         c.updated.values().map(Vec::len).sum(),
                         update_all(session, c, done, &Writing { mover, wanted }),
                     ),
-                    _ => (c.inserted.len(), insert(session, c, done)),
+                    Write::Insert => (c.inserted.len(), insert(session, c, done)),
                 };
                 if written != wanted {
                     held_back.get_or_insert_with(|| c.of.table.label.clone());
@@ -111,6 +108,64 @@ pub fn apply(
         }
     }
     Ok(done)
+}
+
+#[derive(Clone, Copy)]
+enum Write {
+    Delete,
+    Update,
+    Insert,
+}
+
+/// What is written as one owner before another has their turn: places of changes.
+struct Turn {
+    owner: Oid,
+    writes: Vec<(usize, Write)>,
+}
+
+/// Nothing is changed before everything that gives way is gone, and what refers to a row not before that row is there: a
+/// BEFORE trigger of the application may look it up.
+fn turns(changes: &[TableChanges], references: &References) -> Vec<Turn> {
+    let owner = |place: usize| changes[place].of.table.owner;
+    let mut turns: Vec<Turn> = distinct(changes.iter().map(|c| c.of.table.owner))
+        .into_iter()
+        .map(|of| Turn {
+            owner: of,
+            writes: (0..changes.len())
+                .filter(|place| owner(*place) == of)
+                .map(|place| (place, Write::Delete))
+                .collect(),
+        })
+        .collect();
+    let first = turns.len();
+    for place in parents_first(changes, references) {
+        if turns.len() == first || turns.last().is_none_or(|turn| turn.owner != owner(place)) {
+            turns.push(Turn { owner: owner(place), writes: Vec::new() });
+        }
+        if let Some(turn) = turns.last_mut() {
+            turn.writes.extend([(place, Write::Update), (place, Write::Insert)]);
+        }
+    }
+    turns
+}
+
+/// The places of the changes, those of a table after those of the tables it refers to; in a ring, as they come.
+fn parents_first(changes: &[TableChanges], references: &References) -> Vec<usize> {
+    let oid = |place: usize| changes[place].of.table.oid;
+    let refers = |child: usize, parent: usize| {
+        references.keys.iter().any(|key| {
+            references.tables[key.child].oid == oid(child)
+                && references.tables[key.parent].oid == oid(parent)
+        })
+    };
+    let mut left: Vec<usize> = (0..changes.len()).collect();
+    let mut all = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let waits = |one: usize| left.iter().any(|other| *other != one && refers(one, *other));
+        let next = left.iter().position(|one| !waits(*one)).unwrap_or(0);
+        all.push(left.remove(next));
+    }
+    all
 }
 
 /// Makes `done`, what came of `changes`, tell of the rows as they are now; answers whether these are there, under the ids they

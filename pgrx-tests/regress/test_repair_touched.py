@@ -249,3 +249,28 @@ def test_a_trigger_that_makes_what_comes_back_stands_aside_meanwhile(db, policy)
         admin.execute("SELECT onagui.undo_fix(%s)", [audit_id])
         admin.execute("ALTER TABLE onagui.app_users ENABLE TRIGGER make_profile")
     assert content(db, "profiles") == {"profiles": before["profiles"]}
+
+
+@pytest.mark.parametrize("policy", ["keep_auth", "keep_app"])
+def test_a_trigger_that_touches_new_rows_too_stands_aside_meanwhile(db, policy):
+    """As README's troubleshooting says."""
+    db.sql(
+        """CREATE TABLE profiles (id uuid PRIMARY KEY REFERENCES onagui.app_users, created_at timestamptz, updated_at timestamptz);
+           CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+               NEW.updated_at = now();
+               IF TG_OP = 'INSERT' THEN NEW.created_at = now(); ELSE NEW.created_at = OLD.created_at; END IF;
+               RETURN NEW; END$$;
+           CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON profiles FOR EACH ROW EXECUTE FUNCTION stamp()"""
+    )
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO profiles VALUES (%s), (%s)", [app, auth])
+    before = db.sql("SELECT id, created_at FROM profiles ORDER BY id")
+    audit_id = fix_one(db, "ann@example.com", policy=policy)["audit_id"]
+    with expect_error("55000", detail="come back to public.profiles as something else: a trigger"):
+        undo(db, audit_id)
+    session = db.session()
+    with session.transaction():
+        session.execute("ALTER TABLE profiles DISABLE TRIGGER stamp")
+        session.execute("SELECT onagui.undo_fix(%s)", [audit_id])
+        session.execute("ALTER TABLE profiles ENABLE TRIGGER stamp")
+    assert db.sql("SELECT id, created_at FROM profiles ORDER BY id") == before

@@ -336,6 +336,45 @@ def test_a_trigger_that_writes_to_tables_of_somebody_elses_as_a_user_is_moved(db
     assert db.sql("SELECT DISTINCT who FROM bank.ran", role="supabase_admin") == [(other,)]
 
 
+INDIRECTLY = {
+    "a function of theirs": "PERFORM bank.note()",
+    "a trigger of theirs on another table": "INSERT INTO public.activity VALUES (1)",
+    "a table that others may write": "INSERT INTO bank.journal VALUES (1, 'moved')",
+}
+
+
+@pytest.mark.parametrize("way", INDIRECTLY)
+@pytest.mark.parametrize("users", [1, 5])
+def test_a_trigger_by_way_of_which_tables_of_somebody_elses_are_written(db, plain, users, way):
+    other = plain("banker")
+    db.install()
+    db.sql(
+        f"""CREATE SCHEMA bank AUTHORIZATION {other}; GRANT USAGE ON SCHEMA bank TO postgres;
+            CREATE TABLE bank.kinds (id text PRIMARY KEY); INSERT INTO bank.kinds VALUES ('moved');
+            CREATE TABLE bank.journal (account int, kind text REFERENCES bank.kinds DEFERRABLE INITIALLY DEFERRED);
+            CREATE FUNCTION bank.note() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+                BEGIN INSERT INTO bank.journal VALUES (1, 'moved'); END $$;
+            CREATE FUNCTION bank.noted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+                BEGIN INSERT INTO bank.journal VALUES (1, 'moved'); RETURN NULL; END $$;
+            ALTER TABLE bank.kinds OWNER TO {other}; ALTER TABLE bank.journal OWNER TO {other}; GRANT INSERT ON bank.journal TO postgres;
+            ALTER FUNCTION bank.note() OWNER TO {other}; ALTER FUNCTION bank.noted() OWNER TO {other}""",
+        role="supabase_admin",
+    )
+    db.sql(
+        f"""CREATE TABLE public.activity (n int);
+            CREATE TRIGGER noted AFTER INSERT ON public.activity FOR EACH ROW EXECUTE FUNCTION bank.noted();
+            CREATE TABLE public.accounts (id int, user_id uuid REFERENCES onagui.app_users);
+            CREATE FUNCTION public.moved() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {INDIRECTLY[way]}; RETURN NULL; END $$;
+            CREATE TRIGGER moved AFTER UPDATE ON public.accounts FOR EACH ROW EXECUTE FUNCTION public.moved()"""
+    )
+    for n in range(users):
+        app, _ = mismatched(db, f"user{n}@example.com")
+        db.sql("INSERT INTO public.accounts VALUES (%s, %s)", [n, app])
+    rows = fix(db, None)
+    assert [row["outcome"] for row in rows] == ["done"] * users, rows
+    assert db.one("SELECT count(*) FROM bank.journal", role="supabase_admin") == users
+
+
 def test_a_partition_of_somebody_elses_has_the_trigger_of_the_table_above(db, plain):
     other = plain("mallory")
     db.sql(f"""{LATER}; CREATE SCHEMA onagui; GRANT USAGE ON SCHEMA onagui TO {other};

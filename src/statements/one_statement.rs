@@ -43,8 +43,9 @@ pub fn as_one_statement(
 type OwnedConstraint = (Oid, String, bool);
 
 /// Constraints and constraint triggers that must not wait: those named, and what triggers of these owners may write to in
-/// other tables of theirs, or SECURITY DEFINER functions that triggers call in those of the functions' owners. Each is set by
-/// its table's owner.
+/// other tables of theirs, or SECURITY DEFINER functions that triggers call in those of the functions' owners; where there are
+/// triggers, foreign keys of anybody's tables: they may call what is SECURITY DEFINER, or write where they are allowed to. Each
+/// is set by its table's owner.
 static BY_OWNER: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT t.relowner, format('%I.%I', n.nspname, c.conname),
@@ -55,7 +56,7 @@ static BY_OWNER: LazyLock<String> = LazyLock::new(|| {
            JOIN pg_namespace n ON n.oid = c.connamespace
            JOIN pg_class t ON t.oid = c.conrelid
           WHERE c.condeferrable
-            AND (format('%I.%I', n.nspname, c.conname) = ANY ($1) OR c.condeferred AND t.relowner = ANY ($2))
+            AND (format('%I.%I', n.nspname, c.conname) = ANY ($1) OR c.condeferred AND (t.relowner = ANY ($2) OR c.contype = 'f' AND $3))
             AND has_schema_privilege(t.relowner, n.oid, 'USAGE')
             AND {}
           GROUP BY t.relowner, n.oid, n.nspname, c.conname
@@ -72,7 +73,8 @@ fn by_owner(session: &Session, owners: &[Oid], references: &References) -> Vec<O
     let names: Vec<String> = references.deferrable.iter().map(|(name, _)| name.clone()).collect();
     let writers: Vec<Oid> = owners.iter().chain(&references.definers).copied().collect();
     let rows = pg::as_role(*first, || {
-        session.run_kept(&BY_OWNER, &[names.into(), writers.into()], Mode::Fresh)
+        let args = [names.into(), writers.into(), references.triggers.into()];
+        session.run_kept(&BY_OWNER, &args, Mode::Fresh)
     });
     (0..rows.len())
         .filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?, rows.get(row, 3)?)))

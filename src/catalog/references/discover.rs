@@ -24,7 +24,7 @@ const DEFINERS: &str = "
 
 const DEFERS: &str = "
     SELECT EXISTS (SELECT FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
-                    WHERE c.condeferred AND t.relowner = ANY ($1))";
+                    WHERE c.condeferred AND (t.relowner = ANY ($1) OR c.contype = 'f' AND $2))";
 
 /// SQL: the first publication of a kind of write to a table `c`, and the part of the table, a partition or all of it, that has
 /// no replica identity (CheckCmdReplicaIdentity() of src/backend/executor/execReplication.c). One such part bars all of them.
@@ -104,6 +104,7 @@ impl References {
             keys: Vec::new(),
             deferrable: Vec::new(),
             definers: Vec::new(),
+            triggers: false,
             defers: false,
             by_rows: false,
         };
@@ -165,7 +166,9 @@ impl References {
             .collect();
         let owners = found.tables.iter().map(|t| t.owner);
         let owners: Vec<Oid> = owners.chain(found.definers.iter().copied()).collect();
-        found.defers = session.run(DEFERS, &[owners.into()], mode).one().unwrap_or(true);
+        found.triggers = found.tables.iter().any(|t| t.after_triggers || t.keeps_rows);
+        let args = [owners.into(), found.triggers.into()];
+        found.defers = session.run(DEFERS, &args, mode).one().unwrap_or(true);
         Ok(found)
     }
 

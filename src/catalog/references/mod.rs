@@ -225,8 +225,10 @@ pub struct References {
     pub deferrable: Vec<(String, bool)>,
     /// Owners of SECURITY DEFINER functions that triggers of these tables call.
     pub definers: Vec<Oid>,
-    /// Owners of these tables, or of such functions, have a deferred constraint or constraint trigger somewhere: a trigger of
-    /// theirs may write there.
+    /// These tables may have triggers, which may write anywhere.
+    pub triggers: bool,
+    /// Owners of these tables, or of such functions, have a deferred constraint or constraint trigger somewhere, or anybody has
+    /// a deferred foreign key: a trigger may write there.
     pub defers: bool,
     /// Somewhere it takes other rows to tell whether a row refers to the user: changes must be planned row by row.
     pub by_rows: bool,

@@ -375,6 +375,29 @@ def test_a_trigger_by_way_of_which_tables_of_somebody_elses_are_written(db, plai
     assert db.one("SELECT count(*) FROM bank.journal", role="supabase_admin") == users
 
 
+@pytest.mark.parametrize("users", [1, 5])
+def test_a_before_trigger_finds_a_row_of_somebody_elses_that_moves_too(db, plain, users):
+    other = plain("banker")
+    db.install()
+    db.sql(
+        f"""GRANT USAGE ON SCHEMA onagui TO {other};
+            CREATE TABLE public.accounts (user_id uuid PRIMARY KEY REFERENCES onagui.app_users, name text);
+            CREATE TABLE public.entries (id int, user_id uuid REFERENCES public.accounts, name text);
+            CREATE FUNCTION public.copy() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN SELECT a.name INTO STRICT NEW.name FROM public.accounts a WHERE a.user_id = NEW.user_id; RETURN NEW; END $$;
+            CREATE TRIGGER copy BEFORE INSERT OR UPDATE ON public.entries FOR EACH ROW EXECUTE FUNCTION public.copy();
+            ALTER TABLE public.entries OWNER TO postgres; ALTER TABLE public.accounts OWNER TO {other}; GRANT SELECT ON public.accounts TO postgres""",
+        role="supabase_admin",
+    )
+    for n in range(users):
+        app, _ = mismatched(db, f"user{n}@example.com")
+        db.sql("INSERT INTO public.accounts VALUES (%s, %s)", [app, f"user{n}"], role="supabase_admin")
+        db.sql("INSERT INTO public.entries VALUES (%s, %s)", [n, app], role="supabase_admin")
+    rows = fix(db, None)
+    assert [row["outcome"] for row in rows] == ["done"] * users, rows
+    assert db.sql("SELECT name FROM public.entries ORDER BY id") == [(f"user{n}",) for n in range(users)]
+
+
 def test_a_partition_of_somebody_elses_has_the_trigger_of_the_table_above(db, plain):
     other = plain("mallory")
     db.sql(f"""{LATER}; CREATE SCHEMA onagui; GRANT USAGE ON SCHEMA onagui TO {other};

@@ -6,7 +6,7 @@
 use super::collisions::{self, Image};
 use super::done::{Done, Moved, MovedRow};
 use super::fields::Fields;
-use super::one_statement::{as_one_statement, distinct};
+use super::one_statement::{as_one_statement, distinct, parents_first};
 use super::rekey::{Mover, unquoted};
 use super::rows::{Address, Text, address, addresses, follow};
 use super::{elements, fit};
@@ -15,7 +15,7 @@ use crate::catalog::shape::Shape;
 use crate::error::Error;
 use crate::pg::{self, Json, Mode, Raw, Session};
 use pgrx::pg_sys::Oid;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A table with its shape.
 pub struct Written<'a> {
@@ -138,7 +138,12 @@ fn turns(changes: &[TableChanges], references: &References) -> Vec<Turn> {
         })
         .collect();
     let first = turns.len();
-    for place in parents_first(changes, references) {
+    let places: HashMap<Oid, usize> =
+        changes.iter().enumerate().map(|(place, c)| (c.of.table.oid, place)).collect();
+    let place_of = |table: usize| places.get(&references.tables[table].oid).copied();
+    let keys = references.keys.iter().filter(|key| key.child != 0);
+    let keys = keys.filter_map(|key| Some((place_of(key.child)?, place_of(key.parent)?)));
+    for place in parents_first(changes.len(), keys) {
         if turns.len() == first || turns.last().is_none_or(|turn| turn.owner != owner(place)) {
             turns.push(Turn { owner: owner(place), writes: Vec::new() });
         }
@@ -147,25 +152,6 @@ fn turns(changes: &[TableChanges], references: &References) -> Vec<Turn> {
         }
     }
     turns
-}
-
-/// The places of the changes, those of a table after those of the tables it refers to; in a ring, as they come.
-fn parents_first(changes: &[TableChanges], references: &References) -> Vec<usize> {
-    let oid = |place: usize| changes[place].of.table.oid;
-    let refers = |child: usize, parent: usize| {
-        references.keys.iter().any(|key| {
-            references.tables[key.child].oid == oid(child)
-                && references.tables[key.parent].oid == oid(parent)
-        })
-    };
-    let mut left: Vec<usize> = (0..changes.len()).collect();
-    let mut all = Vec::with_capacity(left.len());
-    while !left.is_empty() {
-        let waits = |one: usize| left.iter().any(|other| *other != one && refers(one, *other));
-        let next = left.iter().position(|one| !waits(*one)).unwrap_or(0);
-        all.push(left.remove(next));
-    }
-    all
 }
 
 /// Makes `done`, what came of `changes`, tell of the rows as they are now; answers whether these are there, under the ids they

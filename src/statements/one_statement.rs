@@ -17,6 +17,24 @@ pub fn distinct(owners: impl Iterator<Item = Oid>) -> Vec<Oid> {
     all
 }
 
+/// The numbers below `tables`, each after those it refers to by one of `keys`, pairs of a child and its parent; in a ring, as
+/// they come. Callers leave out what `app_users` itself refers to: it comes before all that refers to it.
+pub fn parents_first(tables: usize, keys: impl Iterator<Item = (usize, usize)>) -> Vec<usize> {
+    let (mut waits, mut children) = (vec![0; tables], vec![Vec::new(); tables]);
+    for (child, parent) in keys.filter(|(child, parent)| child != parent) {
+        waits[child] += 1;
+        children[parent].push(child);
+    }
+    let mut left: Vec<usize> = (0..tables).collect();
+    let mut all = Vec::with_capacity(tables);
+    while !left.is_empty() {
+        let next = left.remove(left.iter().position(|one| waits[*one] == 0).unwrap_or(0));
+        children[next].iter().for_each(|child| waits[*child] -= 1);
+        all.push(next);
+    }
+    all
+}
+
 /// Runs `write` as each owner in turn. Foreign-key checks and AFTER triggers of what it writes fire when all owners have
 /// had their turn, as the owner whose statement queued them. Whatever may be deferred is checked then too: nothing is left
 /// for COMMIT to fire as the session's role.

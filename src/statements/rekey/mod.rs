@@ -10,7 +10,7 @@ mod written;
 
 pub use held::Held;
 
-use super::one_statement::{as_one_statement, distinct};
+use super::one_statement::{as_one_statement, parents_first};
 use super::{checks, collisions};
 use crate::catalog::references::{References, Soft, Table};
 use crate::catalog::shape::Shape;
@@ -364,14 +364,19 @@ impl Mover {
         !self.references.by_rows
     }
 
-    /// Calls `update` for each table whose rows change, as its owner, to the constraints as one statement.
+    /// Calls `update` for each table whose rows change, as its owner, to the constraints as one statement: for what a table
+    /// refers to first, since a BEFORE trigger of the application may look it up.
     fn update_each(&self, session: &Session, mut update: impl FnMut(usize)) {
-        as_one_statement(&self.owners(), &self.references, session, |owner| {
-            let of_owner = |place: &usize| {
-                self.references.tables[*place].owner == owner
-                    && self.statements[*place].update.is_some()
-            };
-            self.moving().filter(of_owner).for_each(&mut update);
+        let owner = |place: usize| self.references.tables[place].owner;
+        let keys = self.references.keys.iter().filter(|key| key.child != 0);
+        let keys = keys.map(|key| (key.child, key.parent));
+        let mut places = parents_first(self.references.tables.len(), keys);
+        places.retain(|place| self.statements[*place].update.is_some());
+        let turns: Vec<&[usize]> = places.chunk_by(|a, b| owner(*a) == owner(*b)).collect();
+        let owners: Vec<Oid> = turns.iter().map(|turn| owner(turn[0])).collect();
+        let mut turns = turns.into_iter();
+        as_one_statement(&owners, &self.references, session, |_| {
+            turns.next().into_iter().flatten().copied().for_each(&mut update);
         });
     }
 
@@ -392,11 +397,6 @@ impl Mover {
     /// What was moved with one user, of the rows that changed in a table: the user's own is not counted.
     fn referring_to_one(&self, place: usize, rows: u64) -> Option<Referring> {
         self.referring(place, rows.saturating_sub(u64::from(place == 0)))
-    }
-
-    /// The owners of the tables that hold ids, the application's first.
-    fn owners(&self) -> Vec<Oid> {
-        distinct(self.moving().map(|place| self.references.tables[place].owner))
     }
 }
 

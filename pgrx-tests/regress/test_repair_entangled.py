@@ -365,6 +365,8 @@ def test_a_check_that_rows_break_between_two_steps(db):
 
 def test_a_cancel_is_passed_on_whenever_it_comes(db):
     """While a key's value is looked up in another type: when it is planned, and for each order of doing it."""
+    if db.server.number >= 18:
+        pytest.skip("from PostgreSQL 18 on no foreign key joins a text and an enum")
     db.sql(
         """CREATE TYPE room AS ENUM ('1', '2'); CREATE CAST (room AS text) WITH INOUT AS IMPLICIT;
            CREATE SEQUENCE calls; CREATE TABLE cancelled (call int);

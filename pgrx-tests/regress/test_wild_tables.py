@@ -221,7 +221,8 @@ def test_what_is_no_table(app, kind):
         with expect_error("42P01", "onagui.app_users is not a table", f"a {kind}"):
             app.sql(call)
     found = [row for row in app.sql("SELECT check_name, status, detail FROM onagui.sync_health()") if row[1] == "fail"]
-    assert ("tables", "fail", f"onagui.app_users is a {kind}, not a table") in found
+    says = f"onagui.app_users is not a table. It is a {kind}; onagui_sync writes to ordinary and partitioned tables only."
+    assert ("tables", "fail", says) in found
 
 
 def test_a_partition_that_is_a_foreign_table(app):

@@ -35,8 +35,8 @@ impl Failure {
         }
     }
 
-    /// Nothing but that.
-    pub fn to_json(&self) -> serde_json::Value {
+    /// `details` of what is nothing but this failure.
+    pub fn as_details(&self) -> serde_json::Value {
         let mut details = serde_json::json!({});
         self.note_in(&mut details);
         details

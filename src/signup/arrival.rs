@@ -226,7 +226,7 @@ impl Visit<'_> {
             let entries: Vec<Entry> = failed
                 .iter()
                 .map(|(place, failure)| Entry {
-                    details: failure.to_json().to_string(),
+                    details: failure.as_details().to_string(),
                     ..self.entry(*place, "failure", "failed")
                 })
                 .collect();

@@ -38,7 +38,10 @@ impl Entry {
     }
 
     pub fn failure(failure: &Failure, actor: &str) -> Self {
-        Entry { details: failure.to_json().to_string(), ..Entry::new("failure", "failed", actor) }
+        Entry {
+            details: failure.as_details().to_string(),
+            ..Entry::new("failure", "failed", actor)
+        }
     }
 }
 

@@ -6,16 +6,17 @@
 use super::collisions::{self, Image};
 use super::done::{Done, Moved, MovedRow};
 use super::fields::Fields;
-use super::one_statement::{as_one_statement, distinct, parents_first};
+use super::one_statement::as_one_statement;
+use super::order::{Write, turns};
 use super::rekey::{Mover, unquoted};
 use super::rows::{Address, Text, address, addresses, follow};
 use super::{elements, fit};
-use crate::catalog::references::{References, Table};
+use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::error::Error;
 use crate::pg::{self, Json, Mode, Raw, Session};
 use pgrx::pg_sys::Oid;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A table with its shape.
 pub struct Written<'a> {
@@ -108,50 +109,6 @@ pub fn apply(
         }
     }
     Ok(done)
-}
-
-#[derive(Clone, Copy)]
-enum Write {
-    Delete,
-    Update,
-    Insert,
-}
-
-/// What is written as one owner before another has their turn: places of changes.
-struct Turn {
-    owner: Oid,
-    writes: Vec<(usize, Write)>,
-}
-
-/// Nothing is changed before everything that gives way is gone, and what refers to a row not before that row is there: a
-/// BEFORE trigger of the application may look it up.
-fn turns(changes: &[TableChanges], references: &References) -> Vec<Turn> {
-    let owner = |place: usize| changes[place].of.table.owner;
-    let mut turns: Vec<Turn> = distinct(changes.iter().map(|c| c.of.table.owner))
-        .into_iter()
-        .map(|of| Turn {
-            owner: of,
-            writes: (0..changes.len())
-                .filter(|place| owner(*place) == of)
-                .map(|place| (place, Write::Delete))
-                .collect(),
-        })
-        .collect();
-    let first = turns.len();
-    let places: HashMap<Oid, usize> =
-        changes.iter().enumerate().map(|(place, c)| (c.of.table.oid, place)).collect();
-    let place_of = |table: usize| places.get(&references.tables[table].oid).copied();
-    let keys = references.keys.iter().filter(|key| key.child != 0);
-    let keys = keys.filter_map(|key| Some((place_of(key.child)?, place_of(key.parent)?)));
-    for place in parents_first(changes.len(), keys) {
-        if turns.len() == first || turns.last().is_none_or(|turn| turn.owner != owner(place)) {
-            turns.push(Turn { owner: owner(place), writes: Vec::new() });
-        }
-        if let Some(turn) = turns.last_mut() {
-            turn.writes.extend([(place, Write::Update), (place, Write::Insert)]);
-        }
-    }
-    turns
 }
 
 /// Makes `done`, what came of `changes`, tell of the rows as they are now; answers whether these are there, under the ids they

@@ -61,28 +61,33 @@ impl Mapped {
     }
 }
 
-struct Source {
-    app_column: String,
-    source: String,
-    key: Option<String>,
+/// A row of `onagui.sync_column`.
+pub struct Source {
+    pub app_column: String,
+    pub source: String,
+    pub key: Option<String>,
+}
+
+/// The rows of `onagui.sync_column`.
+pub fn of_application(session: &Session, mode: Mode) -> Vec<Source> {
+    let rows = session.run(
+        "SELECT app_column, source, key FROM onagui.sync_column ORDER BY app_column",
+        &[],
+        mode,
+    );
+    let source = |row: usize| Source {
+        app_column: rows.get(row, 1).unwrap_or_default(),
+        source: rows.get(row, 2).unwrap_or_default(),
+        key: rows.get(row, 3),
+    };
+    (0..rows.len()).map(source).collect()
 }
 
 /// The mapped columns that both tables have.
 pub fn read(session: &Session, auth: &Auth, app: &App) -> Vec<Mapped> {
     // From now on its changes are heard of.
     let _ = pg::table_named(c"onagui", c"sync_column");
-    let rows = session.run(
-        "SELECT app_column, source, key FROM onagui.sync_column ORDER BY app_column",
-        &[],
-        Mode::Fresh,
-    );
-    let own: Vec<Source> = (0..rows.len())
-        .map(|row| Source {
-            app_column: rows.get(row, 1).unwrap_or_default(),
-            source: rows.get(row, 2).unwrap_or_default(),
-            key: rows.get(row, 3),
-        })
-        .collect();
+    let own = of_application(session, Mode::Fresh);
     let sources = Sources { session, auth };
     let built_in = ["username", "full_name", "metadata", "phone", "created_at", "updated_at"]
         .into_iter()

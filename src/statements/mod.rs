@@ -19,6 +19,7 @@ pub mod health;
 pub mod mapping;
 pub mod merge;
 pub mod one_statement;
+pub mod order;
 pub mod people;
 pub mod plan;
 pub mod publications;

@@ -1,39 +1,11 @@
 //! Writing several tables, each as its owner, which to the constraints is one statement.
 
+use super::order::distinct;
 use crate::catalog::deferrable::is_nobody_elses;
 use crate::catalog::references::References;
 use crate::pg::{self, Mode, QueryLevel, Session};
 use pgrx::pg_sys::Oid;
 use std::sync::LazyLock;
-
-/// Each of `owners` once, in the order in which they come first.
-pub fn distinct(owners: impl Iterator<Item = Oid>) -> Vec<Oid> {
-    let mut all = Vec::new();
-    for owner in owners {
-        if !all.contains(&owner) {
-            all.push(owner);
-        }
-    }
-    all
-}
-
-/// The numbers below `tables`, each after those it refers to by one of `keys`, pairs of a child and its parent; in a ring, as
-/// they come. Callers leave out what `app_users` itself refers to: it comes before all that refers to it.
-pub fn parents_first(tables: usize, keys: impl Iterator<Item = (usize, usize)>) -> Vec<usize> {
-    let (mut waits, mut children) = (vec![0; tables], vec![Vec::new(); tables]);
-    for (child, parent) in keys.filter(|(child, parent)| child != parent) {
-        waits[child] += 1;
-        children[parent].push(child);
-    }
-    let mut left: Vec<usize> = (0..tables).collect();
-    let mut all = Vec::with_capacity(tables);
-    while !left.is_empty() {
-        let next = left.remove(left.iter().position(|one| waits[*one] == 0).unwrap_or(0));
-        children[next].iter().for_each(|child| waits[*child] -= 1);
-        all.push(next);
-    }
-    all
-}
 
 /// Runs `write` as each owner in turn. Foreign-key checks and AFTER triggers of what it writes fire when all owners have
 /// had their turn, as the owner whose statement queued them. Whatever may be deferred is checked then too: nothing is left

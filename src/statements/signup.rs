@@ -185,7 +185,7 @@ impl Target {
             self.app.deferrable.iter().filter(|c| !c.inbound).collect();
         let beside: Vec<&Deferrable> =
             self.app.deferrable.iter().filter(|c| self.may_be_written_beside(c)).collect();
-        if !beside.is_empty() && self.check_now(&beside)? {
+        if beside.len() > 1 && self.check_now(&beside)? {
             checked.extend(beside);
         } else {
             // Only those by which rows do wait.

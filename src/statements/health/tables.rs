@@ -3,9 +3,10 @@
 use super::{Report, literal, read};
 use crate::catalog::tables::{APP_USERS, AUTH_USERS};
 use crate::catalog::{App, Auth, Column, House, Way, Ways};
-use crate::error::Error;
-use crate::pg::Session;
-use crate::statements::{mapping, quote};
+use crate::error::{Error, Failure};
+use crate::pg::{Mode, Session};
+use crate::statements::mapping::{self, Source};
+use crate::statements::quote;
 
 /// Whether library and SQL are of the same version.
 pub fn version(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
@@ -36,15 +37,10 @@ pub fn version(session: &Session, _: House, report: &mut Report) -> Result<(), E
 
 /// Whether both tables are there, and a sign-up can make a row.
 pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
-    let auth = Auth::read(session);
-    let app = App::read(session);
-    let mut fits = true;
-    let problems = [auth.as_ref().err().map(remedy), app.as_ref().err().map(remedy)];
-    for (failure, remedy) in problems.into_iter().flatten() {
-        report.fail(failure, remedy);
-        fits = false;
-    }
-    let Ok(app) = app else { return Ok(()) };
+    let auth = Auth::read(session).map_err(|error| misfit(report, error)).ok();
+    let app = App::read(session).map_err(|error| misfit(report, error)).ok();
+    let mut fits = auth.is_some() && app.is_some();
+    let Some(app) = app else { return Ok(()) };
     if !id_is_unique(session, &app) {
         fits = false;
         // A key of a table with partitions has all of their columns in it.
@@ -62,7 +58,7 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
             format!("ALTER TABLE onagui.app_users ALTER COLUMN {name} DROP EXPRESSION;"),
         );
     }
-    let Ok(auth) = auth else { return Ok(()) };
+    let Some(auth) = auth else { return Ok(()) };
     let mapped = mapping::read(session, &auth, &app);
     for column in &app.columns {
         if is_in_the_way(column) && mapped.iter().all(|m| m.name != column.name) {
@@ -91,61 +87,47 @@ fn is_written_always(column: &Column) -> bool {
     matches!(column.name.as_str(), "id" | "email")
 }
 
-/// What is wrong with a table in a sentence, and the SQL against it.
-fn remedy(error: &Error) -> (String, String) {
-    let (sentence, remedy) = match error {
-        Error::TableMissing { table } if *table == APP_USERS => {
-            (None, "SELECT onagui.create_app_users();".to_owned())
-        }
-        Error::TableMissing { .. } => (
-            None,
-            "-- Start the Auth server once, it makes the table. Then: SELECT onagui.enable_sync();"
-                .into(),
-        ),
-        Error::NotATable { table, kind } => (
-            Some(format!("{table} is a {kind}, not a table")),
-            match *kind {
-                "view" | "materialized view" | "foreign table" | "sequence" => format!(
-                    "ALTER {} {table} RENAME TO app_users_old; SELECT onagui.create_app_users();",
-                    kind.to_uppercase()
-                ),
-                _ => format!("-- Rename {table}, then: SELECT onagui.create_app_users();"),
-            },
-        ),
-        Error::AuthNotOrdinary { kind } => (
-            Some(format!("auth.users is a {kind}, not an ordinary table")),
-            "-- Make it an ordinary table, as the Auth server does. Then: SELECT onagui.enable_sync();"
-                .into(),
-        ),
-        Error::ColumnMissing { table, column } => (
-            None,
-            match (*table, *column) {
-                (AUTH_USERS, _) => {
-                    "-- The Auth server makes this column; do not add it by hand.".into()
-                }
-                (_, "id") => format!("ALTER TABLE {table} ADD COLUMN id uuid UNIQUE;"),
-                _ => format!("ALTER TABLE {table} ADD COLUMN email text;"),
-            },
-        ),
-        Error::ColumnUnfit { table, column, found, wanted } => (
-            Some(format!("{table}.{column} is {found}; it must be {wanted}")),
-            match *column {
-                "id" => {
-                    format!("ALTER TABLE {table} ALTER COLUMN id TYPE uuid USING id::text::uuid;")
-                }
-                _ => format!("ALTER TABLE {table} ALTER COLUMN email TYPE text USING email::text;"),
-            },
-        ),
-        other => (Some(format!("{other:?}")), String::new()),
-    };
-    (sentence.unwrap_or_else(|| words(error)), remedy)
+/// Tells what is wrong with a table, and the SQL against it.
+fn misfit(report: &mut Report, error: Error) {
+    let remedy = remedy(&error);
+    let is_missing = matches!(error, Error::TableMissing { .. } | Error::ColumnMissing { .. });
+    let Failure { message, detail, .. } = error.into();
+    match detail {
+        Some(detail) if !is_missing => report.fail(format!("{message}. {detail}"), remedy),
+        _ => report.fail(message, remedy),
+    }
 }
 
-fn words(error: &Error) -> String {
+fn remedy(error: &Error) -> String {
     match error {
-        Error::TableMissing { table } => format!("table {table} does not exist"),
-        Error::ColumnMissing { table, column } => format!("table {table} has no column {column}"),
-        other => format!("{other:?}"),
+        Error::TableMissing { table } if *table == APP_USERS => {
+            "SELECT onagui.create_app_users();".into()
+        }
+        Error::TableMissing { .. } => {
+            "-- Start the Auth server once, it makes the table. Then: SELECT onagui.enable_sync();"
+                .into()
+        }
+        Error::NotATable { table, kind } => match *kind {
+            "view" | "materialized view" | "foreign table" | "sequence" => format!(
+                "ALTER {} {table} RENAME TO app_users_old; SELECT onagui.create_app_users();",
+                kind.to_uppercase()
+            ),
+            _ => format!("-- Rename {table}, then: SELECT onagui.create_app_users();"),
+        },
+        Error::AuthNotOrdinary { .. } => {
+            "-- Make it an ordinary table, as the Auth server does. Then: SELECT onagui.enable_sync();"
+                .into()
+        }
+        Error::ColumnMissing { table, column } => match (*table, *column) {
+            (AUTH_USERS, _) => "-- The Auth server makes this column; do not add it by hand.".into(),
+            (_, "id") => format!("ALTER TABLE {table} ADD COLUMN id uuid UNIQUE;"),
+            _ => format!("ALTER TABLE {table} ADD COLUMN email text;"),
+        },
+        Error::ColumnUnfit { table, column, .. } => match *column {
+            "id" => format!("ALTER TABLE {table} ALTER COLUMN id TYPE uuid USING id::text::uuid;"),
+            _ => format!("ALTER TABLE {table} ALTER COLUMN email TYPE text USING email::text;"),
+        },
+        _ => String::new(),
     }
 }
 
@@ -166,17 +148,10 @@ fn id_is_unique(session: &Session, app: &App) -> bool {
 pub fn mapping(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let auth = Auth::read(session)?;
     let app = App::read(session)?;
-    let rows = read(
-        session,
-        "SELECT app_column, source, key FROM onagui.sync_column ORDER BY app_column",
-        &[],
-    );
     let mut fits = true;
-    for row in 0..rows.len() {
-        let app_column: String = rows.get(row, 1).unwrap_or_default();
-        let source: String = rows.get(row, 2).unwrap_or_default();
+    for Source { app_column, source, key } in mapping::of_application(session, Mode::Read) {
         let from = match source.as_str() {
-            "column" => rows.get(row, 3).unwrap_or_default(),
+            "column" => key.unwrap_or_default(),
             "user_meta" => "raw_user_meta_data".to_owned(),
             _ => "raw_app_meta_data".to_owned(),
         };

@@ -10,7 +10,8 @@ mod written;
 
 pub use held::Held;
 
-use super::one_statement::{as_one_statement, parents_first};
+use super::one_statement::as_one_statement;
+use super::order::parents_first;
 use super::{checks, collisions};
 use crate::catalog::references::{References, Soft, Table};
 use crate::catalog::shape::Shape;

@@ -3,8 +3,10 @@
 //! `SET CONSTRAINTS` takes names, which need not be unique in their schema, and looks the schema up with the rights of whoever
 //! says it. It cannot defer a name that another constraint has which is not deferrable.
 
-use crate::pg::{Arg, Mode, Session};
+use crate::error::Error;
+use crate::pg::{self, Arg, Kept, Mode, Session};
 use pgrx::pg_sys::Oid;
+use std::convert::Infallible;
 
 /// A constraint, or constraint trigger, that may be deferred.
 pub struct Deferrable {
@@ -63,4 +65,54 @@ pub(super) fn read(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable>
         Some(Deferrable { name, initially, inbound })
     });
     each.collect()
+}
+
+/// The tables on which something may wait, under one of the names in `$1`, that runs code of whoever put it there: with each
+/// name, the table and its partitions, which have copies.
+const WAITING_ROOMS: &str = "
+    SELECT x.name, x.at
+      FROM (SELECT pg_catalog.format('%I.%I', n.nspname, c.conname) AS name, c.conrelid AS at
+              FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+             WHERE c.condeferrable AND c.contype IN ('t', 'x')) t
+      CROSS JOIN LATERAL (SELECT t.name, t.at UNION SELECT t.name, p.relid FROM pg_catalog.pg_partition_tree(t.at) p) x
+     WHERE t.name = ANY ($1)";
+
+/// The names that were asked for, and what was found: names with tables.
+type WaitingRooms = (Vec<String>, Vec<(String, Oid)>);
+
+thread_local! {
+    static ROOMS: Kept<WaitingRooms> = const { Kept::new() };
+}
+
+/// Has what waits under these names fire, as COMMIT would fire it: as the session's role. To be called before `SET CONSTRAINTS` is
+/// said as another role, as which it would fire then. Fails where it goes on waiting.
+pub fn fire_as_session(session: &Session, names: &[&str]) -> Result<(), Error> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let version = pg::catalog_version();
+    let learn = || {
+        let named: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        // What SET CONSTRAINTS sees, others may have made after the transaction's snapshot.
+        let rows = pg::with_latest_snapshot(|| {
+            session.run(WAITING_ROOMS, &[named.clone().into()], Mode::Read)
+        });
+        let rooms = (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?)));
+        Ok::<_, Infallible>((named, rooms.collect()))
+    };
+    let fits = |(named, _): &WaitingRooms| named.iter().eq(names);
+    let kept = ROOMS.with(|rooms| rooms.get(version, fits, |_| true, learn));
+    let Ok(rooms) = kept;
+    let waiting = || rooms.1.iter().filter(|(_, table)| pg::triggers_wait(*table));
+    let mut names: Vec<&str> = waiting().map(|(name, _)| name.as_str()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    names.dedup();
+    let sql = format!("SET CONSTRAINTS {} IMMEDIATE", names.join(", "));
+    pg::as_session(|| session.run(&sql, &[], Mode::Fresh));
+    match waiting().next() {
+        Some((_, table)) => Err(Error::TriggersWait { table: pg::table_name(*table) }),
+        None => Ok(()),
+    }
 }

@@ -33,3 +33,9 @@ impl QueryLevel {
         }
     }
 }
+
+/// Whether triggers of a table wait for COMMIT, or until they are told not to.
+pub fn triggers_wait(table: pg_sys::Oid) -> bool {
+    // SAFETY: within a transaction; looks through a list of the backend's.
+    unsafe { pg_sys::AfterTriggerPendingOnRel(table) }
+}

@@ -32,10 +32,11 @@ pub use call::{Call, Reply, RowWriter};
 pub use cursor::Cursor;
 pub use doors::enter;
 pub use kept::Kept;
-pub use levels::QueryLevel;
+pub use levels::{QueryLevel, triggers_wait};
 pub use loader::Loader;
 pub use owner::{
-    Lockwait, as_role, as_role_without_code, current_role, with_pinned_path, with_stable_text,
+    Lockwait, as_role, as_role_without_code, as_session, current_role, with_pinned_path,
+    with_stable_text,
 };
 pub use planning::{Guarded, Role};
 pub use procedure::{connect_nonatomic, restart_statement_timeout};

@@ -6,7 +6,7 @@ use super::planning::{self, Role};
 use super::portals;
 use pgrx::pg_sys;
 use std::cell::Cell;
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 
 /// The role whose rights are in force now.
 pub fn current_role() -> pg_sys::Oid {
@@ -46,6 +46,25 @@ impl Assumed {
         }
         before
     }
+
+    /// The session's role, as at COMMIT: neither that of a SECURITY DEFINER function nor one that was assumed here.
+    fn the_sessions() -> Self {
+        let mut before = Assumed {
+            before: pg_sys::InvalidOid,
+            context: 0,
+            guarded: planning::guard(false),
+            // SAFETY: reads a backend-local variable.
+            replication: unsafe { pg_sys::SessionReplicationRole },
+        };
+        // SAFETY: saves, then sets backend-local state.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut before.before, &mut before.context);
+            let context = before.context & !(pg_sys::SECURITY_NOFORCE_RLS as i32)
+                | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
+            pg_sys::SetUserIdAndSecContext(pg_sys::GetOuterUserId(), context);
+        }
+        before
+    }
 }
 
 impl Drop for Assumed {
@@ -59,20 +78,31 @@ impl Drop for Assumed {
     }
 }
 
+thread_local! {
+    /// The search_path that the outermost [`Settings`] replaced; NULL where none has. The server keeps it for as long as they live,
+    /// to put it back.
+    static SESSIONS_PATH: Cell<*const c_char> = const { Cell::new(std::ptr::null()) };
+}
+
 /// Settings that are changed while it lives are put back afterwards, which needs no rights.
-struct Settings(i32);
+struct Settings {
+    level: i32,
+    sessions_path: *const c_char,
+}
 
 impl Settings {
     fn keep() -> Self {
         // SAFETY: opens a nest level of settings.
-        Settings(unsafe { pg_sys::NewGUCNestLevel() })
+        let level = unsafe { pg_sys::NewGUCNestLevel() };
+        Settings { level, sessions_path: SESSIONS_PATH.get() }
     }
 }
 
 impl Drop for Settings {
     fn drop(&mut self) {
+        SESSIONS_PATH.set(self.sessions_path);
         // SAFETY: ends the nest level opened above.
-        unsafe { pg_sys::AtEOXact_GUC(false, self.0) };
+        unsafe { pg_sys::AtEOXact_GUC(false, self.level) };
     }
 }
 
@@ -87,6 +117,10 @@ fn pin_names() {
         (!path.is_null() && CStr::from_ptr(path) == PINNED, pg_sys::quote_all_identifiers)
     };
     if !is_pinned {
+        if SESSIONS_PATH.get().is_null() {
+            // SAFETY: reads the variable of the setting.
+            SESSIONS_PATH.set(unsafe { pg_sys::namespace_search_path });
+        }
         set_locally(c"search_path", PINNED);
     }
     if quotes_all {
@@ -118,6 +152,18 @@ pub fn as_role<R>(role: impl Into<Role>, f: impl FnOnce() -> R) -> R {
 pub fn as_role_without_code<R>(role: impl Into<Role>, f: impl FnOnce() -> R) -> R {
     let _role = Assumed::assume(role.into());
     let _settings = Settings::keep();
+    f()
+}
+
+/// Runs `f` as COMMIT runs what waits for it: as the session's role, with its search_path.
+pub fn as_session<R>(f: impl FnOnce() -> R) -> R {
+    let _role = Assumed::the_sessions();
+    let _settings = Settings::keep();
+    let path = SESSIONS_PATH.get();
+    if !path.is_null() {
+        // SAFETY: NUL-terminated, and there as long as the level of settings that replaced it.
+        set_locally(c"search_path", unsafe { CStr::from_ptr(path) });
+    }
     f()
 }
 

@@ -1,8 +1,9 @@
 //! Writing several tables, each as its owner, which to the constraints is one statement.
 
 use super::order::distinct;
-use crate::catalog::deferrable::is_nobody_elses;
+use crate::catalog::deferrable::{fire_as_session, is_nobody_elses};
 use crate::catalog::references::References;
+use crate::error::Error;
 use crate::pg::{self, Mode, QueryLevel, Session};
 use pgrx::pg_sys::Oid;
 use std::sync::LazyLock;
@@ -15,8 +16,10 @@ pub fn as_one_statement(
     references: &References,
     session: &Session,
     mut write: impl FnMut(Oid),
-) {
+) -> Result<(), Error> {
     let constraints = by_owner(session, owners, references);
+    let names: Vec<&str> = constraints.iter().map(|(_, name, _)| name.as_str()).collect();
+    fire_as_session(session, &names)?;
     set_constraints(session, &constraints, "IMMEDIATE", |_| true);
     let mut levels = Vec::new();
     for owner in owners {
@@ -27,6 +30,7 @@ pub fn as_one_statement(
         pg::as_role(owner, || level.close());
     }
     set_constraints(session, &constraints, "DEFERRED", |initially| initially);
+    Ok(())
 }
 
 /// A constraint by its qualified name, the owner of its table, and whether it is deferred at first.

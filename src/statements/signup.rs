@@ -3,6 +3,7 @@
 use super::facts::Arrival;
 use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
+use crate::catalog::deferrable::fire_as_session;
 use crate::catalog::{App, Auth, Deferrable, Fold, House};
 use crate::error::Error;
 use crate::pg::{self, Kept, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
@@ -150,11 +151,13 @@ impl Target {
         if self.app.deferrable.iter().any(|c| !c.inbound || self.may_be_written_beside(c)) {
             return None;
         }
-        self.write_checked(&[], |session| {
-            offer_new(session, new);
-            let plan =
-                self.insert_one.get_or_init(|| session.prepare(&self.insert_sql(false), &[]));
-            session.loader(plan, self.app.table, self.app.runs_code, self.version)
+        pg::as_role(self.app.owner, || {
+            connect(|session| {
+                offer_new(session, new);
+                let plan =
+                    self.insert_one.get_or_init(|| session.prepare(&self.insert_sql(false), &[]));
+                session.loader(plan, self.app.table, self.app.runs_code, self.version)
+            })
         })
     }
 
@@ -173,7 +176,7 @@ impl Target {
     }
 
     /// Runs `f` as the owner of `app_users`. Whatever may be deferred is checked inside.
-    pub fn write<R>(&self, f: impl FnOnce(&Session) -> R) -> R {
+    pub fn write<R>(&self, f: impl FnOnce(&Session) -> R) -> Result<R, Error> {
         self.write_checked(&self.app.deferrable.iter().collect::<Vec<_>>(), f)
     }
 
@@ -195,16 +198,19 @@ impl Target {
                 }
             }
         }
-        Ok(self.write_checked(&checked, f))
+        self.write_checked(&checked, f)
     }
 
     /// Has these foreign keys checked from now on. Answers false, and leaves them, where rows wait for theirs.
     fn check_now(&self, keys: &[&Deferrable]) -> Result<bool, Error> {
         let check = || {
-            connect(|session| set_constraints(session, keys, "IMMEDIATE"));
-            Ok(())
+            connect(|session| {
+                fire_as_session(session, &names(keys))?;
+                pg::as_role(self.app.owner, || set_constraints(session, keys, "IMMEDIATE"));
+                Ok(())
+            })
         };
-        match pg::as_role(self.app.owner, || subtransaction(check)) {
+        match subtransaction(check) {
             Ok(()) => Ok(true),
             Err(failure) if failure.sqlstate == FOREIGN_KEY_VIOLATION => Ok(false),
             Err(failure) => Err(failure.into()),
@@ -216,14 +222,21 @@ impl Target {
         self.app.runs_code && constraint.inbound && constraint.initially
     }
 
-    fn write_checked<R>(&self, checked: &[&Deferrable], f: impl FnOnce(&Session) -> R) -> R {
+    fn write_checked<R>(
+        &self,
+        checked: &[&Deferrable],
+        f: impl FnOnce(&Session) -> R,
+    ) -> Result<R, Error> {
+        if !checked.is_empty() {
+            connect(|session| fire_as_session(session, &names(checked)))?;
+        }
         pg::as_role(self.app.owner, || {
             connect(|session| {
                 set_constraints(session, checked, "IMMEDIATE");
                 let result = f(session);
                 let initially: Vec<_> = checked.iter().copied().filter(|c| c.initially).collect();
                 set_constraints(session, &initially, "DEFERRED");
-                result
+                Ok(result)
             })
         })
     }
@@ -373,10 +386,14 @@ impl Target {
     }
 }
 
+fn names<'c>(which: &[&'c Deferrable]) -> Vec<&'c str> {
+    which.iter().map(|constraint| constraint.name.as_str()).collect()
+}
+
 fn set_constraints(session: &Session, which: &[&Deferrable], when: &str) {
     if !which.is_empty() {
-        let names: Vec<&str> = which.iter().map(|constraint| constraint.name.as_str()).collect();
-        session.run(&format!("SET CONSTRAINTS {} {when}", names.join(", ")), &[], Mode::Fresh);
+        let sql = format!("SET CONSTRAINTS {} {when}", names(which).join(", "));
+        session.run(&sql, &[], Mode::Fresh);
     }
 }
 

@@ -3,6 +3,8 @@
 import pytest
 from repairs import ADMIN, duplicate, mismatched, undo
 
+from support import expect_error
+
 
 @pytest.mark.parametrize("merge", [False, True])
 def test_code_in_an_index_never_runs_as_the_extensions_owner(db, merge):
@@ -37,3 +39,13 @@ def test_code_in_an_index_never_runs_as_the_extensions_owner(db, merge):
     session.execute("SELECT onagui.undo_fix(max(audit_id)) FROM onagui.sync_audit_log")
     said = {notice.message for notice in session.notices if "evil" in notice.message}
     assert said and said <= {"evil as postgres", "evil as shopkeeper"}, said
+
+
+def test_a_superusers_table_is_for_superusers_to_register(db):
+    """Who may put a trigger on it would have it run with all rights, by a fix or by a sign-up that links."""
+    db.install()
+    db.sql("CREATE TABLE public.srs (id int PRIMARY KEY, name text); GRANT ALL ON public.srs TO postgres", role=ADMIN)
+    for call in "register_reference", "unregister_reference":
+        with expect_error("42501", "name of public.srs", detail="only a superuser"):
+            db.sql(f"SELECT onagui.{call}('public.srs', 'name')")
+        assert db.one(f"SELECT onagui.{call}('public.srs', 'name')", role=ADMIN).startswith("OK: ")

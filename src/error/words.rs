@@ -386,7 +386,9 @@ impl From<Error> for Failure {
             Error::NotYoursToMove { table, column } => (
                 "42501",
                 format!("permission denied for {column} of {table}"),
-                "Fixes change what is registered; only who may UPDATE the column can register it, or take that back.".into(),
+                "Fixes change what is registered, as the table's owner. Only who may UPDATE the column can register it, or take \
+                 that back; where the owner is a superuser, only a superuser."
+                    .into(),
                 format!("Let the owner of {table} GRANT UPDATE ({column}) on it to you, or do it."),
             ),
             // The registration call.

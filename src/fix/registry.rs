@@ -22,10 +22,13 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                         format_type(a.atttypid, a.atttypmod),
                         n.nspname::text, c.relname::text,
                         c.oid IN (to_regclass('onagui.app_users'), to_regclass('auth.users')),
-                        a.attname IS NULL OR has_column_privilege($3, c.oid, a.attnum, 'UPDATE'),
+                        a.attname IS NULL
+                        OR has_column_privilege($3, c.oid, a.attnum, 'UPDATE')
+                           AND (NOT o.rolsuper OR pg_has_role($3, c.relowner, 'USAGE')),
                         c.relpersistence = 't', a.attgenerated <> ''
                    FROM pg_class c
                    JOIN pg_namespace n ON n.oid = c.relnamespace
+                   JOIN pg_roles o ON o.oid = c.relowner
                    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 AND a.attnum > 0
                         AND NOT a.attisdropped
                    LEFT JOIN pg_type d ON d.oid = a.atttypid
@@ -54,7 +57,7 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                     Some(true) => None,
                 }
             };
-            // Fixes write it as the table's owner, whoever has registered it.
+            // Fixes write it as the table's owner, whoever has registered it, and fire what others may have been allowed to put on it.
             if why.is_none() && !rows.get(0, 7).unwrap_or(false) {
                 return Err(Error::NotYoursToMove { table: label.clone(), column });
             }
@@ -136,7 +139,9 @@ impl Place {
         // Without it fixes leave the column behind: that is for whoever could have registered it to decide.
         let theirs = session.run(
             "SELECT has_column_privilege($4, c.oid, a.attnum, 'UPDATE')
+                    AND (NOT o.rolsuper OR pg_has_role($4, c.relowner, 'USAGE'))
                FROM pg_class c
+               JOIN pg_roles o ON o.oid = c.relowner
                JOIN pg_namespace n ON n.oid = c.relnamespace
                JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped
               WHERE n.nspname = $1 AND c.relname = $2",

@@ -32,6 +32,22 @@ pub struct Facts<Id> {
     pub namesakes: Vec<Namesake<Id>>,
     /// There is another row with the same e-mail that has no id, where that is merely UNIQUE.
     pub nameless: bool,
+    /// Other auth users have the e-mail too.
+    pub shared: bool,
+}
+
+impl<Id: Copy> Facts<Id> {
+    /// The one row that is to be linked, now or as soon as the e-mail is confirmed, if nobody else has the e-mail.
+    pub fn to_link(&self) -> Option<Id> {
+        match self.namesakes.as_slice() {
+            [Namesake { id, known: false }]
+                if self.own.is_none() && !self.nameless && !self.deleted =>
+            {
+                Some(*id)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The application's row with the auth user's id.
@@ -66,6 +82,8 @@ pub enum Conflict {
     SeveralRows,
     /// The row with the e-mail has no id.
     NoId,
+    /// Several auth users have the e-mail.
+    SeveralUsers,
     /// `link_by_email = never`.
     LinkingIsOff,
     /// The user has a row of their own, but another row holds the new e-mail.
@@ -86,6 +104,7 @@ impl Conflict {
             }
             Conflict::SeveralRows => "several app users have this e-mail",
             Conflict::NoId => "the app user with this e-mail has no id",
+            Conflict::SeveralUsers => "several auth users have this e-mail",
             Conflict::LinkingIsOff => {
                 "an app user has this e-mail, and onagui_sync.link_by_email is never"
             }
@@ -117,6 +136,7 @@ pub fn decide<Id: Copy>(facts: &Facts<Id>, policy: LinkPolicy) -> Decision<Id> {
         [_, _, ..] => Decision::Conflict(Conflict::SeveralRows),
         [_] if facts.nameless => Decision::Conflict(Conflict::SeveralRows),
         [namesake] if namesake.known => Decision::Conflict(Conflict::KnownId),
+        [_] if facts.shared => Decision::Conflict(Conflict::SeveralUsers),
         [namesake] if facts.confirmed || policy == LinkPolicy::Always => {
             Decision::Link(namesake.id)
         }
@@ -137,6 +157,7 @@ mod tests {
             own: None,
             namesakes: namesakes.iter().map(|&(id, known)| Namesake { id, known }).collect(),
             nameless: false,
+            shared: false,
         }
     }
 
@@ -150,6 +171,18 @@ mod tests {
     fn an_unconfirmed_email_never_links() {
         assert_eq!(decide(&facts(&[(1, false)]), Verified), Decision::Pending(1));
         assert_eq!(decide(&facts(&[(1, false)]), Always), Decision::Link(1));
+    }
+
+    #[test]
+    fn an_email_that_several_have_is_for_a_person_to_decide() {
+        for (confirmed, policy) in [(true, Verified), (false, Verified), (false, Always)] {
+            let shared = Facts { confirmed, shared: true, ..facts(&[(1, false)]) };
+            assert_eq!(decide(&shared, policy), Decision::Conflict(Conflict::SeveralUsers));
+        }
+        assert_eq!(facts(&[(1, false)]).to_link(), Some(1));
+        for other in [facts(&[]), facts(&[(1, true)]), facts(&[(1, false), (2, false)])] {
+            assert_eq!(other.to_link(), None);
+        }
     }
 
     #[test]

@@ -302,4 +302,6 @@ def test_two_confirmed_users_of_one_email_and_one_row(app):
            SELECT gen_random_uuid(), 'same@example.com', now(), true FROM generate_series(1, 2)""",
         role="supabase_auth_admin",
     )
-    assert sorted(entry["action"] for entry in audit(app)) == ["conflict", "link"]
+    # Whose it is, a person must say.
+    assert [entry["action"] for entry in audit(app)] == ["conflict", "conflict"]
+    assert app.sql("SELECT id FROM onagui.app_users") == [(b,)]

@@ -4,6 +4,7 @@ import json
 import uuid
 
 import pytest
+from repairs import ADMIN, app_user, auth_user
 from support import audit, expect_error
 
 VICTIM = "boss@example.com"
@@ -132,3 +133,23 @@ def test_an_id_that_is_somebody_elses(db, boss):
     user = db.auth.signup("mallory@example.com", id=boss)
     assert db.sql("SELECT email FROM onagui.app_users WHERE id = %s", [user]) == [("mallory@example.com",)]
     assert [entry["action"] for entry in audit(db)] == ["update_email"]
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_an_email_that_another_auth_user_has_links_nobody(db, confirmed):
+    """One is there already; another arrives by single sign-on, by registration, or both in one statement: a person decides."""
+    db.install()
+    row = app_user(db, "v@example.com", username="boss")
+    one = auth_user(db, "v@example.com", confirmed=confirmed)
+    two = db.auth.signup("v@example.com", sso=True)
+    with expect_error("21000"), db.session("authenticator").acting_as("authenticated", sub=two) as request:
+        request.one("SELECT onagui.sync_user_registration(%s)", [json.dumps({"userId": str(two), "email": "v@example.com"})])
+    if not confirmed:
+        db.sql("UPDATE auth.users SET email_confirmed_at = now() WHERE id = %s", [one], role=ADMIN)
+    assert db.sql("SELECT id FROM onagui.app_users WHERE email = 'v@example.com'") == [(row,)]
+    reasons = {entry["details"]["reason"] for entry in audit(db)}
+    assert reasons == {"several auth users have this e-mail"}
+    # Once only one has it, it links.
+    db.sql("DELETE FROM auth.users WHERE id = %s", [one], role=ADMIN)
+    db.sql("UPDATE auth.users SET email = 'V@example.com' WHERE id = %s", [two], role=ADMIN)
+    assert db.sql("SELECT id, username FROM onagui.app_users") == [(two, "boss")]

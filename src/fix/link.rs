@@ -38,12 +38,12 @@ impl<'t> Linker<'t> {
         &self,
         (app, auth): (Uuid, Uuid),
         email: Text,
-        is_still_so: impl FnOnce() -> bool,
+        is_still_so: impl FnOnce() -> Result<bool, Error>,
         refresh: impl FnOnce() -> Result<Refreshed, Error>,
     ) -> Result<Linked, Error> {
         connect(|session| {
             self.mover.lock(session, &[app, auth]);
-            if !is_still_so() {
+            if !is_still_so()? {
                 return Err(Error::AppUserGone { id: app.to_string() });
             }
             let mover = self.mover.clone().hold(session, &self.target.app)?;

@@ -305,7 +305,7 @@ impl Repair {
 
     fn is_overtaken(&self, candidate: &Candidate) -> Result<bool, Error> {
         let id = candidate.auth()?;
-        match subtransaction(|| Ok(self.target().is_missing(id))) {
+        match subtransaction(|| self.target().is_missing(id)) {
             Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
             looked => Ok(looked.is_ok_and(|is_missing| !is_missing)),
         }

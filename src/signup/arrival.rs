@@ -63,7 +63,7 @@ pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result
 
 /// Handles of those with one e-mail the first; answers the others.
 fn settle_first(target: &Target, new: &RowSet, actor: &str) -> Result<Option<RowSet>, Error> {
-    let facts = |rows: &RowSet| subtransaction(|| Ok(target.facts(rows)));
+    let facts = |rows: &RowSet| subtransaction(|| target.facts(rows));
     let arrivals = match facts(new) {
         Ok(arrivals) => arrivals,
         Err(failure) => {
@@ -135,7 +135,7 @@ pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &Actor) -> 
     if identified(target, new, actor)?.is_some() {
         return Ok(());
     }
-    let arrivals = match subtransaction(|| Ok(target.facts(new))) {
+    let arrivals = match subtransaction(|| target.facts(new)) {
         Ok(arrivals) => arrivals,
         Err(failure) => return super::record_all(target.house, new, &failure, actor),
     };
@@ -303,8 +303,8 @@ impl Visit<'_> {
                 let (from, to) = (app_users[place], self.arrivals[*place].id);
                 let one = new.part(&[i]);
                 let is_still_so = || {
-                    let now = self.target.facts(&one);
-                    now.iter().all(|a| decide(&a.facts, policy) == Decision::Link(from))
+                    let now = self.target.facts(&one)?;
+                    Ok(now.iter().all(|a| decide(&a.facts, policy) == Decision::Link(from)))
                 };
                 let moved = linker.link(
                     (from, to),
@@ -344,7 +344,7 @@ impl Visit<'_> {
             return Ok(failed);
         }
         let rows = self.rows(&places);
-        let now = match subtransaction(|| Ok(self.target.facts(&rows))) {
+        let now = match subtransaction(|| self.target.facts(&rows)) {
             Ok(now) => now,
             Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
             Err(_) => return Ok(failed),

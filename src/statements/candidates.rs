@@ -10,7 +10,7 @@ use pgrx::Uuid;
 use pgrx::pg_sys::{TEXTARRAYOID, UUIDARRAYOID};
 use std::borrow::Borrow;
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// A user as the survey sees them.
@@ -330,6 +330,12 @@ impl Finder {
             });
             each.collect()
         })
+    }
+
+    /// Those of these e-mails, as keys, that several auth users have.
+    pub fn shared(&self, keys: Vec<String>) -> HashSet<String> {
+        let crowded = connect(|session| self.crowded(session, keys));
+        crowded.into_iter().filter(|(_, (auth, _))| *auth > 1).map(|(key, _)| key).collect()
     }
 
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or

@@ -83,7 +83,7 @@ impl Target {
         users: &RowSet,
         look: impl Fn(&RowSet, &New) -> Result<HashMap<Uuid, Hindrance>, Error>,
     ) -> Result<HashMap<Uuid, Foreseen>, Error> {
-        let arrivals = self.facts(users);
+        let arrivals = self.facts(users)?;
         let free = self.free_usernames(&arrivals.iter().collect::<Vec<_>>())?;
         let make = |places: &[usize], variant: &Variant| {
             let name = |i: &usize| self.username_for(&arrivals[*i], &free[*i], variant);

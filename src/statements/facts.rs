@@ -1,7 +1,9 @@
 //! What is known of an auth user who arrives.
 
+use super::candidates::Finder;
 use super::signup::Target;
 use super::{email_key, offer_new};
+use crate::error::Error;
 use crate::pg::{self, Arg, Mode, Person, RowSet, connect};
 use onagui_decide::signup::{Facts, Namesake, OwnRow};
 use pgrx::Uuid;
@@ -49,7 +51,7 @@ impl Target {
 
     /// What is known of each of `new`, in their order. Each side is read with the rights of its owner: the planner alone
     /// may run functions that an owner has put into an index of theirs.
-    pub fn facts(&self, new: &RowSet) -> Vec<Arrival> {
+    pub fn facts(&self, new: &RowSet) -> Result<Vec<Arrival>, Error> {
         let mut arrivals = pg::as_role(self.app.owner, || {
             connect(|session| {
                 offer_new(session, new);
@@ -79,6 +81,7 @@ impl Target {
                                 .map(|email_is_equal| OwnRow { email_is_equal }),
                             namesakes: namesake.into_iter().collect(),
                             nameless: rows.get(row, 12).unwrap_or_default(),
+                            shared: false,
                         },
                         same_key: rows.get(row, 8).unwrap_or_default(),
                         email,
@@ -96,7 +99,16 @@ impl Target {
                 namesake.known = known.contains(namesake.id.as_bytes());
             }
         }
-        arrivals
+        let mut to_link: Vec<_> =
+            arrivals.iter_mut().filter(|arrival| arrival.facts.to_link().is_some()).collect();
+        if !to_link.is_empty() {
+            let keys = to_link.iter().filter_map(|arrival| arrival.key.clone()).collect();
+            let shared = Finder::get(self.house)?.shared(keys);
+            for arrival in &mut to_link {
+                arrival.facts.shared = arrival.key.as_ref().is_some_and(|key| shared.contains(key));
+            }
+        }
+        Ok(arrivals)
     }
 
     /// Which of `ids` are, or once were, an auth user's.

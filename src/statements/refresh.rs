@@ -65,7 +65,7 @@ impl Target {
     /// The same where not all can be: values are cut or left out as at a sign-up, in the end column by column.
     pub fn refresh_less(&self, new: &RowSet, take_email: bool) -> Result<Refreshed, Error> {
         let refreshed = self.refresh(new, take_email, false)?;
-        let Some(arrival) = self.facts(new).into_iter().next() else {
+        let Some(arrival) = self.facts(new)?.into_iter().next() else {
             return Ok(refreshed);
         };
         let free = self.free_usernames(&[&arrival])?.remove(0);

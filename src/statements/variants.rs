@@ -115,7 +115,7 @@ impl Target {
                     Err(_) => {}
                 }
             }
-            let mut arrival = self.facts(&new).into_iter().next().ok_or_else(gone)?;
+            let mut arrival = self.facts(&new)?.into_iter().next().ok_or_else(gone)?;
             let free = match given {
                 Some(name) => arrival.username.insert(name.to_owned()).clone().into(),
                 None => self.free_usernames(&[&arrival])?.remove(0),

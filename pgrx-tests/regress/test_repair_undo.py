@@ -504,6 +504,57 @@ def test_a_table_that_has_another_name(db, then):
     assert content(db, "onagui.app_users", "chairs")["chairs"] == before["seats"]
 
 
+@pytest.mark.parametrize("kept", ["", "DELETE FROM seats_old;"])
+def test_a_table_that_was_copied(db, kept):
+    """As to partition it. Which of the two is the application's now, nobody can tell but people."""
+    db.sql("CREATE TABLE seats (user_id uuid UNIQUE REFERENCES onagui.app_users, note text)")
+    app, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO seats VALUES (%s, 'app'), (%s, 'auth')", [app, auth])
+    before = content(db, "onagui.app_users", "seats")
+    audit_id = fix_one(db, "ann@example.com", policy="keep_auth")["audit_id"]
+    db.sql(
+        f"""ALTER TABLE seats RENAME TO seats_old;
+            CREATE TABLE seats (LIKE seats_old INCLUDING ALL, FOREIGN KEY (user_id) REFERENCES onagui.app_users);
+            INSERT INTO seats SELECT * FROM seats_old; {kept}"""
+    )
+    refused(db, audit_id, "public.seats_old")
+    db.sql("DROP TABLE seats_old")
+    undo(db, audit_id)
+    assert content(db, "onagui.app_users", "seats") == before
+
+
+@pytest.mark.parametrize("how", ["email", "create", "merge", "link"])
+def test_app_users_that_was_copied(db, how):
+    """The users' table is whatever has its name."""
+    db.sql("DROP TABLE orders")
+    if how == "create":
+        auth_user(db, "ann@example.com")
+    elif how == "email":
+        id = new_id()
+        app_user(db, "old@example.com", id=id)
+        auth_user(db, "ann@example.com", id=id)
+    elif how == "merge":
+        duplicate(db, "ann@example.com")
+    else:
+        app_user(db, "ann@example.com")
+    before = content(db, "onagui.app_users")
+    if how == "link":
+        db.auth.signup("ann@example.com", {"full_name": "Ann"})
+        audit_id = db.one("SELECT audit_id FROM onagui.sync_audit_log WHERE action = 'link'")
+    else:
+        audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql(
+        """ALTER TABLE onagui.app_users RENAME TO app_users_old;
+           CREATE TABLE onagui.app_users (LIKE onagui.app_users_old INCLUDING ALL);
+           INSERT INTO onagui.app_users SELECT * FROM onagui.app_users_old""",
+        role=ADMIN,
+    )
+    old = content(db, "onagui.app_users_old")
+    undo(db, audit_id)
+    assert content(db, "onagui.app_users") == before
+    assert content(db, "onagui.app_users_old") == old
+
+
 def test_a_table_that_has_another_number(db):
     """As after a dump, where the number may be that of any other table."""
     db.sql("CREATE TABLE other (note text); CREATE TABLE seats (user_id uuid UNIQUE REFERENCES onagui.app_users, note text)")
@@ -598,3 +649,20 @@ def test_a_before_trigger_finds_what_the_row_refers_to(db, policy, otherwise):
         undo(db, audit_id)
         assert content(db, *tables) == wanted
         audit_id = log(db, action="undo")[-1]["audit_id"]
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_a_log_whose_numbers_lag_behind(db, called):
+    """Restored table by table, or replicated: entries come without their sequence."""
+    for email in "ann@example.com", "bob@example.com":
+        mismatched(db, email)
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    app_user(db, "eve@example.com")
+    db.sql("SELECT setval('onagui.sync_audit_log_audit_id_seq', 1, %s)", [called], role=ADMIN)
+    second = fix_one(db, "bob@example.com")["audit_id"]
+    assert second == first + 1
+    db.sql("SELECT setval('onagui.sync_audit_log_audit_id_seq', 1, %s)", [called], role=ADMIN)
+    db.auth.signup("eve@example.com")
+    assert [entry["action"] for entry in log(db)][-2:] == ["pending", "link"]
+    undo(db, first)
+    assert db.one("SELECT undone_by FROM onagui.sync_audit_log WHERE audit_id = %s", [first]) == second + 3

@@ -3,7 +3,7 @@
 use super::done::Step;
 use crate::catalog::House;
 use crate::error::{Error, Failure};
-use crate::pg::{self, Arg, JsonbText, Mode, connect};
+use crate::pg::{self, Arg, JsonbText, Mode, Session, connect};
 use pgrx::Uuid;
 use std::io;
 
@@ -46,7 +46,7 @@ impl Entry {
 }
 
 /// What is recorded already, for the same user and for the same reason, is not recorded again where its action is one of
-/// `$10`: attempts that repeat do not pile up. A failure is recorded once a transaction.
+/// `$10`: attempts that repeat do not pile up. An error's DETAIL may hold the whole row, with the time. A failure is recorded once a transaction.
 const RECORD: &str = "
     INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, old_app_user_id, new_app_user_id, email,
                                        rows_changed, details, actor)
@@ -61,10 +61,31 @@ const RECORD: &str = "
                         WHERE l.auth_user_id = e.auth_user_id AND l.action = e.action
                           AND l.email IS NOT DISTINCT FROM e.email
                           AND l.old_app_user_id IS NOT DISTINCT FROM e.old_app_user_id
-                          AND l.details = e.details
+                          AND l.details #- '{error,detail}' = e.details #- '{error,detail}'
                           AND (e.action <> 'failure' OR l.occurred_at = now()))
      ORDER BY e.place
     RETURNING audit_id";
+
+/// Whether the numbers that come next are taken: entries may have been restored, or replicated, without their sequence.
+const LAGS: &str = "
+    SELECT (SELECT max(l.audit_id) FROM onagui.sync_audit_log l) >= s.last_value + s.is_called::int
+      FROM onagui.sync_audit_log_audit_id_seq s";
+
+/// Goes on after the last entry. One session at a time: it looks again once it is the only one.
+const CATCH_UP: &str = "
+    SELECT setval('onagui.sync_audit_log_audit_id_seq', (SELECT max(l.audit_id) FROM onagui.sync_audit_log l))";
+
+fn catch_up(session: &Session) {
+    const LOCK: &str = "
+        SELECT pg_advisory_xact_lock('onagui.sync_audit_log_audit_id_seq'::regclass::oid::bigint)";
+    let lags = || session.run_kept(LAGS, &[], Mode::Fresh).one() == Some(true);
+    if lags() {
+        session.run(LOCK, &[], Mode::Fresh);
+        if lags() {
+            session.run(CATCH_UP, &[], Mode::Fresh);
+        }
+    }
+}
 
 /// Actions of which an entry is not repeated, whoever writes it: nothing was done.
 const ONCE: [&str; 2] = ["pending", "conflict"];
@@ -113,6 +134,7 @@ fn write(house: House, mut entries: Vec<Entry>, once: &[&str]) -> Vec<i64> {
                 each(&entries, |entry| entry.actor.clone()),
                 once.iter().map(|action| (*action).to_owned()).collect::<Vec<String>>().into(),
             ];
+            catch_up(session);
             session.run_kept(RECORD, &args, Mode::Fresh).column()
         })
     })

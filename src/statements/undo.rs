@@ -9,7 +9,8 @@ use super::rows::{Address, address};
 use crate::catalog::House;
 use crate::catalog::references::{SoftPlace, Table};
 use crate::catalog::shape::Shape;
-use crate::pg::{self, Json, Mode, Raw, Session};
+use crate::catalog::tables::APP_USERS;
+use crate::pg::{self, Arg, Json, Mode, Raw, Session};
 use pgrx::Uuid;
 use pgrx::pg_sys::Oid;
 use serde::Serialize;
@@ -37,33 +38,48 @@ pub struct Resolved {
     shape: Shape,
 }
 
-/// The tables of `done`, in its order. Adds to `why` those that are not there any more.
+/// The tables of `done`, in its order. Adds to `why` those that are not there any more, and those of which nobody can say which
+/// table they are: it may have been renamed and a copy of it made under its name.
 pub fn resolve(
     session: &Session,
     house: House,
     done: &[Done],
     why: &mut Vec<String>,
 ) -> Vec<Resolved> {
-    done.iter()
-        .filter_map(|d| {
-            let found = pg::as_role(house.owner, || {
-                let of_number = || {
-                    let oid = d.oid.filter(|_| d.database == pg::database())?;
-                    let args = [Oid::from(oid).into(), d.columns.clone().into()];
-                    session.run(TABLE_NUMBERED, &args, Mode::Fresh).one::<Oid>()
-                };
-                let of_name =
-                    || session.run(TABLE_NAMED, &[d.table.clone().into()], Mode::Fresh).one();
-                let oid = of_number().or_else(of_name)?;
-                let table = Table::read(session, oid, Mode::Fresh)?;
-                Some(Resolved { table, shape: Shape::read(session, oid, Mode::Fresh) })
-            });
-            if found.is_none() {
-                why.push(format!("table {} is not there any more", d.table));
+    let find = |sql, args: &[Arg]| {
+        let read = |oid| {
+            let table = Table::read(session, oid, Mode::Fresh)?;
+            Some(Resolved { table, shape: Shape::read(session, oid, Mode::Fresh) })
+        };
+        pg::as_role(house.owner, || session.run(sql, args, Mode::Fresh).one::<Oid>().and_then(read))
+    };
+    let mut tables = Vec::with_capacity(done.len());
+    for d in done {
+        let of_name = find(TABLE_NAMED, &[d.table.clone().into()]);
+        // The users' table is whatever has its name.
+        let number = d.oid.filter(|_| d.table != APP_USERS && d.database == pg::database());
+        let of_number = number.and_then(|oid| {
+            find(TABLE_NUMBERED, &[Oid::from(oid).into(), d.columns.clone().into()])
+        });
+        match (of_number, of_name) {
+            (Some(it), Some(other))
+                if it.table.oid != other.table.oid && is_filled(session, &other.table) =>
+            {
+                why.push(format!(
+                    "{} is another table now, and the one it was is {}",
+                    d.table, it.table.label
+                ));
             }
-            found
-        })
-        .collect()
+            (Some(it), _) | (None, Some(it)) => tables.push(it),
+            (None, None) => why.push(format!("table {} is not there any more", d.table)),
+        }
+    }
+    tables
+}
+
+fn is_filled(session: &Session, table: &Table) -> bool {
+    let sql = format!("SELECT EXISTS (SELECT FROM {} t)", table.target());
+    pg::as_role(table.owner, || session.run(&sql, &[], Mode::Fresh).one().unwrap_or(true))
 }
 
 /// Whether rows of a table hold the id in a column, both as the audit log names them. What is gone holds nothing, and what is

@@ -6,6 +6,12 @@
 COMMENT ON COLUMN onagui.sync_audit_log.details IS
     'reason, error {sqlstate, message, detail, hint}, context (which code of the application raised it), references, and what undo_fix() needs, each where it applies';
 
+-- 20_signup.sql
+CREATE OR REPLACE FUNCTION onagui.enable_sync(p_always boolean DEFAULT NULL) RETURNS text
+    LANGUAGE c AS 'MODULE_PATHNAME', 'enable_sync';
+COMMENT ON FUNCTION onagui.enable_sync(boolean) IS
+    'Attaches the triggers to auth.users; p_always => true: for rows that arrive through logical replication too, false: not for these, left out: as they are';
+
 -- 30_repair.sql
 CREATE FUNCTION onagui.unregister_reference(p_table regclass, p_column name) RETURNS text
     LANGUAGE c AS 'MODULE_PATHNAME', 'unregister_reference';

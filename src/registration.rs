@@ -40,8 +40,13 @@ pub fn sync_user_registration(call: &Call) -> Result<Reply, Error> {
         return Err(Error::NotOneself);
     }
     let wanted = body.wanted().map_err(Error::BadBody)?;
-    let registration =
-        Registration { house, id: Uuid::from_bytes(id), wanted, actor: pg::role_name(role) };
+    let registration = Registration {
+        house,
+        is_users: caller == Caller::User,
+        id: Uuid::from_bytes(id),
+        wanted,
+        actor: pg::role_name(role),
+    };
     match registration.run() {
         Ok(answer) => Ok(Reply::json(answer)),
         Err(error) if caller == Caller::User => Err(discreet(error)),
@@ -74,7 +79,9 @@ fn discreet(error: Error) -> Error {
     let Error::Raised(failure) = error else {
         return error;
     };
-    if must_pass_on(&failure.sqlstate) || failure.sqlstate.starts_with("25") {
+    // The server's own, unless code of the application was running, whose words and statements these may be.
+    let passes_on = must_pass_on(&failure.sqlstate) || failure.sqlstate.starts_with("25");
+    if passes_on && failure.context.is_none() {
         return Error::Raised(failure);
     }
     let refused = Error::AppRefused {
@@ -91,8 +98,11 @@ fn discreet(error: Error) -> Error {
     refused
 }
 
+#[derive(Clone)]
 struct Registration {
     house: House,
+    /// Not an operator's call for whomever they like.
+    is_users: bool,
     id: Uuid,
     wanted: Wanted,
     actor: String,
@@ -112,19 +122,30 @@ impl Registration {
         for _ in 0..ATTEMPTS {
             let target = Target::get(self.house)?;
             let new = statements::auth_user(&target, self.id, &self.wanted.email)?;
-            self.check_username(&target)?;
+            let allowed = self.allowed(&target);
+            allowed.check_username(&target)?;
             let mut decided = None;
-            match subtransaction(|| self.attempt(&target, &new, &mut decided)) {
+            match subtransaction(|| allowed.attempt(&target, &new, &mut decided)) {
                 Ok(Outcome::Done(action, user)) => return Ok(statements::answer(action, &user)),
                 Ok(Outcome::Refused(error)) => return Err(error),
                 Ok(Outcome::Overtaken) => {}
                 Err(failure) => {
-                    last = Error::Raised(self.may_try_again(&target, &new, decided, failure)?)
+                    last = Error::Raised(allowed.may_try_again(&target, &new, decided, failure)?)
                 }
             }
             pg::check_interrupts();
         }
         Err(last)
+    }
+
+    /// The same without what users have no say in: what is mapped from where they cannot write.
+    fn allowed(&self, target: &Target) -> Self {
+        let mut allowed = self.clone();
+        if self.is_users {
+            allowed.wanted.username.take_if(|_| target.is_auths_to_say("username"));
+            allowed.wanted.metadata.take_if(|_| target.is_auths_to_say("metadata"));
+        }
+        allowed
     }
 
     /// A username as given is set as given, or not at all.
@@ -144,7 +165,7 @@ impl Registration {
         new: &RowSet,
         decided: &mut Option<Decision<Uuid>>,
     ) -> Result<Outcome, Error> {
-        let Some(arrival) = target.facts(new).into_iter().next() else {
+        let Some(arrival) = target.facts(new)?.into_iter().next() else {
             return Ok(Outcome::Overtaken);
         };
         let decision = decide(&arrival.facts, settings::link_policy());
@@ -178,7 +199,8 @@ impl Registration {
                 let is_still_so = || {
                     let policy = settings::link_policy();
                     let link = Decision::Link(app_user);
-                    target.facts(new).iter().all(|now| decide(&now.facts, policy) == link)
+                    let now = target.facts(new)?;
+                    Ok(now.iter().all(|now| decide(&now.facts, policy) == link))
                 };
                 let linked = Linker::start(target)?.link(
                     (app_user, self.id),
@@ -225,7 +247,7 @@ impl Registration {
         match failure.sqlstate.as_str() {
             // A row stands in the way, or is gone: that somebody else was faster, the next look tells.
             "23505" | "09000" => {
-                let now = subtransaction(|| Ok(target.facts(new)))?.into_iter().next();
+                let now = subtransaction(|| target.facts(new))?.into_iter().next();
                 let now = now.map(|arrival| decide(&arrival.facts, settings::link_policy()));
                 if now != decided || target.is_stale() {
                     return Ok(failure);

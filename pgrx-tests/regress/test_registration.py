@@ -388,6 +388,47 @@ def test_users_do_not_learn_what_the_application_keeps_to_itself(db):
     assert "sync_user_registration() could not write the app user: secret" in log
 
 
+@pytest.mark.parametrize("sqlstate", ["40001", "57P05", "25001", "53400", None])
+def test_errors_that_are_passed_on_do_not_tell_either(db, sqlstate):
+    """A trigger may raise them, or be running when the server does; the SQLSTATE is what a client needs."""
+    does = f"RAISE EXCEPTION 'secret' USING ERRCODE = '{sqlstate}', DETAIL = 'secret', HINT = 'secret', TABLE = 'secret'"
+    if sqlstate is None:
+        does = "PERFORM pg_sleep(10) WHERE 'secret' <> ''"
+    db.install()
+    user = without_a_row(db)
+    db.sql(
+        f"""CREATE FUNCTION public.tells() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {does}; RETURN NEW; END$$;
+            CREATE TRIGGER tells BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.tells()"""
+    )
+    with pytest.raises(psycopg.Error) as failure, db.session("authenticator").acting_as("authenticated", sub=user) as request:
+        request.execute("SET LOCAL statement_timeout = '500ms'")
+        request.one("SELECT onagui.sync_user_registration(%s)", [json.dumps({"userId": str(user), "email": "ann@example.com"})])
+    diagnostic = failure.value.diag
+    assert diagnostic.sqlstate == (sqlstate or "57014")
+    told = [diagnostic.message_primary, diagnostic.message_detail, diagnostic.message_hint, diagnostic.context, diagnostic.table_name]
+    assert "secret" not in str(told)
+
+
+@pytest.mark.parametrize("column", ["username", "metadata"])
+def test_what_is_mapped_from_what_users_cannot_write(db, column):
+    """An application may read roles there: of their own they say nothing, whoever operates does."""
+    db.install()
+    db.sql("INSERT INTO onagui.sync_column VALUES ('metadata', 'column', 'raw_app_meta_data'), ('username', 'app_meta', 'handle')")
+    user = db.auth.signup("ann@example.com", app_meta={"role": "reader", "handle": "ann"})
+    given = {"username": "boss", "metadata": {"role": "admin"}}
+    before = app_user(db, user)
+    body = {"userId": str(user), "email": "ann@example.com", column: given[column]}
+    as_user(db, user, body)
+    assert app_user(db, user) == before
+    register(db, body)
+    assert app_user(db, user)[column] == given[column]
+    # What comes from what they say of themselves stays theirs.
+    db.sql("UPDATE onagui.sync_column SET source = 'user_meta', key = NULL WHERE app_column = 'metadata'")
+    db.sql("UPDATE onagui.sync_column SET source = 'user_meta' WHERE app_column = 'username'")
+    as_user(db, user, {"userId": str(user), "email": "ann@example.com", "username": "mine", "metadata": {"a": 1}})
+    assert (app_user(db, user)["username"], app_user(db, user)["metadata"]) == ("mine", {"a": 1})
+
+
 def test_a_row_that_a_trigger_holds_back(db):
     db.install()
     id = db.auth.signup("ann@example.com")

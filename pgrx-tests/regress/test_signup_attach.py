@@ -89,8 +89,9 @@ def test_any_number_of_times(app):
     assert app.sql("SELECT email FROM onagui.app_users") == [("b@example.com",)]
     assert app.one("SELECT onagui.enable_sync(p_always => true)") == "OK: sync is enabled, for replicated rows too"
     assert {state for (state,) in triggers(app, "tgenabled::text")} == {"A"}
-    assert app.one("SELECT onagui.enable_sync(true)") == "OK: sync was enabled already, nothing was changed"
-    assert app.one("SELECT onagui.enable_sync()") == "OK: sync is enabled"
+    for call in "true", "":
+        assert app.one(f"SELECT onagui.enable_sync({call})") == "OK: sync was enabled already, nothing was changed"
+    assert app.one("SELECT onagui.enable_sync(p_always => false)") == "OK: sync is enabled"
     assert {state for (state,) in triggers(app, "tgenabled::text")} == {"O"}
     # The table is nobody else's because of it.
     assert app.one("SELECT tableowner FROM pg_tables WHERE schemaname = 'auth' AND tablename = 'users'") == "supabase_auth_admin"
@@ -481,3 +482,14 @@ def test_dump_and_restore(app, server, tmp_path):
         assert triggers(copy) == []
     finally:
         copy.drop()
+
+
+def test_a_plain_call_leaves_them_as_they_are(db):
+    """Whoever had them attached for replicated rows would not notice that these come without rows from now on."""
+    db.install()
+    states = lambda: {state for (state,) in db.sql("SELECT tgenabled::text FROM pg_trigger WHERE tgname LIKE 'trigger_sync_auth%%'", role="supabase_admin")}  # noqa: E731
+    for call, then in ("", "O"), ("true", "A"), ("", "A"), ("NULL", "A"), ("false", "O"), ("", "O"):
+        db.sql(f"SELECT onagui.enable_sync({call})")
+        assert states() == {then}, call
+    db.sql("SELECT onagui.enable_sync(true); SELECT onagui.disable_sync(); SELECT onagui.enable_sync()")
+    assert states() == {"O"}

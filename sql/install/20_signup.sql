@@ -7,10 +7,10 @@ COMMENT ON FUNCTION onagui.sync_auth_user_to_app_users() IS
 -- Who may execute a trigger function may attach it to a table of their own.
 REVOKE ALL ON FUNCTION onagui.sync_auth_user_to_app_users() FROM PUBLIC;
 
-CREATE FUNCTION onagui.enable_sync(p_always boolean DEFAULT false) RETURNS text
+CREATE FUNCTION onagui.enable_sync(p_always boolean DEFAULT NULL) RETURNS text
     LANGUAGE c AS 'MODULE_PATHNAME', 'enable_sync';
 COMMENT ON FUNCTION onagui.enable_sync(boolean) IS
-    'Attaches the triggers to auth.users; p_always => true: for rows that arrive through logical replication too';
+    'Attaches the triggers to auth.users; p_always => true: for rows that arrive through logical replication too, false: not for these, left out: as they are';
 -- Works with the rights of the extension's owner.
 REVOKE ALL ON FUNCTION onagui.enable_sync(boolean) FROM PUBLIC;
 

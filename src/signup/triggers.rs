@@ -71,12 +71,13 @@ const MAPPING_TRIGGER: &str = "
 /// `onagui.enable_sync(p_always)`. Attaches what is not attached as wanted, and leaves the rest alone: a call that changes
 /// nothing takes no lock.
 pub fn enable(call: &Call) -> Result<Reply, Error> {
-    let always = call.arg::<bool>(0).unwrap_or_default();
+    let wanted_always = call.arg::<bool>(0);
     let house = House::find()?;
     may_attach()?;
     pg::as_role(house.owner, || {
         connect(|session| {
             let auth = Auth::read(session)?;
+            let always = wanted_always.unwrap_or_else(|| is_always(session, &auth));
             session.run(API_ROLES, &[], Mode::Fresh);
             // A restore with --disable-triggers enables it again, but not ALWAYS.
             session.run(MAPPING_TRIGGER, &[], Mode::Fresh);
@@ -243,13 +244,18 @@ fn drop_trigger(session: &Session, name: &str) {
     session.run(&format!("DROP TRIGGER {name} ON auth.users"), &[], Mode::Fresh);
 }
 
+/// Whether the triggers are attached for replicated rows too: whoever attached one of them so wants them so.
+fn is_always(session: &Session, auth: &Auth) -> bool {
+    wanted(auth, false).iter().any(|trigger| {
+        find(session, auth.table, trigger.name)
+            .is_some_and(|found| found.ours && found.state == "A")
+    })
+}
+
 /// What is wrong with the triggers, in words, and the call that puts it right; for `onagui.sync_health()`.
 pub fn faults(session: &Session, auth: &Auth) -> (Vec<String>, &'static str) {
     let found = |name: &str| find(session, auth.table, name);
-    // Whoever attached them for replicated rows wants them so.
-    let always = wanted(auth, false)
-        .iter()
-        .any(|trigger| found(trigger.name).is_some_and(|found| found.ours && found.state == "A"));
+    let always = is_always(session, auth);
     let state = if always { "A" } else { "O" };
     let mut faults = Vec::new();
     for trigger in wanted(auth, always) {

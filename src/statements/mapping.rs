@@ -11,6 +11,8 @@ pub struct Mapped {
     /// The source, over the alias `n` of a row of `auth.users`; text where the column is of a string type.
     source: String,
     pub is_string: bool,
+    /// It comes from what users cannot write, as a row of `onagui.sync_column` says.
+    pub is_auths: bool,
     kind: String,
     default: Option<String>,
     /// The most characters the column takes.
@@ -61,6 +63,9 @@ impl Mapped {
     }
 }
 
+/// The column of `auth.users` that holds what users say of themselves.
+const USERS_OWN: &str = "raw_user_meta_data";
+
 /// A row of `onagui.sync_column`.
 pub struct Source {
     pub app_column: String,
@@ -94,7 +99,12 @@ pub fn read(session: &Session, auth: &Auth, app: &App) -> Vec<Mapped> {
         .filter(|name| own.iter().all(|o| o.app_column != *name))
         .filter_map(|name| mapped(app, name, |column| sources.built_in(column)));
     let configured = own.iter().filter_map(|o| {
-        mapped(app, &o.app_column, |column| sources.configured(column, &o.source, o.key.as_deref()))
+        let source = |column: &_| sources.configured(column, &o.source, o.key.as_deref());
+        let is_users = match o.source.as_str() {
+            "column" => o.key.as_deref() == Some(USERS_OWN),
+            source => source == "user_meta",
+        };
+        Some(Mapped { is_auths: !is_users, ..mapped(app, &o.app_column, source)? })
     });
     built_in.chain(configured).collect()
 }
@@ -106,6 +116,7 @@ fn mapped(app: &App, name: &str, source: impl Fn(&Column) -> Option<String>) -> 
         column: quote(name),
         source: source(column)?,
         is_string: column.is_string,
+        is_auths: false,
         kind: column.kind.clone(),
         default: column.default.clone(),
         longest: column.longest.filter(|_| column.is_string),
@@ -121,7 +132,7 @@ struct Sources<'a> {
 
 impl Sources<'_> {
     fn built_in(&self, column: &Column) -> Option<String> {
-        let user_meta = self.object("raw_user_meta_data");
+        let user_meta = self.object(USERS_OWN);
         let meta = |key: &str| user_meta.as_ref().map(|o| format!("nullif({o} ->> '{key}', '')"));
         match column.name.as_str() {
             "username" => {
@@ -137,7 +148,7 @@ impl Sources<'_> {
                 let text = format!("coalesce({}, {})", meta("full_name")?, meta("name")?);
                 Some(of_text(column, &text))
             }
-            "metadata" => self.column(column, "raw_user_meta_data"),
+            "metadata" => self.column(column, USERS_OWN),
             name => self.column(column, name),
         }
     }
@@ -145,7 +156,7 @@ impl Sources<'_> {
     fn configured(&self, column: &Column, source: &str, key: Option<&str>) -> Option<String> {
         let name = match source {
             "column" => return self.column(column, key?),
-            "user_meta" => "raw_user_meta_data",
+            "user_meta" => USERS_OWN,
             _ => "raw_app_meta_data",
         };
         let Some(key) = key else {

@@ -99,6 +99,11 @@ impl Target {
         self.mapped.iter().find(|m| m.name == "username" && m.is_string)
     }
 
+    /// Whether a column is mapped from what users cannot write.
+    pub fn is_auths_to_say(&self, column: &str) -> bool {
+        self.mapped.iter().any(|m| m.name == column && m.is_auths)
+    }
+
     /// How many characters a username may have.
     pub fn longest_username(&self) -> usize {
         self.username().and_then(|u| u.longest).unwrap_or(names::LONGEST_NAME)
@@ -318,15 +323,15 @@ impl Target {
     }
 
     /// Whether the auth user `id` is there, and in `app_users` neither their row nor one with their e-mail.
-    pub fn is_missing(&self, id: Uuid) -> bool {
+    pub fn is_missing(&self, id: Uuid) -> Result<bool, Error> {
         connect(|session| {
-            let arrivals = self.facts(&self.auth_users(session, &[id], Mode::Fresh));
-            arrivals.iter().any(|Arrival { facts, .. }| {
+            let arrivals = self.facts(&self.auth_users(session, &[id], Mode::Fresh))?;
+            Ok(arrivals.iter().any(|Arrival { facts, .. }| {
                 !facts.deleted
                     && facts.own.is_none()
                     && facts.namesakes.is_empty()
                     && !facts.nameless
-            })
+            }))
         })
     }
 

@@ -5,7 +5,7 @@ mod text;
 use crate::catalog::House;
 use crate::error::Error;
 use crate::pg::{self, Call, Reply};
-use crate::statements::status::{ANOTHERS_ROW, Listed, Overview, STATUSES};
+use crate::statements::status::{ANOTHERS_ROW, Listed, NO_ROW_OF_SEVERAL, Overview, STATUSES};
 use onagui_decide::repair::Status;
 use text::{BREAK, literal, shown, thousands, wrapped};
 
@@ -88,8 +88,9 @@ fn advice(status: &str) -> &'static str {
         }
         "PENDING" => "Nothing to do yet: wait for the confirmation of the e-mail.",
         _ => {
-            "Decide which app row is whose, where the fix does not say it. Leave p_apply out to see first what would be \
-             done."
+            "Decide which app row is whose, where the fix does not say it. The call shows what would be done; add p_apply => \
+             true to give the auth user the app row. If it is somebody else's, run what stands under else, then SELECT * \
+             FROM onagui.fix_user_ids(p_apply => true);"
         }
     }
 }
@@ -110,6 +111,9 @@ fn tell(out: &mut Vec<String>, user: &Listed) {
     }
     if let Some(fix) = fix(user, email) {
         wrapped(out, "    fix   ", &fix, WIDTH);
+    }
+    if let Some(other) = other_decision(user) {
+        wrapped(out, "    else  ", &other, WIDTH);
     }
     if is_anothers(user) {
         wrapped(
@@ -146,14 +150,29 @@ fn fix(user: &Listed, email: Option<&str>) -> Option<String> {
                 None => "SELECT * FROM onagui.fix_user_ids(p_apply => true);".into(),
             })
         }
-        ("CONFLICT", Some(app), Some(auth)) => Some(format!(
-            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{app}', p_auth_user_id => '{auth}', p_apply => true);"
-        )),
-        ("CONFLICT", Some(app), None) => Some(format!(
-            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{app}', p_auth_user_id => '...', p_apply => true);"
-        )),
-        ("CONFLICT", None, Some(auth)) => Some(format!(
-            "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '...', p_auth_user_id => '{auth}', p_apply => true);"
+        // A rehearsal: it would give one person's rows to another, if the person who pastes it has not decided.
+        ("CONFLICT", app, auth) if app.is_some() || auth.is_some() => {
+            let shown = |id: &Option<String>| id.clone().unwrap_or_else(|| "...".into());
+            Some(format!(
+                "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{}', p_auth_user_id => '{}');",
+                shown(app),
+                shown(auth)
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// What leaves a CONFLICT's app row to whom it is, and gives the auth user one of their own.
+fn other_decision(user: &Listed) -> Option<String> {
+    let shares = user.detail.as_deref().is_some_and(|detail| detail.ends_with(NO_ROW_OF_SEVERAL));
+    match (user.status.as_str(), &user.app_id, &user.auth_id, &user.email) {
+        ("CONFLICT", Some(app), _, _) => {
+            Some(format!("UPDATE onagui.app_users SET email = NULL{BREAK} WHERE id = '{app}';"))
+        }
+        ("CONFLICT", None, Some(auth), Some(email)) if shares => Some(format!(
+            "INSERT INTO onagui.app_users (id, email){BREAK} VALUES ('{auth}', {BREAK}{});",
+            literal(email)
         )),
         _ => None,
     }

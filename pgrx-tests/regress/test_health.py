@@ -114,7 +114,8 @@ def test_another_trigger_that_writes_app_users(clinic):
            'BEGIN INSERT INTO onagui.app_users (id) VALUES (NEW.id) ON CONFLICT DO NOTHING; RETURN NEW; END'""",
         "CREATE TRIGGER \"on auth user created\" AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION public.handle_new_user()",
     )
-    mend(clinic, "other triggers", says="handle_new_user")
+    [(_, _, remedy)] = mend(clinic, "other triggers", says="handle_new_user")
+    assert remedy.endswith("\n-- or, as the function's owner: DROP FUNCTION public.handle_new_user() CASCADE;"), remedy
 
 
 def test_a_trigger_that_writes_what_refers_to_app_users_too_early(clinic):
@@ -161,6 +162,32 @@ def test_tables(clinic, damage, says):
     mend(clinic, "tables", "fail", says)
 
 
+def test_ids_of_another_type_are_not_cast(clinic):
+    """Nothing that must fail is offered for pasting."""
+    dba(clinic, "DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id bigint PRIMARY KEY, email text)")
+    [(status, _, remedy)] = findings(clinic, "tables")
+    assert status == "fail" and remedy.startswith("-- bigint cannot become uuid.") and "\n" not in remedy
+
+
+def test_ids_that_repeat(clinic):
+    dba(
+        clinic,
+        "ALTER TABLE onagui.app_users DROP CONSTRAINT app_users_pkey",
+        "INSERT INTO onagui.app_users (id) SELECT '51f00000-0000-4000-8000-000000000001' FROM generate_series(1, 2)",
+    )
+    [(status, _, remedy)] = findings(clinic, "tables")
+    assert status == "fail" and remedy.startswith("-- Some rows have the same id.")
+    assert "51f00000-0000-4000-8000-000000000001" in psql(clinic, remedy).stdout
+
+
+@pytest.mark.parametrize("damage", ["DROP COLUMN email CASCADE", "DROP COLUMN email CASCADE, ADD COLUMN email int"])
+def test_columns_of_auth_are_for_the_auth_server_to_make(clinic, damage):
+    dba(clinic, f"ALTER TABLE auth.users {damage}")
+    found = [row for row in findings(clinic) if row[0] != "ok"]
+    assert len(found) > 3
+    assert all("ALTER TABLE auth.users" not in (remedy or "") for _, _, remedy in found), found
+
+
 def test_auth_users_missing(db):
     dba(db, "DROP TABLE auth.users CASCADE")
     db.install()
@@ -177,7 +204,7 @@ def test_settings(clinic, value, place):
     place = place.format(db=clinic.name)
     dba(clinic, f"ALTER {place} SET onagui_sync.{name} = {value}")
     try:
-        mend(clinic, "settings", says=f"onagui_sync.{name} is {value}")
+        mend(clinic, "settings", "fail" if name == "enabled" else "warn", says=f"onagui_sync.{name} is {value}")
     finally:
         dba(clinic, f"ALTER {place} RESET onagui_sync.{name}")
 
@@ -188,7 +215,7 @@ def test_settings_of_another_role(clinic, place):
     place = place.format(db=clinic.name)
     dba(clinic, f"ALTER {place} SET onagui_sync.enabled = false")
     try:
-        mend(clinic, "settings", says="onagui_sync.enabled is off for role supabase_auth_admin")
+        mend(clinic, "settings", "fail", says="onagui_sync.enabled is off for role supabase_auth_admin")
     finally:
         dba(clinic, f"ALTER {place} RESET onagui_sync.enabled")
 
@@ -284,7 +311,8 @@ def test_possible_references(clinic):
            CREATE TABLE public.has_key (user_id uuid PRIMARY KEY REFERENCES onagui.app_users);
            CREATE TABLE public.to_auth (user_id uuid PRIMARY KEY REFERENCES auth.users);
            CREATE TABLE public.numbers (user_id bigint, created_by bigint);
-           CREATE TABLE public.files (owner uuid, author text, ownership uuid)"""
+           CREATE TABLE public.files (owner uuid, author text, ownership uuid);
+           CREATE TABLE public.derived (doc jsonb, user_id text GENERATED ALWAYS AS (doc ->> 'user') STORED)"""
     )
     found = [detail.split(" ")[0] for status, detail, _ in findings(clinic, "possible references") if status == "warn"]
     assert found[-1] == "public.notes.user_id" and len(found) == 4 and "public.files.owner" in found
@@ -331,6 +359,7 @@ def test_pending_links(clinic):
     clinic.sql("UPDATE auth.users SET created_at = '2024-01-01' WHERE id = %s", [ada], role="supabase_auth_admin")
     [(status, detail, remedy)] = findings(clinic, "pending links")
     assert status == "warn" and "2024-01-01" in detail
+    assert "links by itself" not in remedy  # not under link_by_email = never, nor where the auth user has a row
     assert "ada@x.org" in psql(clinic, remedy).stdout
 
 

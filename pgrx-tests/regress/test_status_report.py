@@ -16,9 +16,13 @@ def report(db):
     return text
 
 
-def calls(text):
-    """The statements it offers: from each "fix" to the semicolon."""
-    return [re.sub(r"\n {10}", "\n", found) for found in re.findall(r"^    fix   (.*?;)$", text, flags=re.M | re.S)]
+def calls(text, lead="fix"):
+    """The statements it offers: from each "fix" (or "else") to the semicolon."""
+    return [re.sub(r"\n {10}", "\n", found) for found in re.findall(rf"^    {lead:6}(.*?;)$", text, flags=re.M | re.S)]
+
+
+def paste(db, call):
+    return db.server.program("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", db.name, "-f", "-", input=call).stdout
 
 
 def test_everybody_in_step(town):
@@ -65,17 +69,46 @@ def test_the_fix_can_be_pasted(town, email):
     text = report(town)
     assert str(a) in text
     [call] = calls(text)
-    output = town.server.program("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", town.name, "-f", "-", input=call).stdout
+    output = paste(town, call)
     assert "done" in output, output
     assert town.sql("SELECT id FROM onagui.app_users") == [(a,)]
 
 
-def test_a_decision_can_be_pasted(town):
+def address_of_a_deleted_user(town):
     a, b = auth(town, "ada@x.org"), app(town, "ada@x.org")
     town.sql("INSERT INTO onagui.sync_known_id (auth_user_id) VALUES (%s)", [b], role="supabase_admin")
+    return a, b
+
+
+def test_a_decision_can_be_pasted_and_is_rehearsed_first(town):
+    """It gives one person's rows to another: nobody is to paste that by mistake."""
+    a, b = address_of_a_deleted_user(town)
     [call] = calls(report(town))
-    town.server.program("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", town.name, "-f", "-", input=call)
+    assert "planned" in paste(town, call)
+    assert town.sql("SELECT id FROM onagui.app_users") == [(b,)]
+    paste(town, call.replace(");", ", p_apply => true);"))
     assert town.sql("SELECT id FROM onagui.app_users") == [(a,)]
+
+
+def test_the_other_decision_can_be_pasted(town):
+    """The address is somebody else's now."""
+    a, b = address_of_a_deleted_user(town)
+    text = report(town)
+    [call] = calls(text, "else")
+    paste(town, call)
+    [then] = re.findall(r"SELECT \* FROM onagui.fix_user_ids\(p_apply => true\);", " ".join(text.split()))
+    paste(town, then)
+    assert set(town.sql("SELECT id, email FROM onagui.app_users")) == {(a, "ada@x.org"), (b, None)}
+
+
+@pytest.mark.parametrize("email", ["ada@x.org", "o'neil@x.org", "long" * 40 + "@x.org"])
+def test_a_row_for_one_of_several_auth_users_can_be_pasted(town, email):
+    a, b = auth(town, email), auth(town, email, sso=True)
+    for id in a, b:
+        assert town.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [id]) == 0
+    call = next(call for call in calls(report(town), "else") if str(b) in call)
+    paste(town, call)
+    assert town.sql("SELECT id, email FROM onagui.app_users") == [(b, email)]
 
 
 def test_many_are_not_all_told(town):

@@ -11,7 +11,7 @@ from subscriptions import ADMIN, conninfo, wait_for_copy
 from support import Database, wait_until
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-WRITTEN = "host=auth.example.com dbname=postgres user=replicator"
+WRITTEN = "host=auth.example.com dbname=postgres user=replicator password=..."
 
 
 def blocks(chapter):
@@ -41,6 +41,8 @@ def auth(servers):
     database = servers[0].database()
     yield database
     database.drop()
+    with servers[0].connect() as connection:
+        connection.execute("DROP ROLE IF EXISTS replicator")
 
 
 def test_auth_in_another_database(auth, application):
@@ -51,7 +53,7 @@ def test_auth_in_another_database(auth, application):
     for where, text in steps:
         for statement in re.split(r";\s*\n", re.sub(r"--[^\n]*", "", text)):
             if statement.strip():
-                places[where].session(ADMIN).execute(statement.replace(WRITTEN, conninfo(auth)).encode())
+                places[where].session(ADMIN).execute(statement.replace(WRITTEN, conninfo(auth).replace(f"user={ADMIN}", "user=replicator")).encode())
         if "CREATE SUBSCRIPTION" in text:
             wait_for_copy(application)
     ann = auth.auth.signup("ann@example.com", {"username": "ann", "full_name": "Ann"})

@@ -1,8 +1,12 @@
 //! SQLSTATE, message, DETAIL and HINT of every error.
 
 use super::{Error, Failure, plain};
+use crate::catalog::tables::{APP_USERS, AUTH_USERS};
 use onagui_decide::registration::Wrong;
 use onagui_decide::repair::Action;
+
+/// What to do about a column of `auth.users`.
+const MADE_BY_AUTH: &str = "The Auth server makes this column; do not add or change it by hand.";
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -57,13 +61,19 @@ impl From<Error> for Failure {
                 "42703",
                 format!("table {table} has no column {column}"),
                 format!("onagui_sync needs {table} to have the columns id uuid and email."),
-                format!("ALTER TABLE {table} ADD COLUMN {column} ...;"),
+                match table {
+                    AUTH_USERS => MADE_BY_AUTH.into(),
+                    _ => format!("ALTER TABLE {table} ADD COLUMN {column} ...;"),
+                },
             ),
             Error::ColumnUnfit { table, column, found, wanted } => (
                 "42804",
                 format!("column {column} of {table} has a type onagui_sync cannot use"),
                 format!("It is {found}; it must be {wanted}."),
-                format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE ...;"),
+                match table {
+                    AUTH_USERS => MADE_BY_AUTH.into(),
+                    _ => format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE ...;"),
+                },
             ),
             Error::NotATable { table, kind } => (
                 "42P01",
@@ -264,7 +274,11 @@ impl From<Error> for Failure {
                 "23502",
                 "the row cannot be made: columns that are NOT NULL would have no value".into(),
                 format!("{table} demands ({}), for which there is neither a value in auth.users nor a default.", columns.join(", ")),
-                format!("Give it a DEFAULT, or tell where it comes from: INSERT INTO onagui.sync_column (app_column, source, key) VALUES ({}, 'user_meta', '...');", pgrx::spi::quote_literal(&columns[0])),
+                match columns.iter().any(|column| column == "email") && table == APP_USERS {
+                    // It is not for sync_column to say where it comes from.
+                    true => "Users who sign up by phone or anonymously have no e-mail: ALTER TABLE onagui.app_users ALTER COLUMN email DROP NOT NULL;".into(),
+                    false => format!("Give it a DEFAULT, or tell where it comes from: INSERT INTO onagui.sync_column (app_column, source, key) VALUES ({}, 'user_meta', '...');", pgrx::spi::quote_literal(&columns[0])),
+                },
             ),
             Error::RefersToNobody { table, columns, constraint } => (
                 "23503",
@@ -368,7 +382,7 @@ impl From<Error> for Failure {
                 "55000",
                 "this cannot be undone any more: what it changed has changed since".into(),
                 format!("audit_id {audit_id}: {}.", why.join("; ").trim_end_matches('.')),
-                "Nothing was changed. Undo later entries of the log that concern these rows first, or put the rows in order by hand, then try again.".into(),
+                "Nothing was changed. Undo later entries of the log that concern these rows first, or put the rows in order by hand, then try again. A trigger of the application may have done it: ALTER TABLE ... DISABLE TRIGGER ...; during the undo, in its transaction.".into(),
             ),
             // Registered references.
             Error::NoSuchColumn { table, column } => (

@@ -8,7 +8,18 @@ use crate::pg::Session;
 /// The settings that keep users from being synced, or that loosen the rule of identity.
 pub fn settings(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let rows = read(session, SETTINGS, &[]);
-    report.warn_each(&rows, "nothing is switched off");
+    for row in 0..rows.len() {
+        let detail: String = rows.get(row, 1).unwrap_or_default();
+        let remedy: String = rows.get(row, 2).unwrap_or_default();
+        if rows.get(row, 3) == Some(true) {
+            report.fail(detail, remedy);
+        } else {
+            report.warn(detail, remedy);
+        }
+    }
+    if rows.is_empty() {
+        report.ok("nothing is switched off");
+    }
     Ok(())
 }
 
@@ -39,10 +50,12 @@ const SETTINGS: &str = "
            coalesce((SELECT string_agg(p.undo, '' ORDER BY p.undo) FROM place p WHERE p.name = s.name), '')
            || CASE WHEN s.source IN ('configuration file', 'command line', 'environment variable')
                    THEN format('ALTER SYSTEM SET %s = %s; SELECT pg_reload_conf(); ', s.name, s.boot_val) ELSE '' END
-           || format('SET %s = %s;', s.name, s.boot_val)
+           || format('SET %s = %s;', s.name, s.boot_val),
+           s.name = 'onagui_sync.enabled'
       FROM setting s WHERE s.is_so
     UNION ALL
-    SELECT format('%s is %s for role %I: %s', s.name, s.value, p.rolname, s.meaning), rtrim(p.undo)
+    SELECT format('%s is %s for role %I: %s', s.name, s.value, p.rolname, s.meaning), rtrim(p.undo),
+           s.name = 'onagui_sync.enabled'
       FROM setting s JOIN place p ON p.name = s.name AND p.rolname IS NOT NULL
      WHERE NOT s.is_so
      ORDER BY 1";

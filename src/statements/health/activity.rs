@@ -82,7 +82,7 @@ pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), E
         report.warn(
             detail,
             format!(
-                "-- Once its owner has confirmed {} it links by itself. Who is waiting:\n\
+                "-- Wait until {} is confirmed by its owner; detail says what comes then. Who is waiting:\n\
                  SELECT * FROM onagui.sync_status(ARRAY['PENDING']) ORDER BY auth_created_at;",
                 one_line(&literal(&oldest))
             ),
@@ -111,7 +111,7 @@ pub fn out_of_step(_: &Session, house: House, report: &mut Report) -> Result<(),
     if of("CONFLICT") > 0 {
         report.warn(
             format!("{} that a person must decide", count(of("CONFLICT"), "conflict")),
-            "SELECT * FROM onagui.sync_status(ARRAY['CONFLICT']); -- then SELECT * FROM onagui.fix_user_id(...)",
+            "SELECT * FROM onagui.sync_status(ARRAY['CONFLICT']); -- what to call: SELECT onagui.sync_report();",
         );
     }
     if fixable + of("CONFLICT") == 0 {

@@ -45,6 +45,7 @@ pub fn possible(session: &Session, _: House, report: &mut Report) -> Result<(), 
            JOIN pg_namespace n ON n.oid = c.relnamespace
            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND c.oid <> $1
+            AND a.attgenerated = '' -- what it is generated from may be one; it cannot
             AND a.atttypid IN ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
             AND (lower(a.attname) ~ '^(.*_)?(app_?users?_?|user_?(uu)?)id$'
                  OR a.atttypid = 'uuid'::regtype

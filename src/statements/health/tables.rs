@@ -1,6 +1,6 @@
 //! Version, tables, columns, mapping, and the index for the look-up by e-mail.
 
-use super::{Report, literal, read};
+use super::{Report, literal, one_line, read};
 use crate::catalog::tables::{APP_USERS, AUTH_USERS};
 use crate::catalog::{App, Auth, Column, House, Way, Ways};
 use crate::error::{Error, Failure};
@@ -46,6 +46,10 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
         // A key of a table with partitions has all of their columns in it.
         let remedy = match app.only {
             "" => "-- Partition onagui.app_users by id, or keep ids unique in the application.",
+            _ if ids_repeat(session) => {
+                "-- Some rows have the same id. Once each has its own: ALTER TABLE onagui.app_users ADD UNIQUE (id);\n\
+                 SELECT id, count(*) FROM onagui.app_users WHERE id IS NOT NULL GROUP BY id HAVING count(*) > 1;"
+            }
             _ => "ALTER TABLE onagui.app_users ADD UNIQUE (id);",
         };
         report.fail("onagui.app_users.id is neither primary key nor unique", remedy);
@@ -123,12 +127,28 @@ fn remedy(error: &Error) -> String {
             (_, "id") => format!("ALTER TABLE {table} ADD COLUMN id uuid UNIQUE;"),
             _ => format!("ALTER TABLE {table} ADD COLUMN email text;"),
         },
-        Error::ColumnUnfit { table, column, .. } => match *column {
-            "id" => format!("ALTER TABLE {table} ALTER COLUMN id TYPE uuid USING id::text::uuid;"),
+        Error::ColumnUnfit { table, column, found, .. } => match (*table, *column) {
+            (AUTH_USERS, _) => "-- The Auth server makes this column; do not change it by hand.".into(),
+            (_, "id") if !is_text(found) => format!(
+                "-- {} cannot become uuid. Rename the column, ALTER TABLE {table} ADD COLUMN id uuid UNIQUE; and give each \
+                 row the id of its auth user, or gen_random_uuid().",
+                one_line(found)
+            ),
+            (_, "id") => format!("ALTER TABLE {table} ALTER COLUMN id TYPE uuid USING id::text::uuid;"),
             _ => format!("ALTER TABLE {table} ALTER COLUMN email TYPE text USING email::text;"),
         },
         _ => String::new(),
     }
+}
+
+/// Whether texts of this type may hold uuids.
+fn is_text(kind: &str) -> bool {
+    kind == "text" || kind.starts_with("character") || kind.ends_with("citext")
+}
+
+fn ids_repeat(session: &Session) -> bool {
+    let sql = "SELECT EXISTS (SELECT FROM ONLY onagui.app_users a WHERE a.id IS NOT NULL GROUP BY a.id HAVING count(*) > 1)";
+    read(session, sql, &[]).one().unwrap_or_default()
 }
 
 fn id_is_unique(session: &Session, app: &App) -> bool {

@@ -75,7 +75,7 @@ const OTHERS: &str = "
           WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D'
             AND p.oid <> 'onagui.sync_auth_user_to_app_users()'::regprocedure)
     SELECT format('trigger %s on auth.users calls %s, which seems to write app_users as well', other.tgname, other.called),
-           format('DROP TRIGGER %I ON auth.users;', other.tgname)
+           format(E'DROP TRIGGER %I ON auth.users;\n-- or, as the function''s owner: DROP FUNCTION %s CASCADE;', other.tgname, other.called)
       FROM other
      WHERE other.prosrc ~* '[[:<:]]app_users[[:>:]]'
     UNION ALL

@@ -16,8 +16,8 @@ use crate::pg::Session;
 use crate::settings;
 use onagui_decide::repair::Status;
 use onagui_decide::signup::LinkPolicy;
-pub use words::ANOTHERS_ROW;
 use words::Why;
+pub use words::{ANOTHERS_ROW, NO_ROW_OF_SEVERAL};
 
 pub use answer::{Listed, Overview, Question};
 pub use look::key as quick_key;

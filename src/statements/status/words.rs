@@ -60,6 +60,9 @@ const ALL: [Why; 19] = [
 /// The one conflict about which a person need not decide: the row's own user gets their e-mail first.
 pub const ANOTHERS_ROW: &str = "the app row with this e-mail has the id of another auth user; it is theirs, with an outdated e-mail";
 
+/// How it is told of an auth user who shares the e-mail with others, by which no row can be given to one of them.
+pub const NO_ROW_OF_SEVERAL: &str = " auth users have this e-mail, this one has no app row";
+
 impl Why {
     pub fn word(self) -> &'static str {
         match self {
@@ -138,7 +141,7 @@ impl Why {
             Why::MissingAuth => plain("auth has neither this id nor this e-mail"),
             Why::Deleted => plain("the auth user with this id was deleted"),
             Why::SeveralAuth => {
-                format!("{r}.auth_n || ' auth users have this e-mail, this one has no app row'")
+                format!("{r}.auth_n || '{NO_ROW_OF_SEVERAL}'")
             }
             Why::AppOfSeveralAuth => format!(
                 "{r}.auth_n || ' auth users have the e-mail of this app row, and auth does not have its id'"

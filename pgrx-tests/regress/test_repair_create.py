@@ -112,6 +112,19 @@ def test_what_not_even_the_least_row_meets(db, ddl, outcome, sqlstate):
     assert content(db, "onagui.app_users") == before
 
 
+def test_who_has_no_email_where_one_is_wanted(db):
+    """The hint is one that can be followed."""
+    db.sql("ALTER TABLE onagui.app_users ALTER email SET NOT NULL")
+    auth_user(db, None, phone="4912345")
+    for apply in False, True:
+        [row] = [row for row in fix(db, None, apply) if row["action"] == "create"]
+        assert row["outcome"] == "refused" and row["details"]["error"]["sqlstate"] == "23502", row
+        hint = row["details"]["error"]["hint"]
+        assert "sync_column" not in hint, hint
+    db.sql(hint[hint.index("ALTER TABLE") :])
+    assert [row["outcome"] for row in fix(db, None) if row["action"] == "create"] == ["done"]
+
+
 def test_many_at_once(db):
     """A row of the set's may do with less, or not at all; the others get all they bring."""
     db.sql("ALTER TABLE onagui.app_users ADD phone text CHECK (phone <> '3'), ADD CHECK (email <> 'u5@example.com')")

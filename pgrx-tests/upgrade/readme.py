@@ -1,4 +1,4 @@
-"""The README's chapter on upgrading, to be run to the letter."""
+"""The README's chapters on upgrading and removing, to be run to the letter."""
 
 import os
 import re
@@ -8,10 +8,10 @@ import support
 from versions import ROOT
 
 
-def block(title):
+def block(title, chapter="Upgrading"):
     """The lines of the block that begins with this comment."""
-    chapter = (ROOT / "README.md").read_text().partition("\n## Upgrading")[2].partition("\n## ")[0]
-    found = re.search(rf"^```\w+\n(?:#|--) {re.escape(title)}\n(.*?)^```", chapter, re.M | re.S)
+    text = (ROOT / "README.md").read_text().partition(f"\n## {chapter}")[2].partition("\n## ")[0]
+    found = re.search(rf"^```\w+\n(?:#|--) {re.escape(title)}\n(.*?)^```", text, re.M | re.S)
     assert found, f"no block {title!r}"
     return found[1]
 

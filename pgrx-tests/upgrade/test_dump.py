@@ -68,6 +68,30 @@ def test_whole_as_the_readme_says(move):
     goes_on(move.copy, lived)
 
 
+def test_an_installer_who_restores_loses_what_the_extension_keeps(move):
+    """As README says."""
+    live_in(move.app)
+    move.create()
+    commands = """pg_dump -Fc -f dump app
+        psql -qX -U postgres -d app_copy -c 'CREATE EXTENSION onagui_sync'
+        pg_restore -U postgres -d app_copy dump"""
+    done = shell(move.server, commands, move.folder)
+    for name in "sync_audit_log", "sync_known_id", "sync_reference", "sequence sync_audit_log_audit_id_seq":
+        assert f"permission denied for {name if ' ' in name else 'table ' + name}" in done.stderr, done.stderr
+    assert move.copy.one("SELECT count(*) FROM onagui.sync_known_id", role=ADMIN) == 0
+
+
+def test_the_setting_that_loads_data_is_for_superusers(move):
+    """As README says."""
+    live_in(move.app)
+    move.create()
+    move.run("\n".join(block("Schema and data apart").splitlines()[:-1]))
+    load = block("Schema and data apart").splitlines()[-1]
+    assert load.startswith("PGOPTIONS='-c onagui_sync.enabled=off' ")
+    done = shell(move.server, f"export PGUSER=supabase_auth_admin; {load}", move.folder)
+    assert "permission denied" in done.stderr, done.stderr
+
+
 def test_a_table_that_has_the_number_of_another_one_of_its_kind(move):
     """Numbers begin with 16384 on every new server, so that they meet."""
     for table in "hats", "shoes":

@@ -88,9 +88,9 @@ fn advice(status: &str) -> &'static str {
         }
         "PENDING" => "Nothing to do yet: wait for the confirmation of the e-mail.",
         _ => {
-            "Decide which app row is whose, where the fix does not say it. The call shows what would be done; add p_apply => \
-             true to give the auth user the app row. If it is somebody else's, run what stands under else, then SELECT * \
-             FROM onagui.fix_user_ids(p_apply => true);"
+            "Decide which app row is whose, where the fix does not say it. Without p_apply => true the call shows what \
+             would be done, with it the auth user gets the app row. Is that somebody else's, or is there none: what stands \
+             under else, then SELECT * FROM onagui.fix_user_ids(ARRAY['...'], p_apply => true);"
         }
     }
 }

@@ -96,8 +96,8 @@ def test_the_other_decision_can_be_pasted(town):
     text = report(town)
     [call] = calls(text, "else")
     paste(town, call)
-    [then] = re.findall(r"SELECT \* FROM onagui.fix_user_ids\(p_apply => true\);", " ".join(text.split()))
-    paste(town, then)
+    [then] = re.findall(r"SELECT \* FROM onagui.fix_user_ids\(ARRAY\['\.\.\.'\], p_apply => true\);", " ".join(text.split()))
+    paste(town, then.replace("...", "ada@x.org"))
     assert set(town.sql("SELECT id, email FROM onagui.app_users")) == {(a, "ada@x.org"), (b, None)}
 
 

@@ -32,7 +32,7 @@ pub struct Facts<Id> {
     pub namesakes: Vec<Namesake<Id>>,
     /// There is another row with the same e-mail that has no id, where that is merely UNIQUE.
     pub nameless: bool,
-    /// Other auth users have the e-mail too.
+    /// Other auth users have confirmed the e-mail too.
     pub shared: bool,
 }
 
@@ -82,7 +82,7 @@ pub enum Conflict {
     SeveralRows,
     /// The row with the e-mail has no id.
     NoId,
-    /// Several auth users have the e-mail.
+    /// Another auth user has confirmed the e-mail.
     SeveralUsers,
     /// `link_by_email = never`.
     LinkingIsOff,
@@ -104,7 +104,7 @@ impl Conflict {
             }
             Conflict::SeveralRows => "several app users have this e-mail",
             Conflict::NoId => "the app user with this e-mail has no id",
-            Conflict::SeveralUsers => "several auth users have this e-mail",
+            Conflict::SeveralUsers => "another auth user has confirmed this e-mail",
             Conflict::LinkingIsOff => {
                 "an app user has this e-mail, and onagui_sync.link_by_email is never"
             }

@@ -162,4 +162,7 @@ def test_who_registers_a_reference_moves_nothing_they_may_not_write(db):
             db.sql(f"SELECT onagui.unregister_reference({named}, 'owner')")
     db.sql("GRANT UPDATE (owner) ON vault.secrets TO postgres", role="supabase_admin")
     assert "any more" in db.one("SELECT onagui.unregister_reference('vault.secrets', 'owner')")
+    with expect_error("42501", detail="only a superuser"):
+        db.sql("SELECT onagui.register_reference('vault.secrets', 'owner')")
+    db.sql("ALTER TABLE vault.secrets OWNER TO supabase_auth_admin", role="supabase_admin")
     db.sql("SELECT onagui.register_reference('vault.secrets', 'owner')")

@@ -135,21 +135,30 @@ def test_an_id_that_is_somebody_elses(db, boss):
     assert [entry["action"] for entry in audit(db)] == ["update_email"]
 
 
-@pytest.mark.parametrize("confirmed", [True, False])
-def test_an_email_that_another_auth_user_has_links_nobody(db, confirmed):
-    """One is there already; another arrives by single sign-on, by registration, or both in one statement: a person decides."""
+def test_an_email_that_another_auth_user_has_confirmed_links_nobody(db):
+    """One is there already; another arrives by single sign-on, then calls: a person decides."""
     db.install()
     row = app_user(db, "v@example.com", username="boss")
-    one = auth_user(db, "v@example.com", confirmed=confirmed)
+    one = auth_user(db, "v@example.com")
     two = db.auth.signup("v@example.com", sso=True)
     with expect_error("21000"), db.session("authenticator").acting_as("authenticated", sub=two) as request:
         request.one("SELECT onagui.sync_user_registration(%s)", [json.dumps({"userId": str(two), "email": "v@example.com"})])
-    if not confirmed:
-        db.sql("UPDATE auth.users SET email_confirmed_at = now() WHERE id = %s", [one], role=ADMIN)
     assert db.sql("SELECT id FROM onagui.app_users WHERE email = 'v@example.com'") == [(row,)]
-    reasons = {entry["details"]["reason"] for entry in audit(db)}
-    assert reasons == {"several auth users have this e-mail"}
+    assert {entry["details"]["reason"] for entry in audit(db)} == {"another auth user has confirmed this e-mail"}
     # Once only one has it, it links.
     db.sql("DELETE FROM auth.users WHERE id = %s", [one], role=ADMIN)
     db.sql("UPDATE auth.users SET email = 'V@example.com' WHERE id = %s", [two], role=ADMIN)
     assert db.sql("SELECT id, username FROM onagui.app_users") == [(two, "boss")]
+
+
+@pytest.mark.parametrize("policy", ["verified", "always"])
+def test_who_has_not_confirmed_it_keeps_nobody_from_their_row(db, policy):
+    """Somebody has signed up with the address of another, who comes by single sign-on."""
+    db.install()
+    row = app_user(db, "v@example.com", username="boss")
+    db.sql(f"ALTER DATABASE {db.name} SET onagui_sync.link_by_email = {policy}", role=ADMIN)
+    auth_user(db, "v@example.com", confirmed=False)
+    with db.connect("supabase_auth_admin") as auth:
+        two = db.auth.signup("v@example.com", sso=True, connection=auth)
+    linked = two if policy == "verified" else row
+    assert db.sql("SELECT id FROM onagui.app_users") == [(linked,)]

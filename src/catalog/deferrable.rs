@@ -95,7 +95,7 @@ pub fn fire_as_session(session: &Session, names: &[&str]) -> Result<(), Error> {
         let named: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         // What SET CONSTRAINTS sees, others may have made after the transaction's snapshot.
         let rows = pg::with_latest_snapshot(|| {
-            session.run(WAITING_ROOMS, &[named.clone().into()], Mode::Read)
+            pg::with_pinned_path(|| session.run(WAITING_ROOMS, &[named.clone().into()], Mode::Read))
         });
         let rooms = (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?)));
         Ok::<_, Infallible>((named, rooms.collect()))

@@ -401,7 +401,7 @@ impl From<Error> for Failure {
                 "42501",
                 format!("permission denied for {column} of {table}"),
                 "Fixes change what is registered, as the table's owner. Only who may UPDATE the column can register it, or take \
-                 that back; where the owner is a superuser, only a superuser."
+                 that back; where the owner is a superuser, only a superuser can register it."
                     .into(),
                 format!("Let the owner of {table} GRANT UPDATE ({column}) on it to you, or do it."),
             ),

@@ -139,9 +139,7 @@ impl Place {
         // Without it fixes leave the column behind: that is for whoever could have registered it to decide.
         let theirs = session.run(
             "SELECT has_column_privilege($4, c.oid, a.attnum, 'UPDATE')
-                    AND (NOT o.rolsuper OR pg_has_role($4, c.relowner, 'USAGE'))
                FROM pg_class c
-               JOIN pg_roles o ON o.oid = c.relowner
                JOIN pg_namespace n ON n.oid = c.relnamespace
                JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped
               WHERE n.nspname = $1 AND c.relname = $2",

@@ -10,7 +10,7 @@ use pgrx::Uuid;
 use pgrx::pg_sys::{TEXTARRAYOID, UUIDARRAYOID};
 use std::borrow::Borrow;
 use std::cell::OnceCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 /// A user as the survey sees them.
@@ -223,6 +223,14 @@ struct Facts {
     app_key: Option<String>,
 }
 
+/// How many have an e-mail.
+struct Crowd {
+    auth: i64,
+    app: i64,
+    /// Auth users who have confirmed it.
+    confirmed: i64,
+}
+
 impl Facts {
     fn has_same_email(&self) -> bool {
         self.auth_key.is_some() && self.auth_key == self.app_key
@@ -303,18 +311,17 @@ impl Finder {
         };
         let is_alone = |c: &Candidate, now: &Facts| {
             let several = now.auth_key.as_ref().and_then(|key| crowded.get(key));
-            several.is_none_or(|(auth, app)| match c.status {
-                Status::Mismatched => *auth <= 1 && *app <= 1,
-                Status::Duplicate => *auth <= 1,
+            several.is_none_or(|crowd| match c.status {
+                Status::Mismatched => crowd.auth <= 1 && crowd.app <= 1,
+                Status::Duplicate => crowd.auth <= 1,
                 _ => true,
             })
         };
         candidates.iter().zip(&now).map(|(c, now)| c.is_still(now) && is_alone(c, now)).collect()
     }
 
-    /// How many auth users and how many app rows have an e-mail (as a key), of those that several have: whose app row it is
-    /// is for a person to say then.
-    fn crowded(&self, session: &Session, keys: Vec<String>) -> HashMap<String, (i64, i64)> {
+    /// Who has an e-mail (as a key), of those that several have: whose app row it is is for a person to say then.
+    fn crowded(&self, session: &Session, keys: Vec<String>) -> HashMap<String, Crowd> {
         if keys.is_empty() {
             return HashMap::new();
         }
@@ -326,16 +333,17 @@ impl Finder {
             let args = [keys.into()];
             let rows = session.execute(self.crowded.get_or_init(prepare), &args, Mode::Fresh);
             let each = (0..rows.len()).filter_map(|row| {
-                Some((rows.get(row, 1)?, (rows.get(row, 2)?, rows.get(row, 3)?)))
+                let (auth, app) = (rows.get(row, 2)?, rows.get(row, 3)?);
+                Some((rows.get(row, 1)?, Crowd { auth, app, confirmed: rows.get(row, 4)? }))
             });
             each.collect()
         })
     }
 
-    /// Those of these e-mails, as keys, that several auth users have.
-    pub fn shared(&self, keys: Vec<String>) -> HashSet<String> {
+    /// How many auth users have confirmed each of these e-mails (as keys), of those that several have.
+    pub fn confirmed(&self, keys: Vec<String>) -> HashMap<String, i64> {
         let crowded = connect(|session| self.crowded(session, keys));
-        crowded.into_iter().filter(|(_, (auth, _))| *auth > 1).map(|(key, _)| key).collect()
+        crowded.into_iter().map(|(key, crowd)| (key, crowd.confirmed)).collect()
     }
 
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or

@@ -5,7 +5,7 @@ use super::signup::Target;
 use super::{email_key, offer_new};
 use crate::error::Error;
 use crate::pg::{self, Arg, Mode, Person, RowSet, connect};
-use onagui_decide::signup::{Facts, Namesake, OwnRow};
+use onagui_decide::signup::{Facts, LinkPolicy, Namesake, OwnRow};
 use pgrx::Uuid;
 use pgrx::pg_sys::UUIDOID;
 use std::collections::HashSet;
@@ -103,9 +103,12 @@ impl Target {
             arrivals.iter_mut().filter(|arrival| arrival.facts.to_link().is_some()).collect();
         if !to_link.is_empty() {
             let keys = to_link.iter().filter_map(|arrival| arrival.key.clone()).collect();
-            let shared = Finder::get(self.house)?.shared(keys);
+            let confirmed = Finder::get(self.house)?.confirmed(keys);
+            let always = crate::settings::link_policy() == LinkPolicy::Always;
             for arrival in &mut to_link {
-                arrival.facts.shared = arrival.key.as_ref().is_some_and(|key| shared.contains(key));
+                let all = arrival.key.as_ref().and_then(|key| confirmed.get(key)).copied();
+                let own = i64::from(arrival.facts.confirmed || always);
+                arrival.facts.shared = all.unwrap_or_default() > own;
             }
         }
         Ok(arrivals)

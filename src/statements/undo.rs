@@ -55,16 +55,15 @@ pub fn resolve(
     };
     let mut tables = Vec::with_capacity(done.len());
     for d in done {
-        let of_name = find(TABLE_NAMED, &[d.table.clone().into()]);
         // The users' table is whatever has its name.
         let number = d.oid.filter(|_| d.table != APP_USERS && d.database == pg::database());
         let of_number = number.and_then(|oid| {
             find(TABLE_NUMBERED, &[Oid::from(oid).into(), d.columns.clone().into()])
         });
+        let is_same = of_number.as_ref().is_some_and(|it| it.table.label == d.table);
+        let of_name = if is_same { None } else { find(TABLE_NAMED, &[d.table.clone().into()]) };
         match (of_number, of_name) {
-            (Some(it), Some(other))
-                if it.table.oid != other.table.oid && is_filled(session, &other.table) =>
-            {
+            (Some(it), Some(other)) if is_filled(session, &other.table) => {
                 why.push(format!(
                     "{} is another table now, and the one it was is {}",
                     d.table, it.table.label

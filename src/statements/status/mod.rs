@@ -350,7 +350,8 @@ impl<'a> Survey<'a> {
         )
     }
 
-    /// A query for those of the e-mails in `$1`, as keys, that several have: how many auth users and how many app rows.
+    /// A query for those of the e-mails in `$1`, as keys, that several have: how many auth users, how many app rows, and how many
+    /// auth users have confirmed it.
     pub fn crowded_sql(&self) -> String {
         let count = |side| match side {
             // Its unique index sees to it.
@@ -358,12 +359,17 @@ impl<'a> Survey<'a> {
                 "SELECT NULL::text AS key, NULL::bigint AS n WHERE false".to_owned()
             }
             side => {
-                format!("SELECT f.key, count(*) AS n FROM ({}) f GROUP BY f.key", self.found(side))
+                let confirmed = match side {
+                    Side::Auth => ", count(*) FILTER (WHERE f.confirmed) AS confirmed",
+                    Side::App => "",
+                };
+                let found = self.found(side);
+                format!("SELECT f.key, count(*) AS n{confirmed} FROM ({found}) f GROUP BY f.key")
             }
         };
         format!(
             "WITH wanted AS MATERIALIZED (SELECT DISTINCT given.key FROM unnest($1) AS given(key))
-             SELECT w.key, coalesce(a.n, 0), coalesce(p.n, 0)
+             SELECT w.key, coalesce(a.n, 0), coalesce(p.n, 0), coalesce(a.confirmed, 0)
                FROM wanted w LEFT JOIN ({}) a ON a.key = w.key LEFT JOIN ({}) p ON p.key = w.key
               WHERE a.n > 1 OR p.n > 1",
             count(Side::Auth),

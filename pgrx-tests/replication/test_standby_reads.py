@@ -137,7 +137,13 @@ def test_a_read_in_the_way_of_the_replay_ends_as_any_other(town, standby):
         except psycopg.Error as error:
             return str(error)
 
-    assert "conflict with recovery" in wait_until(cancelled, "the replay cancels it")
+    try:
+        assert "conflict with recovery" in wait_until(cancelled, "the replay cancels it")
+    finally:
+        # Other tests read on this standby, too.
+        with standby.connect() as admin:
+            admin.execute("ALTER SYSTEM RESET max_standby_streaming_delay")
+            admin.execute("SELECT pg_reload_conf()")
     db.disconnect()
     assert db.sql(READS[4])
     db.disconnect()

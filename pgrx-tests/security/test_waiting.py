@@ -165,17 +165,20 @@ def test_of_a_grantee(db, eve):
     assert ran_as(db, "eve") == {eve}
 
 
-def test_queued_again(db, eve):
-    """What fires puts itself in the queue once more, for whoever comes next."""
+@pytest.mark.parametrize("anew", ["", "CREATE TABLE eve.t2 (n int); {trap};"])
+def test_queued_again(db, eve, anew):
+    """What fires puts itself in the queue once more, for whoever comes next; or something that was not there when it was looked."""
+    table = "eve.t2" if anew else "eve.t"
     id = auth_user(db, "e@example.com")
     db.sql(
-        """CREATE TABLE eve.c (u uuid CONSTRAINT fk REFERENCES onagui.app_users DEFERRABLE);
+        f"""CREATE TABLE eve.c (u uuid CONSTRAINT fk REFERENCES onagui.app_users DEFERRABLE);
            CREATE TABLE eve.t (n int);
            CREATE OR REPLACE FUNCTION eve.trap() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
                INSERT INTO eve.ran_as VALUES (current_user);
-               IF NEW.n < 3 THEN
+               IF NEW.n < 2 THEN
+                   {anew.format(trap=lay("fk", "eve.t2", "eve"))}
                    SET CONSTRAINTS eve.fk DEFERRED;
-                   INSERT INTO eve.t VALUES (NEW.n + 1);
+                   INSERT INTO {table} VALUES (NEW.n + 1);
                END IF;
                RETURN NULL; END$$""",
         role=eve,

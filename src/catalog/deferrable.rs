@@ -6,7 +6,9 @@
 use crate::error::Error;
 use crate::pg::{self, Arg, Kept, Mode, Session};
 use pgrx::pg_sys::Oid;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::rc::Rc;
 
 /// A constraint, or constraint trigger, that may be deferred.
 pub struct Deferrable {
@@ -84,12 +86,7 @@ thread_local! {
     static ROOMS: Kept<WaitingRooms> = const { Kept::new() };
 }
 
-/// Has what waits under these names fire, as COMMIT would fire it: as the session's role. To be called before `SET CONSTRAINTS` is
-/// said as another role, as which it would fire then. Fails where it goes on waiting.
-pub fn fire_as_session(session: &Session, names: &[&str]) -> Result<(), Error> {
-    if names.is_empty() {
-        return Ok(());
-    }
+fn waiting_rooms(session: &Session, names: &[&str]) -> Rc<WaitingRooms> {
     let version = pg::catalog_version();
     let learn = || {
         let named: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -101,17 +98,27 @@ pub fn fire_as_session(session: &Session, names: &[&str]) -> Result<(), Error> {
         Ok::<_, Infallible>((named, rooms.collect()))
     };
     let fits = |(named, _): &WaitingRooms| named.iter().eq(names);
-    let kept = ROOMS.with(|rooms| rooms.get(version, fits, |_| true, learn));
-    let Ok(rooms) = kept;
-    let waiting = || rooms.1.iter().filter(|(_, table)| pg::triggers_wait(*table));
-    let mut names: Vec<&str> = waiting().map(|(name, _)| name.as_str()).collect();
+    let Ok(rooms) = ROOMS.with(|rooms| rooms.get(version, fits, |_| true, learn));
+    rooms
+}
+
+/// Has what waits under these names fire, as COMMIT would fire it: as the session's role. To be called before `SET CONSTRAINTS` is
+/// said as another role, as which it would fire then. Fails where anything waits even so: what fires may put more in its place.
+pub fn fire_as_session(session: &Session, names: &[&str]) -> Result<(), Error> {
     if names.is_empty() {
         return Ok(());
     }
-    names.dedup();
-    let sql = format!("SET CONSTRAINTS {} IMMEDIATE", names.join(", "));
+    let rooms = waiting_rooms(session, names);
+    let waiting = rooms.1.iter().filter(|(_, table)| pg::triggers_wait(*table));
+    let fire: BTreeSet<&str> = waiting.map(|(name, _)| name.as_str()).collect();
+    if fire.is_empty() {
+        return Ok(());
+    }
+    let fire: Vec<&str> = fire.into_iter().collect();
+    let sql = format!("SET CONSTRAINTS {} IMMEDIATE", fire.join(", "));
     pg::as_session(|| session.run(&sql, &[], Mode::Fresh));
-    match waiting().next() {
+    let rooms = waiting_rooms(session, names);
+    match rooms.1.iter().find(|(_, table)| pg::triggers_wait(*table)) {
         Some((_, table)) => Err(Error::TriggersWait { table: pg::table_name(*table) }),
         None => Ok(()),
     }

@@ -37,7 +37,7 @@ pub struct Facts<Id> {
 }
 
 impl<Id: Copy> Facts<Id> {
-    /// The one row that is to be linked, now or as soon as the e-mail is confirmed, if nobody else has the e-mail.
+    /// The one row that is to be linked, now or as soon as the e-mail is confirmed, if nobody else has confirmed it.
     pub fn to_link(&self) -> Option<Id> {
         match self.namesakes.as_slice() {
             [Namesake { id, known: false }]

@@ -2,6 +2,8 @@
 
 mod words;
 
+pub use words::MADE_BY_AUTH;
+
 use onagui_decide::registration::{Wrong, printable};
 use onagui_decide::repair::Action;
 

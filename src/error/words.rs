@@ -6,7 +6,8 @@ use onagui_decide::registration::Wrong;
 use onagui_decide::repair::Action;
 
 /// What to do about a column of `auth.users`.
-const MADE_BY_AUTH: &str = "The Auth server makes this column; do not add or change it by hand.";
+pub const MADE_BY_AUTH: &str =
+    "The Auth server makes this column; do not add or change it by hand.";
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {

@@ -3,7 +3,7 @@
 use super::{Report, literal, one_line, read};
 use crate::catalog::tables::{APP_USERS, AUTH_USERS};
 use crate::catalog::{App, Auth, Column, House, Way, Ways};
-use crate::error::{Error, Failure};
+use crate::error::{Error, Failure, MADE_BY_AUTH};
 use crate::pg::{Mode, Session};
 use crate::statements::mapping::{self, Source};
 use crate::statements::quote;
@@ -123,12 +123,12 @@ fn remedy(error: &Error) -> String {
                 .into()
         }
         Error::ColumnMissing { table, column } => match (*table, *column) {
-            (AUTH_USERS, _) => "-- The Auth server makes this column; do not add it by hand.".into(),
+            (AUTH_USERS, _) => format!("-- {MADE_BY_AUTH}"),
             (_, "id") => format!("ALTER TABLE {table} ADD COLUMN id uuid UNIQUE;"),
             _ => format!("ALTER TABLE {table} ADD COLUMN email text;"),
         },
         Error::ColumnUnfit { table, column, found, .. } => match (*table, *column) {
-            (AUTH_USERS, _) => "-- The Auth server makes this column; do not change it by hand.".into(),
+            (AUTH_USERS, _) => format!("-- {MADE_BY_AUTH}"),
             (_, "id") if !is_text(found) => format!(
                 "-- {} cannot become uuid. Rename the column, ALTER TABLE {table} ADD COLUMN id uuid UNIQUE; and give each \
                  row the id of its auth user, or gen_random_uuid().",

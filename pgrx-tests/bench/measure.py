@@ -41,7 +41,7 @@ class Bench:
                 "statement_timeout": "0",
                 "idle_in_transaction_session_timeout": "0",
             }
-            server = support.Server(self.major, settings=settings, durable=durable).start()
+            server = support.Server(self.major, settings=settings, durable=durable, on_disk=True).start()
             server.make_template()
             with_extension = server.database("with_extension")
             with_extension.install()

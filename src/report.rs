@@ -4,8 +4,11 @@ mod text;
 
 use crate::catalog::House;
 use crate::error::Error;
+use crate::error::GIVE_IDS;
 use crate::pg::{self, Call, Reply};
-use crate::statements::status::{ANOTHERS_ROW, Listed, NO_ROW_OF_SEVERAL, Overview, STATUSES};
+use crate::statements::status::{
+    ANOTHERS_ROW, Listed, NO_ROW_OF_SEVERAL, Overview, ROW_WITHOUT_ID, STATUSES,
+};
 use onagui_decide::repair::Status;
 use text::{BREAK, literal, shown, thousands, wrapped};
 
@@ -149,6 +152,9 @@ fn fix(user: &Listed, email: Option<&str>) -> Option<String> {
                 // Without an e-mail a user cannot be named; everybody's fix is theirs too.
                 None => "SELECT * FROM onagui.fix_user_ids(p_apply => true);".into(),
             })
+        }
+        ("CONFLICT", _, _) if user.detail.as_deref() == Some(ROW_WITHOUT_ID) => {
+            Some(GIVE_IDS.into())
         }
         // A rehearsal: it would give one person's rows to another, if the person who pastes it has not decided.
         ("CONFLICT", app, auth) if app.is_some() || auth.is_some() => {

@@ -100,6 +100,43 @@ def test_lines(db):
         db.sql("SELECT onagui.fix_user_id_mismatch(NULL)")
 
 
+def test_what_becomes_of_the_leaving_users_own_fields_is_told(db):
+    """The row that stays is auth's whatever p_on_conflict says: nobody should find out afterwards what that cost."""
+    db.sql("ALTER TABLE onagui.app_users ADD plan text DEFAULT 'free', ADD \"Banned at\" timestamptz, ADD same int DEFAULT 1, ADD note text")
+    spare, auth = duplicate(db, "ann@example.com")
+    db.sql("UPDATE onagui.app_users SET plan = 'pro', \"Banned at\" = now(), created_at = '2020-01-01' WHERE id = %s", [spare])
+    db.sql("UPDATE onagui.app_users SET note = 'new' WHERE id = %s", [auth])
+    own = {"taken_over": ["Banned at"], "given_up": ["created_at", "plan", "updated_at"]}
+
+    def told(row):
+        return {name: sorted(row["details"][name]) for name in own}
+
+    assert told(fix_one(db, "ann@example.com", apply=False)) == own
+    words = "; taken over: Banned at; given up: "
+    assert words in db.one("SELECT onagui.fix_user_id_mismatch('ann@example.com', false)")
+    row = fix_one(db, "ann@example.com")
+    assert told(row) == own
+    [entry] = log(db, action="merge")
+    assert told(entry) == own
+    undo(db, row["audit_id"])
+    said = db.one("SELECT onagui.fix_user_id_mismatch('ann@example.com')")
+    assert said.startswith("MERGED: ") and words in said and said.endswith(f"; audit_id {row['audit_id'] + 2}")
+
+
+def test_an_app_user_without_an_id(db):
+    """A column id that came later, of an older table."""
+    db.sql("ALTER TABLE onagui.app_users DROP CONSTRAINT app_users_pkey CASCADE, ALTER id DROP NOT NULL", role=ADMIN)
+    db.sql("INSERT INTO onagui.app_users (id, email) VALUES (NULL, 'ann@example.com')")
+    auth = auth_user(db, "ann@example.com")
+    remedy = "UPDATE onagui.app_users SET id = gen_random_uuid() WHERE id IS NULL;"
+    assert remedy in " ".join(db.one("SELECT onagui.sync_report()").split())
+    with expect_error("21000", detail="has no id", hint="SET id = gen_random_uuid"):
+        db.sql("SELECT onagui.fix_user_id_mismatch('ann@example.com')")
+    db.sql(remedy)
+    assert fix_one(db, "ann@example.com")["outcome"] == "done"
+    assert db.sql("SELECT id FROM onagui.app_users") == [(auth,)]
+
+
 def test_email_of_either_side(db):
     auth = auth_user(db, "new@example.com")
     app_user(db, "old@example.com", auth)
@@ -297,6 +334,16 @@ def test_taking_a_reference_back(db):
     assert (fixed["outcome"], fixed["rows_changed"]) == ("done", 0)
     assert db.one('SELECT "Owner" FROM "My Files"') == str(app)
     assert db.one("SELECT onagui.unregister_reference(4294967295::oid::regclass, 'x')") == "OK: 4294967295.x was not registered"
+
+
+def test_taking_back_what_a_foreign_key_needs_no_entry_for(db):
+    app, auth = mismatched(db, "ann@example.com")
+    db.sql("INSERT INTO orders (user_id) VALUES (%s)", [app])
+    db.sql("SELECT onagui.register_reference('orders', 'user_id')")
+    said = db.one("SELECT onagui.unregister_reference('orders', 'user_id')")
+    assert said == "OK: public.orders.user_id is not registered any more; fixes go on following its foreign key orders_user_id_fkey"
+    assert fix_one(db, "ann@example.com")["rows_changed"] == 1
+    assert db.one("SELECT user_id FROM orders") == auth
 
 
 @pytest.mark.parametrize("end", ['DROP TABLE "My Files"', 'ALTER TABLE "My Files" RENAME TO mine', 'ALTER TABLE "My Files" DROP "Owner"'])

@@ -2,7 +2,7 @@
 
 mod words;
 
-pub use words::MADE_BY_AUTH;
+pub use words::{GIVE_IDS, MADE_BY_AUTH};
 
 use onagui_decide::registration::{Wrong, printable};
 use onagui_decide::repair::Action;
@@ -43,6 +43,17 @@ impl Failure {
         self.note_in(&mut details);
         details
     }
+}
+
+/// How a conflict comes to an end.
+#[derive(Debug)]
+pub enum Decision {
+    /// A person says who is who.
+    WhoIsWho,
+    /// The row is another auth user's, who has got another e-mail since.
+    AnothersRow,
+    /// The row has no id by which it could be named.
+    NoId,
 }
 
 #[derive(Debug)]
@@ -213,8 +224,7 @@ pub enum Error {
     Conflict {
         email: String,
         reason: String,
-        /// It is about a row of another auth user who has got another e-mail since.
-        is_anothers: bool,
+        decision: Decision,
     },
     Unconfirmed {
         email: String,

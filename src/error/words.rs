@@ -1,9 +1,12 @@
 //! SQLSTATE, message, DETAIL and HINT of every error.
 
-use super::{Error, Failure, plain};
+use super::{Decision, Error, Failure, plain};
 use crate::catalog::tables::{APP_USERS, AUTH_USERS};
 use onagui_decide::registration::Wrong;
 use onagui_decide::repair::Action;
+
+/// What makes rows without an id like others.
+pub const GIVE_IDS: &str = "UPDATE onagui.app_users SET id = gen_random_uuid() WHERE id IS NULL;";
 
 /// What to do about a column of `auth.users`.
 pub const MADE_BY_AUTH: &str =
@@ -150,8 +153,11 @@ impl From<Error> for Failure {
             Error::HeldBack { table } => (
                 "55000",
                 format!("rows of {table} could not be changed"),
-                "A trigger of the application held at least one of them back; nothing was changed.".into(),
-                format!("See the BEFORE triggers of {table}: \\d {table}"),
+                "A trigger of the application held at least one of them back, or wrote something else; nothing was changed.".into(),
+                format!(
+                    "See the BEFORE triggers of {table}: \\d {table}. One that keeps or sets the column itself, to auth.uid() for instance, can be put aside \
+                     by ALTER TABLE {table} DISABLE TRIGGER ...; during the fix, in its transaction."
+                ),
             ),
             Error::AppUserGone { id } => (
                 "P0002",
@@ -318,13 +324,14 @@ impl From<Error> for Failure {
                 format!("Only onagui.app_users has {email:?}, so there is no id to take over."),
                 "The person must sign up first; a confirmed sign-up with this e-mail links the app user by itself, unless its id was an auth user's once or onagui_sync.link_by_email is never.".into(),
             ),
-            Error::Conflict { email, reason, is_anothers } => (
+            Error::Conflict { email, reason, decision } => (
                 "21000",
                 "a person must decide who is who".into(),
                 format!("{email}: {reason}."),
-                match is_anothers {
-                    true => "SELECT * FROM onagui.fix_user_ids(ARRAY['...'], p_apply => true); gives the other user the e-mail they have now; the same once more helps this one.".into(),
-                    false => "See SELECT * FROM onagui.sync_status(p_email => '...'); then decide with onagui.fix_user_id(p_app_user_id => ..., p_auth_user_id => ..., p_apply => true).".into(),
+                match decision {
+                    Decision::AnothersRow => "SELECT * FROM onagui.fix_user_ids(ARRAY['...'], p_apply => true); gives the other user the e-mail they have now; the same once more helps this one.".into(),
+                    Decision::NoId => format!("{GIVE_IDS} gives ids to all rows without one; then fix again."),
+                    Decision::WhoIsWho => "See SELECT * FROM onagui.sync_status(p_email => '...'); then decide with onagui.fix_user_id(p_app_user_id => ..., p_auth_user_id => ..., p_apply => true).".into(),
                 },
             ),
             Error::Unconfirmed { email } => (
@@ -383,7 +390,12 @@ impl From<Error> for Failure {
                 "55000",
                 "this cannot be undone any more: what it changed has changed since".into(),
                 format!("audit_id {audit_id}: {}.", why.join("; ").trim_end_matches('.')),
-                "Nothing was changed. Undo later entries of the log that concern these rows first, or put the rows in order by hand, then try again. A trigger of the application may have done it: ALTER TABLE ... DISABLE TRIGGER ...; during the undo, in its transaction.".into(),
+                format!(
+                    "Nothing was changed. Undo later entries of the log that concern these rows first, the last one first (SELECT audit_id, action, email \
+                     FROM onagui.sync_audit_log WHERE audit_id > {audit_id} AND outcome = 'done' AND undone_by IS NULL ORDER BY audit_id DESC;), or put the \
+                     rows in order by hand, then try again. A trigger of the application may have done it: ALTER TABLE ... DISABLE TRIGGER ...; during \
+                     the undo, in its transaction."
+                ),
             ),
             // Registered references.
             Error::NoSuchColumn { table, column } => (

@@ -181,18 +181,30 @@ fn rows_that_refer(rows: u64) -> String {
     }
 }
 
+/// What becomes of the leaving user's own fields, in words.
+fn own_fields(outcome: &Outcome) -> String {
+    let named = |name: &str, what: &str| {
+        let columns = outcome.details[name].as_array()?;
+        let columns: Vec<&str> = columns.iter().filter_map(|column| column.as_str()).collect();
+        Some(format!("; {what}: {}", columns.join(", ")))
+    };
+    let words = [named("taken_over", "taken over"), named("given_up", "given up")];
+    words.into_iter().flatten().collect()
+}
+
 fn line(outcome: &Outcome) -> String {
     let text = |id: Option<Uuid>| id.map_or("none".into(), |id| id.to_string());
     let email = outcome.email.clone().unwrap_or_else(|| text(outcome.auth_user_id));
     let rows = rows_that_refer(outcome.rows_changed);
     let (old, new) = (text(outcome.old_app_user_id), text(outcome.auth_user_id));
     let undo = outcome.audit_id.map_or(String::new(), |id| format!("; audit_id {id}"));
+    let own = own_fields(outcome);
     let line = match (outcome.outcome, outcome.action) {
         ("planned", Action::Rekey) => {
             format!("MANUAL: {email}: change app user {old} to {new}, with {rows} to it")
         }
         ("planned", Action::Merge) => {
-            format!("MANUAL: {email}: merge app user {old} into {new}, with {rows} to it")
+            format!("MANUAL: {email}: merge app user {old} into {new}, with {rows} to it{own}")
         }
         ("planned", Action::Create) => format!("MANUAL: {email}: create app user {new}"),
         ("planned", _) => format!("MANUAL: {email}: give app user {new} this e-mail"),
@@ -200,7 +212,7 @@ fn line(outcome: &Outcome) -> String {
             format!("FIXED: {email}: app user {old} is now {new}, with {rows} to it{undo}")
         }
         ("done", Action::Merge) => {
-            format!("MERGED: {email}: app user {old} into {new}, with {rows} to it{undo}")
+            format!("MERGED: {email}: app user {old} into {new}, with {rows} to it{own}{undo}")
         }
         ("done", Action::Create) => format!("CREATED: {email}: app user {new}{undo}"),
         ("done", _) => format!("FIXED: {email}: app user {new} has auth's e-mail{undo}"),

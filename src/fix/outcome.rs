@@ -3,6 +3,7 @@
 use crate::error::{Error, Failure};
 use crate::statements::candidates::{Candidate, Pair};
 use crate::statements::done::Step;
+use crate::statements::merge::OwnFields;
 use crate::statements::rekey::Referring;
 use onagui_decide::repair::Action;
 use pgrx::Uuid;
@@ -76,6 +77,16 @@ impl Outcome {
     pub fn moves(mut self, references: Vec<Referring>) -> Self {
         self.rows_changed = Referring::total(&references);
         self.references = Some(references);
+        self
+    }
+
+    /// The same with what becomes of the leaving user's own fields in a merge.
+    pub fn merges(mut self, own: &OwnFields) -> Self {
+        for (name, columns) in [("taken_over", &own.taken_over), ("given_up", &own.given_up)] {
+            if !columns.is_empty() {
+                self.details[name] = json!(columns);
+            }
+        }
         self
     }
 

@@ -149,6 +149,20 @@ impl Place {
         if theirs.one() == Some(false) {
             return Err(Error::NotYoursToMove { table: label, column });
         }
+        // A foreign key needs no entry here, and is followed without.
+        let key: Option<String> = session
+            .run(
+                "SELECT min(k.conname::text)
+                   FROM pg_constraint k
+                   JOIN pg_class c ON c.oid = k.conrelid
+                   JOIN pg_namespace n ON n.oid = c.relnamespace
+                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (k.conkey)
+                  WHERE k.contype = 'f' AND k.confrelid = to_regclass('onagui.app_users')
+                    AND n.nspname = $1 AND c.relname = $2 AND a.attname = $3",
+                &[schema.clone().into(), table.clone().into(), column.clone().into()],
+                Mode::Fresh,
+            )
+            .one();
         let gone = session
             .run(
                 "DELETE FROM onagui.sync_reference
@@ -158,10 +172,13 @@ impl Place {
             )
             .touched();
         let label = format!("{label}.{}", quote(&column));
-        Ok(Reply::of(plain(&if gone == 0 {
-            format!("OK: {label} was not registered")
-        } else {
-            format!("OK: {label} is not registered any more; fixes leave it alone")
+        Ok(Reply::of(plain(&match (gone, key) {
+            (0, _) => format!("OK: {label} was not registered"),
+            (_, None) => format!("OK: {label} is not registered any more; fixes leave it alone"),
+            (_, Some(key)) => format!(
+                "OK: {label} is not registered any more; fixes go on following its foreign key {}",
+                quote(&key)
+            ),
         })))
     }
 }

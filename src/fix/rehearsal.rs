@@ -59,6 +59,7 @@ impl Repair {
                 match plan {
                     Ok(merge) => {
                         matters = merge.matters();
+                        row = row.merges(&merge.own);
                         (merge.referring(), merge.collisions.clone(), merge.unsettled)
                     }
                     Err(error) => return Ok(refused(candidate, action, error)),

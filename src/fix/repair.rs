@@ -4,7 +4,7 @@ use super::emails;
 use super::outcome::Outcome;
 use super::rehearsal::collides;
 use crate::catalog::House;
-use crate::error::Error;
+use crate::error::{Decision, Error};
 use crate::pg::{self, Mode, Raw, Session, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Finder, List, Order, Pair};
@@ -14,7 +14,7 @@ use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
 use crate::statements::rekey::{Collision, Mover};
 use crate::statements::rows;
 use crate::statements::signup::Target;
-use crate::statements::status::ANOTHERS_ROW;
+use crate::statements::status::{ANOTHERS_ROW, ROW_WITHOUT_ID};
 use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on};
 use onagui_decide::repair::{Action, Status};
 use pgrx::Uuid;
@@ -320,8 +320,12 @@ impl Repair {
         match candidate.status {
             Status::Pending => row.refused_for(Error::Unconfirmed { email }),
             Status::Conflict => {
-                let is_anothers = reason == ANOTHERS_ROW;
-                row.refused_for(Error::Conflict { email, reason, is_anothers })
+                let decision = match reason.as_str() {
+                    ANOTHERS_ROW => Decision::AnothersRow,
+                    ROW_WITHOUT_ID => Decision::NoId,
+                    _ => Decision::WhoIsWho,
+                };
+                row.refused_for(Error::Conflict { email, reason, decision })
             }
             _ => row,
         }
@@ -340,7 +344,9 @@ impl Repair {
         if merge.unsettled {
             return Err(collides(&merge.collisions, Action::Merge));
         }
-        let mut row = Outcome::of(candidate, Action::Merge, "done").moves(merge.referring());
+        let mut row = Outcome::of(candidate, Action::Merge, "done")
+            .moves(merge.referring())
+            .merges(&merge.own);
         row.new_app_user_id = Some(to);
         if !merge.collisions.is_empty() {
             row.details["conflicts"] = Collision::to_json(&merge.collisions);

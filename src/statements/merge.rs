@@ -37,9 +37,19 @@ pub struct Merge<'a> {
     pub steps: Vec<Plan<'a>>,
     /// The users' own rows.
     users: Vec<Row>,
+    pub own: OwnFields,
     pub collisions: Vec<Collision>,
     /// Some collision was left as it is: nothing may be done.
     pub unsettled: bool,
+}
+
+/// What becomes of the leaving user's own fields, by column.
+#[derive(Default)]
+pub struct OwnFields {
+    /// Those that the staying user lacked.
+    pub taken_over: Vec<String>,
+    /// Those of which the staying user has another value, which stays.
+    pub given_up: Vec<String>,
 }
 
 impl<'a> Merge<'a> {
@@ -54,8 +64,8 @@ impl<'a> Merge<'a> {
     ) -> Result<Self, Error> {
         pg::with_stable_text(|| {
             let mut plan = Plan::new(session, mover, mode);
-            let users = hand_over(&mut plan, from, to)?;
-            Self::settle(plan, users.to_vec(), policy)
+            let (users, own) = hand_over(&mut plan, from, to)?;
+            Ok(Merge { own, ..Self::settle(plan, users.to_vec(), policy)? })
         })
     }
 
@@ -72,7 +82,7 @@ impl<'a> Merge<'a> {
             let mut plan = Plan::new(session, mover, Mode::Read);
             let mut users = Vec::new();
             for other in before {
-                users.extend(hand_over(&mut plan, *other, to)?);
+                users.extend(hand_over(&mut plan, *other, to)?.0);
                 plan.follow()?;
                 settle::settle(&mut plan, policy)?;
                 // What came over is the staying user's from now on.
@@ -84,8 +94,9 @@ impl<'a> Merge<'a> {
                 (*row, (known.after.clone(), plan.gone.contains_key(row)))
             };
             plan.earlier = plan.rows.iter().map(state).collect();
-            users.extend(hand_over(&mut plan, from, to)?);
-            Self::settle(plan, users, policy)
+            let (last, own) = hand_over(&mut plan, from, to)?;
+            users.extend(last);
+            Ok(Merge { own, ..Self::settle(plan, users, policy)? })
         })
     }
 
@@ -152,7 +163,7 @@ impl<'a> Merge<'a> {
             }
         }
         let settle::Settled { collisions, unsettled, .. } = settled;
-        Ok(Merge { plan, steps, users, collisions, unsettled })
+        Ok(Merge { plan, steps, users, own: OwnFields::default(), collisions, unsettled })
     }
 
     /// Does what was planned. Answers the steps that take it back.
@@ -264,18 +275,19 @@ pub fn rekey(
     Ok(Rekeyed::new(mover, step, moved))
 }
 
-/// Notes that the app user `from` gives way to `to`, whose row takes over what it lacks. Answers the rows of the two.
-fn hand_over(plan: &mut Plan, from: Uuid, to: Uuid) -> Result<[Row; 2], Error> {
+/// Notes that the app user `from` gives way to `to`, whose row takes over what it lacks. Answers the rows of the two, and what
+/// becomes of the fields.
+fn hand_over(plan: &mut Plan, from: Uuid, to: Uuid) -> Result<([Row; 2], OwnFields), Error> {
     let leaving = plan.user(from)?;
     let staying = plan.user(to)?;
-    take_over(plan, &leaving, &staying, from, to);
+    let own = take_over(plan, &leaving, &staying, from, to);
     plan.give_way(&leaving, &staying, Side::App);
     plan.bring_soft_references(from, to);
-    Ok([leaving, staying])
+    Ok(([leaving, staying], own))
 }
 
 /// The fields that only the user who leaves has are taken over. Columns that refer together are taken together.
-fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid) {
+fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid) -> OwnFields {
     let references = &plan.mover.references;
     let shape = plan.mover.shape(plan.session, 0, plan.mode);
     let own: Vec<&str> = shape
@@ -300,7 +312,7 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
         let place = own.iter().position(|c| c == column);
         place.is_some_and(|place| ours[place].is_none())
     };
-    let mut taken = Vec::new();
+    let (mut taken, mut given_up) = (Vec::new(), Vec::new());
     for (place, column) in own.iter().enumerate() {
         let refer = || {
             let keys = references.keys.iter().enumerate();
@@ -308,6 +320,11 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
         };
         let is_whole = refer().all(|(_, key)| key.columns.iter().all(is_free));
         let (Some(value), None, true) = (&theirs[place], &ours[place], is_whole) else {
+            // Their e-mails differ in capitals and blanks at most.
+            let is_given_up = theirs[place].is_some() && theirs[place] != ours[place];
+            if is_given_up && *column != "email" {
+                given_up.push(unquoted(column));
+            }
             continue;
         };
         for (number, _) in refer() {
@@ -321,5 +338,7 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
         let value = if is_own_id { to.to_string() } else { value.clone() };
         taken.push(((*column).to_owned(), Some(value)));
     }
+    let taken_over = taken.iter().map(|(column, _)| unquoted(column)).collect();
     plan.set(staying, Side::Auth, taken);
+    OwnFields { taken_over, given_up }
 }

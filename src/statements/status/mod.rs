@@ -17,7 +17,7 @@ use crate::settings;
 use onagui_decide::repair::Status;
 use onagui_decide::signup::LinkPolicy;
 use words::Why;
-pub use words::{ANOTHERS_ROW, NO_ROW_OF_SEVERAL};
+pub use words::{ANOTHERS_ROW, NO_ROW_OF_SEVERAL, ROW_WITHOUT_ID};
 
 pub use answer::{Listed, Overview, Question};
 pub use look::key as quick_key;

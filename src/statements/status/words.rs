@@ -60,6 +60,9 @@ const ALL: [Why; 19] = [
 /// The one conflict about which a person need not decide: the row's own user gets their e-mail first.
 pub const ANOTHERS_ROW: &str = "the app row with this e-mail has the id of another auth user; it is theirs, with an outdated e-mail";
 
+/// Nobody need decide here either: with an id the row is one like others.
+pub const ROW_WITHOUT_ID: &str = "the app row with this e-mail has no id";
+
 /// How it is told of an auth user who shares the e-mail with others, by which no row can be given to one of them.
 pub const NO_ROW_OF_SEVERAL: &str = " auth users have this e-mail, this one has no app row";
 
@@ -160,7 +163,7 @@ impl Why {
                 "a second app row with the e-mail of an auth user who has a row of their own; its id is that of an \
                  auth user who was deleted",
             ),
-            Why::NoId | Why::NoIdBesideOwn => plain("the app row with this e-mail has no id"),
+            Why::NoId | Why::NoIdBesideOwn => plain(ROW_WITHOUT_ID),
         }
     }
 }

@@ -209,7 +209,7 @@ impl Registration {
                     || {
                         let refreshed = target.refresh_one(new, true)?;
                         // What the link's entry tells of, it can take back.
-                        statements::set_as_given(target, self.id, &self.wanted)?;
+                        statements::set_as_given(target, self.id, &self.wanted);
                         Ok(refreshed)
                     },
                 )?;
@@ -227,7 +227,7 @@ impl Registration {
                 }));
             }
         };
-        let is_set = statements::set_as_given(target, self.id, &self.wanted)?;
+        let is_set = statements::set_as_given(target, self.id, &self.wanted);
         match statements::app_user(target, self.id) {
             Some(user) if is_set => Ok(Outcome::Done(action, user)),
             Some(_) => Err(Error::HeldBack { table: APP_USERS.into() }),

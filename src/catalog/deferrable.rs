@@ -3,10 +3,9 @@
 //! `SET CONSTRAINTS` takes names, which need not be unique in their schema, and looks the schema up with the rights of whoever
 //! says it. It cannot defer a name that another constraint has which is not deferrable.
 
-use crate::error::Error;
 use crate::pg::{self, Arg, Kept, Mode, Session};
 use pgrx::pg_sys::Oid;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::rc::Rc;
 
@@ -69,57 +68,65 @@ pub(super) fn read(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable>
     each.collect()
 }
 
-/// The tables on which something may wait, under one of the names in `$1`, that runs code of whoever put it there: with each
-/// name, the table and its partitions, which have copies.
+/// The tables on which something may wait that runs code of whoever put it there: each name it waits under, with the table and
+/// its partitions, which have copies.
 const WAITING_ROOMS: &str = "
-    SELECT x.name, x.at
-      FROM (SELECT pg_catalog.format('%I.%I', n.nspname, c.conname) AS name, c.conrelid AS at
-              FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
-             WHERE c.condeferrable AND c.contype IN ('t', 'x')) t
-      CROSS JOIN LATERAL (SELECT t.name, t.at UNION SELECT t.name, p.relid FROM pg_catalog.pg_partition_tree(t.at) p) x
-     WHERE t.name = ANY ($1)";
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.conname), x.at
+      FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+     CROSS JOIN LATERAL (SELECT c.conrelid::pg_catalog.oid AS at
+                         UNION SELECT p.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(c.conrelid) p) x
+     WHERE c.condeferrable AND c.contype IN ('t', 'x')";
 
-/// The names that were asked for, and what was found: names with tables.
-type WaitingRooms = (Vec<String>, Vec<(String, Oid)>);
+/// By name, the tables.
+type WaitingRooms = HashMap<String, Vec<Oid>>;
 
 thread_local! {
     static ROOMS: Kept<WaitingRooms> = const { Kept::new() };
 }
 
-fn waiting_rooms(session: &Session, names: &[&str]) -> Rc<WaitingRooms> {
+fn waiting_rooms(session: &Session) -> Rc<WaitingRooms> {
     let version = pg::catalog_version();
     let learn = || {
-        let named: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         // What SET CONSTRAINTS sees, others may have made after the transaction's snapshot.
         let rows = pg::with_latest_snapshot(|| {
-            pg::with_pinned_path(|| session.run(WAITING_ROOMS, &[named.clone().into()], Mode::Read))
+            pg::with_pinned_path(|| session.run(WAITING_ROOMS, &[], Mode::Read))
         });
-        let rooms = (0..rows.len()).filter_map(|row| Some((rows.get(row, 1)?, rows.get(row, 2)?)));
-        Ok::<_, Infallible>((named, rooms.collect()))
+        let mut rooms = WaitingRooms::new();
+        for row in 0..rows.len() {
+            if let (Some(name), Some(table)) = (rows.get::<String>(row, 1), rows.get(row, 2)) {
+                rooms.entry(name).or_default().push(table);
+            }
+        }
+        Ok::<_, Infallible>(rooms)
     };
-    let fits = |(named, _): &WaitingRooms| named.iter().eq(names);
-    let Ok(rooms) = ROOMS.with(|rooms| rooms.get(version, fits, |_| true, learn));
+    let Ok(rooms) = ROOMS.with(|rooms| rooms.get(version, |_| true, |_| true, learn));
     rooms
 }
 
-/// Has what waits under these names fire, as COMMIT would fire it: as the session's role. To be called before `SET CONSTRAINTS` is
-/// said as another role, as which it would fire then. Fails where anything waits even so: what fires may put more in its place.
-pub fn fire_as_session(session: &Session, names: &[&str]) -> Result<(), Error> {
+/// Makes immediate those of these names under which anything waits, so that it fires as COMMIT would fire it: as the session's role.
+/// Answers which. They must not be made immediate again as anybody else, as whom what waits would fire: what has just fired may
+/// have deferred them again. (Then what is written under them now is refused, and what waits fires at COMMIT.) What belongs to a
+/// statement that is not finished fires with that.
+pub fn fire_as_session(session: &Session, names: &[&str]) -> BTreeSet<String> {
+    let mut said = BTreeSet::new();
     if names.is_empty() {
-        return Ok(());
+        return said;
     }
-    let rooms = waiting_rooms(session, names);
-    let waiting = rooms.1.iter().filter(|(_, table)| pg::triggers_wait(*table));
-    let fire: BTreeSet<&str> = waiting.map(|(name, _)| name.as_str()).collect();
-    if fire.is_empty() {
-        return Ok(());
-    }
-    let fire: Vec<&str> = fire.into_iter().collect();
-    let sql = format!("SET CONSTRAINTS {} IMMEDIATE", fire.join(", "));
-    pg::as_session(|| session.run(&sql, &[], Mode::Fresh));
-    let rooms = waiting_rooms(session, names);
-    match rooms.1.iter().find(|(_, table)| pg::triggers_wait(*table)) {
-        Some((_, table)) => Err(Error::TriggersWait { table: pg::table_name(*table) }),
-        None => Ok(()),
+    loop {
+        let rooms = waiting_rooms(session);
+        let waits = |name: &str| {
+            rooms
+                .get(name)
+                .is_some_and(|tables| tables.iter().any(|table| pg::triggers_wait(*table)))
+        };
+        let fire: BTreeSet<&str> =
+            names.iter().copied().filter(|name| !said.contains(*name) && waits(name)).collect();
+        if fire.is_empty() {
+            return said;
+        }
+        let fire: Vec<&str> = fire.into_iter().collect();
+        let sql = format!("SET CONSTRAINTS {} IMMEDIATE", fire.join(", "));
+        pg::as_session(|| session.run(&sql, &[], Mode::Fresh));
+        said.extend(fire.into_iter().map(str::to_owned));
     }
 }

@@ -114,10 +114,6 @@ pub enum Error {
     NegativeLimit {
         limit: i64,
     },
-    /// Deferred triggers of the caller's would fire as somebody else.
-    TriggersWait {
-        table: String,
-    },
     /// A trigger of the application held a row back.
     HeldBack {
         table: String,

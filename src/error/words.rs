@@ -144,12 +144,6 @@ impl From<Error> for Failure {
                 "Leave p_limit out, or NULL, for all rows.".into(),
             ),
             // A user who cannot be repaired.
-            Error::TriggersWait { table } => (
-                "55000",
-                format!("deferred triggers or constraints of {table} wait for COMMIT"),
-                "They would fire as another role than yours.".into(),
-                "Call it in a transaction of its own, or say SET CONSTRAINTS ALL IMMEDIATE; before.".into(),
-            ),
             Error::HeldBack { table } => (
                 "55000",
                 format!("rows of {table} could not be changed"),

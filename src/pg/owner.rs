@@ -155,11 +155,17 @@ pub fn as_role_without_code<R>(role: impl Into<Role>, f: impl FnOnce() -> R) -> 
     f()
 }
 
-/// Runs `f` as COMMIT runs what waits for it: as the session's role, with its search_path.
+/// Runs `f` as COMMIT runs what waits for it: as the session's role, with its search_path. What that is cannot be seen in code that
+/// runs with somebody else's rights, and may have set another one: there it is what RESET would set.
 pub fn as_session<R>(f: impl FnOnce() -> R) -> R {
-    let _role = Assumed::the_sessions();
+    let role = Assumed::the_sessions();
     let _settings = Settings::keep();
-    let path = SESSIONS_PATH.get();
+    let is_its_own = role.before == current_role() && role.context == 0;
+    let path = match is_its_own {
+        true => SESSIONS_PATH.get(),
+        // SAFETY: NULL, or there as long as nobody sets what it is reset to.
+        false => unsafe { pg_sys::GetConfigOptionResetString(c"search_path".as_ptr()) },
+    };
     if !path.is_null() {
         // SAFETY: NUL-terminated, and there as long as the level of settings that replaced it.
         set_locally(c"search_path", unsafe { CStr::from_ptr(path) });

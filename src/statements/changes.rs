@@ -96,7 +96,7 @@ pub fn apply(
                 }
             }
         });
-    })?;
+    });
     if let Some(table) = held_back {
         return Err(Error::HeldBack { table });
     }

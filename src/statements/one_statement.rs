@@ -3,7 +3,6 @@
 use super::order::distinct;
 use crate::catalog::deferrable::{fire_as_session, is_nobody_elses};
 use crate::catalog::references::References;
-use crate::error::Error;
 use crate::pg::{self, Mode, QueryLevel, Session};
 use pgrx::pg_sys::Oid;
 use std::sync::LazyLock;
@@ -16,11 +15,11 @@ pub fn as_one_statement(
     references: &References,
     session: &Session,
     mut write: impl FnMut(Oid),
-) -> Result<(), Error> {
+) {
     let constraints = by_owner(session, owners, references);
     let names: Vec<&str> = constraints.iter().map(|(_, name, _)| name.as_str()).collect();
-    fire_as_session(session, &names)?;
-    set_constraints(session, &constraints, "IMMEDIATE", |_| true);
+    let said = fire_as_session(session, &names);
+    set_constraints(session, &constraints, "IMMEDIATE", |(_, name, _)| !said.contains(name));
     let mut levels = Vec::new();
     for owner in owners {
         levels.push((*owner, QueryLevel::open()));
@@ -29,8 +28,7 @@ pub fn as_one_statement(
     while let Some((owner, level)) = levels.pop() {
         pg::as_role(owner, || level.close());
     }
-    set_constraints(session, &constraints, "DEFERRED", |initially| initially);
-    Ok(())
+    set_constraints(session, &constraints, "DEFERRED", |(_, _, initially)| *initially);
 }
 
 /// A constraint by its qualified name, the owner of its table, and whether it is deferred at first.
@@ -79,12 +77,12 @@ fn set_constraints(
     session: &Session,
     all: &[OwnedConstraint],
     when: &str,
-    which: impl Fn(bool) -> bool,
+    which: impl Fn(&OwnedConstraint) -> bool,
 ) {
     for owner in distinct(all.iter().map(|(owner, _, _)| *owner)) {
         let names: Vec<&str> = all
             .iter()
-            .filter(|(of, _, initially)| *of == owner && which(*initially))
+            .filter(|constraint| constraint.0 == owner && which(constraint))
             .map(|(_, name, _)| name.as_str())
             .collect();
         if !names.is_empty() {

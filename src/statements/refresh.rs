@@ -28,7 +28,7 @@ impl Target {
         let held: Vec<Uuid> = self.write(|session| {
             offer_new(session, new);
             session.run(&sql, &[], Mode::Fresh).column()
-        })?;
+        });
         match held.len() < new.len() {
             true => Err(Error::AppUserGone { id: "of the auth user".into() }),
             false => Ok(()),
@@ -48,7 +48,7 @@ impl Target {
             brought = if steps.is_empty() { 0 } else { emails.len() as u64 };
         }
         let all = self.mapped.iter().filter(|_| fill).map(|m| (m, m.source_cut())).collect();
-        let written = self.write_refresh(new, take_email, all, &[])?.max(brought);
+        let written = self.write_refresh(new, take_email, all, &[]).max(brought);
         Ok(Refreshed { written, details: json!({}) })
     }
 
@@ -75,7 +75,8 @@ impl Target {
             let taken = self.mapped.iter().filter(|m| !variant.left_out.contains(&m.name));
             let source = |m: &Mapped| if is_username(m) { "$1".into() } else { m.source_cut() };
             let sources = taken.map(|m| (m, source(m))).collect();
-            self.write_refresh(new, false, sources, &[Arg::of(name)]).map(|_| ())
+            self.write_refresh(new, false, sources, &[Arg::of(name)]);
+            Ok(())
         };
         let (left_out, failure) =
             match self.do_with_most(fill, |failure| self.variants(failure, &[])) {
@@ -116,7 +117,7 @@ impl Target {
         take_email: bool,
         fill: Vec<(&Mapped, String)>,
         args: &[Arg],
-    ) -> Result<u64, Error> {
+    ) -> u64 {
         let mut assignments = Vec::new();
         let mut differences = Vec::new();
         if take_email {
@@ -131,7 +132,7 @@ impl Target {
             differences.push(format!("num_nulls(a.{column}) = 1 AND num_nulls({source}) = 0"));
         }
         if assignments.is_empty() {
-            return Ok(0);
+            return 0;
         }
         let sql = format!(
             "UPDATE {}onagui.app_users a SET {} FROM new_users n WHERE a.id = n.id AND ({})",

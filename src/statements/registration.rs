@@ -60,7 +60,7 @@ pub fn auth_user(target: &Target, id: Uuid, email: &str) -> Result<RowSet, Error
 /// Sets username and metadata to what the body says, where it says so and the table has columns that take them. Answers whether that was
 /// done: a trigger of the application may hold the row back. A row that has it all is left alone, so that a second call
 /// fires no trigger.
-pub fn set_as_given(target: &Target, id: Uuid, wanted: &Wanted) -> Result<bool, Error> {
+pub fn set_as_given(target: &Target, id: Uuid, wanted: &Wanted) -> bool {
     let mut args: Vec<Arg> = vec![id.into()];
     let (mut sets, mut differences) = (Vec::new(), Vec::new());
     for (name, given) in [("username", &wanted.username), ("metadata", &wanted.metadata)] {
@@ -89,7 +89,7 @@ pub fn set_as_given(target: &Target, id: Uuid, wanted: &Wanted) -> Result<bool, 
         sets.push(format!("{name} = {value}"));
     }
     if sets.is_empty() {
-        return Ok(true);
+        return true;
     }
     let table = format!("{}onagui.app_users a", target.app.only);
     let differs = format!("SELECT {} FROM {table} WHERE a.id = $1", differences.join(" OR "));

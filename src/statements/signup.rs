@@ -181,7 +181,7 @@ impl Target {
     }
 
     /// Runs `f` as the owner of `app_users`. Whatever may be deferred is checked inside.
-    pub fn write<R>(&self, f: impl FnOnce(&Session) -> R) -> Result<R, Error> {
+    pub fn write<R>(&self, f: impl FnOnce(&Session) -> R) -> R {
         self.write_checked(&self.app.deferrable.iter().collect::<Vec<_>>(), f)
     }
 
@@ -203,17 +203,17 @@ impl Target {
                 }
             }
         }
-        self.write_checked(&checked, f)
+        Ok(self.write_checked(&checked, f))
     }
 
     /// Has these foreign keys checked from now on. Answers false, and leaves them, where rows wait for theirs.
     fn check_now(&self, keys: &[&Deferrable]) -> Result<bool, Error> {
         let check = || {
             connect(|session| {
-                fire_as_session(session, &names(keys))?;
-                pg::as_role(self.app.owner, || set_constraints(session, keys, "IMMEDIATE"));
-                Ok(())
-            })
+                let unsaid = unsaid(session, keys);
+                pg::as_role(self.app.owner, || set_constraints(session, &unsaid, "IMMEDIATE"));
+            });
+            Ok(())
         };
         match subtransaction(check) {
             Ok(()) => Ok(true),
@@ -227,21 +227,18 @@ impl Target {
         self.app.runs_code && constraint.inbound && constraint.initially
     }
 
-    fn write_checked<R>(
-        &self,
-        checked: &[&Deferrable],
-        f: impl FnOnce(&Session) -> R,
-    ) -> Result<R, Error> {
-        if !checked.is_empty() {
-            connect(|session| fire_as_session(session, &names(checked)))?;
-        }
+    fn write_checked<R>(&self, checked: &[&Deferrable], f: impl FnOnce(&Session) -> R) -> R {
+        let unsaid = match checked.is_empty() {
+            true => Vec::new(),
+            false => connect(|session| unsaid(session, checked)),
+        };
         pg::as_role(self.app.owner, || {
             connect(|session| {
-                set_constraints(session, checked, "IMMEDIATE");
+                set_constraints(session, &unsaid, "IMMEDIATE");
                 let result = f(session);
                 let initially: Vec<_> = checked.iter().copied().filter(|c| c.initially).collect();
                 set_constraints(session, &initially, "DEFERRED");
-                Ok(result)
+                result
             })
         })
     }
@@ -389,6 +386,12 @@ impl Target {
             connect(|session| session.run(&sql, &[names.to_vec().into()], Mode::Fresh).column())
         })
     }
+}
+
+/// Those of these constraints that are still to be made immediate.
+fn unsaid<'c>(session: &Session, which: &[&'c Deferrable]) -> Vec<&'c Deferrable> {
+    let said = fire_as_session(session, &names(which));
+    which.iter().copied().filter(|constraint| !said.contains(&constraint.name)).collect()
 }
 
 fn names<'c>(which: &[&'c Deferrable]) -> Vec<&'c str> {

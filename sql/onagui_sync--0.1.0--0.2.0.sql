@@ -13,6 +13,18 @@ COMMENT ON FUNCTION onagui.enable_sync(boolean) IS
     'Attaches the triggers to auth.users; p_always => true: for rows that arrive through logical replication too, false: not for these, left out: as they are';
 
 -- 30_repair.sql
+ALTER TABLE onagui.sync_reference ADD COLUMN by_superuser boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN onagui.sync_reference.by_superuser IS
+    'Whether a superuser has registered it: without that it is passed over where the table belongs to a superuser';
+-- What was moved along until now still is.
+UPDATE onagui.sync_reference r SET by_superuser = true
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+  JOIN pg_catalog.pg_class root
+       ON root.oid OPERATOR(pg_catalog.=) COALESCE(pg_catalog.pg_partition_root(c.oid)::pg_catalog.oid, c.oid)
+  JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) root.relowner
+ WHERE n.nspname OPERATOR(pg_catalog.=) r.table_schema AND c.relname OPERATOR(pg_catalog.=) r.table_name AND o.rolsuper;
+
 CREATE FUNCTION onagui.unregister_reference(p_table regclass, p_column name) RETURNS text
     LANGUAGE c AS 'MODULE_PATHNAME', 'unregister_reference';
 COMMENT ON FUNCTION onagui.unregister_reference(regclass, name) IS

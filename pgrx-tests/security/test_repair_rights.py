@@ -1,7 +1,7 @@
 """The repair runs nothing of the application's with more rights than the owner of the table has."""
 
 import pytest
-from repairs import ADMIN, duplicate, mismatched, undo
+from repairs import ADMIN, duplicate, fix_one, mismatched, undo
 
 from support import expect_error
 
@@ -48,3 +48,45 @@ def test_a_superusers_table_is_for_superusers_to_register(db):
     with expect_error("42501", "name of public.srs", detail="only a superuser"):
         db.sql("SELECT onagui.register_reference('public.srs', 'name')")
     assert db.one("SELECT onagui.register_reference('public.srs', 'name')", role=ADMIN).startswith("OK: ")
+
+
+TRAP = """
+    CREATE FUNCTION public.trap() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'evil as %', current_user; RETURN NULL; END$$;
+    CREATE TRIGGER trap AFTER UPDATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION public.trap();"""
+
+
+@pytest.mark.parametrize("way", ["made anew", "schema renamed", "given away"])
+def test_a_table_that_is_a_superusers_by_now(db, way):
+    """The register goes by names: whose table has the name is looked at when it is written."""
+    db.install()
+    admin = db.session(ADMIN)
+    admin.execute("ALTER SCHEMA public OWNER TO postgres")
+    db.sql("CREATE SCHEMA x; CREATE TABLE x.notes (u uuid); SELECT onagui.register_reference('x.notes', 'u')")
+    if way == "made anew":
+        db.sql("DROP TABLE x.notes")
+        admin.execute("CREATE TABLE x.notes (u uuid); GRANT ALL ON x.notes TO postgres")
+    elif way == "schema renamed":
+        admin.execute("CREATE SCHEMA y; ALTER SCHEMA y OWNER TO postgres; CREATE TABLE y.notes (u uuid); GRANT ALL ON y.notes TO postgres")
+        db.sql("DROP SCHEMA x CASCADE; ALTER SCHEMA y RENAME TO x")
+    else:
+        admin.execute(f"ALTER TABLE x.notes OWNER TO {ADMIN}; GRANT ALL ON x.notes TO postgres")
+    db.sql(TRAP.format(table="x.notes"))
+    app, auth = mismatched(db, "a@example.com")
+    db.sql("INSERT INTO x.notes VALUES (%s)", [app])
+    assert fix_one(db, "a@example.com")["rows_changed"] == 0
+    assert db.warnings == []
+    # A superuser may say that it is meant.
+    assert "already" in db.one("SELECT onagui.register_reference('x.notes', 'u')", role=ADMIN)
+    db.sql("UPDATE x.notes SET u = %s", [(other := mismatched(db, "b@example.com"))[0]])
+    assert fix_one(db, "b@example.com")["rows_changed"] == 1
+    assert db.sql("SELECT u FROM x.notes") == [(other[1],)]
+
+
+def test_a_partition_of_a_superusers_table(db):
+    """Fixes write the whole table, as its owner."""
+    db.install()
+    db.sql("CREATE TABLE public.events (n int, u uuid) PARTITION BY LIST (n); CREATE TABLE public.events_2 PARTITION OF public.events FOR VALUES IN (2)", role=ADMIN)
+    db.sql("CREATE TABLE public.events_1 (n int, u uuid)")
+    db.sql("ALTER TABLE public.events ATTACH PARTITION public.events_1 FOR VALUES IN (1); GRANT ALL ON public.events TO postgres", role=ADMIN)
+    with expect_error("42501", detail="only a superuser"):
+        db.sql("SELECT onagui.register_reference('public.events_1', 'u')")

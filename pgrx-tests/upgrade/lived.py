@@ -4,10 +4,13 @@ import json
 
 from repairs import ADMIN, app_user, content, duplicate, fix_one, mismatched, statuses, undo
 
+#: What every version has registered; by_superuser came with 0.2.0.
+REGISTERED = "(SELECT table_schema, table_name, column_name, registered_at FROM onagui.sync_reference)"
+
 #: What the application and Auth know, and what the extension has been told, remembers and has recorded.
 TABLES = (
     "auth.users", "onagui.app_users", "orders", "files",
-    "onagui.sync_column", "onagui.sync_known_id", "onagui.sync_reference", "onagui.sync_audit_log",
+    "onagui.sync_column", "onagui.sync_known_id", REGISTERED, "onagui.sync_audit_log",
 )  # fmt: skip
 OURS = ("onagui.app_users", "orders", "files")
 

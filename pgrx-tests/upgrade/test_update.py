@@ -6,6 +6,7 @@ import pytest
 
 import support
 from catalog import QUESTIONS, catalog, differences
+from lived import REGISTERED
 from repairs import ADMIN, content, fix_one, mismatched, undo
 from versions import RELEASED, version_here
 
@@ -108,7 +109,7 @@ def test_everything_is_kept_and_goes_on(old):
     fixed = fix_one(old, "bob@example.com")
     assert fixed["rows_changed"] == 2
 
-    kept = ("onagui.app_users", "onagui.sync_column", "onagui.sync_known_id", "onagui.sync_reference", "onagui.sync_audit_log", "files", "orders")
+    kept = ("onagui.app_users", "onagui.sync_column", "onagui.sync_known_id", REGISTERED, "onagui.sync_audit_log", "files", "orders")
     before = content(old, *kept)
     assert all(before.values())
     old.sql(UPDATE)
@@ -121,6 +122,20 @@ def test_everything_is_kept_and_goes_on(old):
     assert "any more" in old.one("SELECT onagui.unregister_reference('files', 'owner')")
     assert old.sql("SELECT * FROM onagui.sync_health() WHERE status <> 'ok' AND check_name <> 'users out of step'") == []
     assert not old.warnings
+
+
+def test_a_superusers_table_that_was_registered(old):
+    """Is moved along before the update and after it; what is registered later for others is not."""
+    old.sql("CREATE TABLE files (owner text); CREATE TABLE notes (owner text)", role=ADMIN)
+    old.sql("SELECT onagui.register_reference('files', 'owner')", role=ADMIN)
+    for email in ("a@example.com", "b@example.com"):
+        app, auth = mismatched(old, email)
+        old.sql("INSERT INTO files VALUES (%s)", [app], role=ADMIN)
+        assert fix_one(old, email)["rows_changed"] == 1
+        assert old.one("DELETE FROM files RETURNING owner", role=ADMIN) == str(auth)
+        if email[0] == "a":
+            old.sql(UPDATE)
+    assert old.sql("SELECT table_name::text, by_superuser FROM onagui.sync_reference") == [("files", True)]
 
 
 def test_an_update_and_sign_ups_do_not_wait_for_each_other(old):

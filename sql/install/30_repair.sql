@@ -5,6 +5,7 @@ CREATE TABLE onagui.sync_reference (
     table_name    name NOT NULL,
     column_name   name NOT NULL,
     registered_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    by_superuser  boolean NOT NULL DEFAULT false,
     PRIMARY KEY (table_schema, table_name, column_name)
 );
 COMMENT ON TABLE onagui.sync_reference IS
@@ -13,6 +14,8 @@ COMMENT ON COLUMN onagui.sync_reference.table_schema IS 'Schema of the table';
 COMMENT ON COLUMN onagui.sync_reference.table_name IS 'The table; one that does not exist is passed over';
 COMMENT ON COLUMN onagui.sync_reference.column_name IS 'The column: uuid, text or varchar';
 COMMENT ON COLUMN onagui.sync_reference.registered_at IS 'When it was registered';
+COMMENT ON COLUMN onagui.sync_reference.by_superuser IS
+    'Whether a superuser has registered it: without that it is passed over where the table belongs to a superuser';
 SELECT pg_catalog.pg_extension_config_dump('onagui.sync_reference', '');
 
 CREATE FUNCTION onagui.fix_user_id_mismatch(p_email text, p_use_auth_id boolean DEFAULT true) RETURNS text

@@ -23,12 +23,13 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                         n.nspname::text, c.relname::text,
                         c.oid IN (to_regclass('onagui.app_users'), to_regclass('auth.users')),
                         a.attname IS NULL
-                        OR has_column_privilege($3, c.oid, a.attnum, 'UPDATE')
-                           AND (NOT o.rolsuper OR pg_has_role($3, c.relowner, 'USAGE')),
+                        OR has_column_privilege($3, root.oid, a.attname, 'UPDATE') AND (NOT o.rolsuper OR who.rolsuper),
                         c.relpersistence = 't', a.attgenerated <> ''
                    FROM pg_class c
                    JOIN pg_namespace n ON n.oid = c.relnamespace
-                   JOIN pg_roles o ON o.oid = c.relowner
+                   JOIN pg_class root ON root.oid = coalesce(pg_partition_root(c.oid), c.oid)
+                   JOIN pg_roles o ON o.oid = root.relowner
+                   JOIN pg_roles who ON who.oid = $3
                    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 AND a.attnum > 0
                         AND NOT a.attisdropped
                    LEFT JOIN pg_type d ON d.oid = a.atttypid
@@ -57,7 +58,7 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                     Some(true) => None,
                 }
             };
-            // Fixes write it as the table's owner, whoever has registered it, and fire what others may have been allowed to put on it.
+            // Fixes write it as the owner of the table (of a partition: of the whole), and fire what others may have put on it.
             if why.is_none() && !rows.get(0, 7).unwrap_or(false) {
                 return Err(Error::NotYoursToMove { table: label.clone(), column });
             }
@@ -70,10 +71,18 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
                 .run(
                     "INSERT INTO onagui.sync_reference (table_schema, table_name, column_name)
                      VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-                    &[schema.into(), name.into(), column.clone().into()],
+                    &[schema.clone().into(), name.clone().into(), column.clone().into()],
                     Mode::Fresh,
                 )
                 .touched();
+            if pg::is_superuser(caller) && knows_superusers(session) {
+                session.run(
+                    "UPDATE onagui.sync_reference SET by_superuser = true
+                      WHERE table_schema = $1 AND table_name = $2 AND column_name = $3 AND NOT by_superuser",
+                    &[schema.into(), name.into(), column.clone().into()],
+                    Mode::Fresh,
+                );
+            }
             let label = format!("{label}.{}", quote(&column));
             Ok(Reply::of(plain(&if new == 0 {
                 format!("OK: {label} was registered already")
@@ -82,6 +91,13 @@ pub fn register_reference(call: &Call) -> Result<Reply, Error> {
             })))
         })
     })
+}
+
+/// Whether the register says who was a superuser; that of version 0.1.0 does not.
+fn knows_superusers(session: &Session) -> bool {
+    let sql = "SELECT count(*) FROM pg_attribute
+                WHERE attrelid = 'onagui.sync_reference'::regclass AND attname = 'by_superuser'";
+    session.run(sql, &[], Mode::Fresh).one() == Some(1i64)
 }
 
 /// `onagui.unregister_reference(p_table regclass, p_column name)`. What is not registered is no error.

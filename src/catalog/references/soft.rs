@@ -5,14 +5,19 @@ use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
 use serde::{Deserialize, Serialize};
 
+/// A table is written as its owner, with what others may have been allowed to put on it: that of a superuser only if a superuser has
+/// registered it, whoever has made a table of that name since. (Version 0.1.0 has no `by_superuser`.)
 const SOFT: &str = "
-    SELECT coalesce(pg_partition_root(c.oid), c.oid)::oid, quote_ident(a.attname), t.typcategory = 'S',
+    SELECT root.oid, quote_ident(a.attname), t.typcategory = 'S',
            a.attgenerated <> '', c.oid, a.attnum::int, c.oid::regclass::text, a.attname::text
       FROM onagui.sync_reference r
       JOIN pg_namespace n ON n.nspname = r.table_schema
       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.table_name AND c.relkind IN ('r', 'p')
       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = r.column_name AND NOT a.attisdropped
       JOIN pg_type t ON t.oid = a.atttypid
+      JOIN pg_class root ON root.oid = coalesce(pg_partition_root(c.oid), c.oid)
+      JOIN pg_roles o ON o.oid = root.relowner
+     WHERE NOT o.rolsuper OR coalesce((to_jsonb(r) ->> 'by_superuser')::boolean, true)
      ORDER BY 1, 2";
 
 /// A registered soft reference, as the catalog has it now.

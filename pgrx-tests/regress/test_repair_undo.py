@@ -666,3 +666,15 @@ def test_a_log_whose_numbers_lag_behind(db, called):
     assert [entry["action"] for entry in log(db)][-2:] == ["pending", "link"]
     undo(db, first)
     assert db.one("SELECT undone_by FROM onagui.sync_audit_log WHERE audit_id = %s", [first]) == second + 3
+
+
+def test_nobody_holds_up_a_log_that_catches_up(db):
+    """Advisory locks are for everybody to take."""
+    mismatched(db, "ann@example.com")
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("SELECT setval('onagui.sync_audit_log_audit_id_seq', 1)", role=ADMIN)
+    other = db.connect("supabase_auth_admin")
+    other.execute("SELECT pg_advisory_lock(oid::bigint) FROM pg_class WHERE relname = 'sync_audit_log_audit_id_seq'")
+    mismatched(db, "bob@example.com")
+    db.sql("SET lock_timeout = '2s'")
+    assert fix_one(db, "bob@example.com")["audit_id"] == first + 1

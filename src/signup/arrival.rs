@@ -303,7 +303,7 @@ impl Visit<'_> {
                 let (from, to) = (app_users[place], self.arrivals[*place].id);
                 let one = new.part(&[i]);
                 let is_still_so = || {
-                    let now = self.target.facts(&one)?;
+                    let now = self.target.facts_again(&one, &self.arrivals[*place])?;
                     Ok(now.iter().all(|a| decide(&a.facts, policy) == Decision::Link(from)))
                 };
                 let moved = linker.link(

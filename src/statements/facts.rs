@@ -5,6 +5,7 @@ use super::signup::Target;
 use super::{email_key, offer_new};
 use crate::error::Error;
 use crate::pg::{self, Arg, Mode, Person, RowSet, connect};
+use crate::settings;
 use onagui_decide::signup::{Facts, LinkPolicy, Namesake, OwnRow};
 use pgrx::Uuid;
 use pgrx::pg_sys::UUIDOID;
@@ -23,6 +24,8 @@ pub struct Arrival {
     pub facts: Facts<Uuid>,
     /// Own and auth's e-mail are the same but for case and spaces.
     pub same_key: bool,
+    /// What [`pg::completions`] were when it was looked who else has confirmed the e-mail.
+    looked_at: Option<u64>,
 }
 
 impl Target {
@@ -52,6 +55,22 @@ impl Target {
     /// What is known of each of `new`, in their order. Each side is read with the rights of its owner: the planner alone
     /// may run functions that an owner has put into an index of theirs.
     pub fn facts(&self, new: &RowSet) -> Result<Vec<Arrival>, Error> {
+        let mut arrivals = self.facts_of_rows(new);
+        self.find_sharers(&mut arrivals)?;
+        Ok(arrivals)
+    }
+
+    /// The same of one who was to be linked. Who else has confirmed the e-mail is not looked up again, which without an index
+    /// takes all of `auth.users`, where nobody has committed anything since.
+    pub fn facts_again(&self, new: &RowSet, before: &Arrival) -> Result<Vec<Arrival>, Error> {
+        let mut arrivals = self.facts_of_rows(new);
+        if before.looked_at != Some(pg::completions()) {
+            self.find_sharers(&mut arrivals)?;
+        }
+        Ok(arrivals)
+    }
+
+    fn facts_of_rows(&self, new: &RowSet) -> Vec<Arrival> {
         let mut arrivals = pg::as_role(self.app.owner, || {
             connect(|session| {
                 offer_new(session, new);
@@ -84,6 +103,7 @@ impl Target {
                             shared: false,
                         },
                         same_key: rows.get(row, 8).unwrap_or_default(),
+                        looked_at: None,
                         email,
                         key,
                     });
@@ -99,19 +119,27 @@ impl Target {
                 namesake.known = known.contains(namesake.id.as_bytes());
             }
         }
+        arrivals
+    }
+
+    /// Notes of those who could be linked whether another auth user has confirmed the e-mail.
+    fn find_sharers(&self, arrivals: &mut [Arrival]) -> Result<(), Error> {
+        let policy = settings::link_policy();
         let mut to_link: Vec<_> =
             arrivals.iter_mut().filter(|arrival| arrival.facts.to_link().is_some()).collect();
-        if !to_link.is_empty() {
-            let keys = to_link.iter().filter_map(|arrival| arrival.key.clone()).collect();
-            let confirmed = Finder::get(self.house)?.confirmed(keys);
-            let always = crate::settings::link_policy() == LinkPolicy::Always;
-            for arrival in &mut to_link {
-                let all = arrival.key.as_ref().and_then(|key| confirmed.get(key)).copied();
-                let own = i64::from(arrival.facts.confirmed || always);
-                arrival.facts.shared = all.unwrap_or_default() > own;
-            }
+        if to_link.is_empty() || policy == LinkPolicy::Never {
+            return Ok(());
         }
-        Ok(arrivals)
+        let looked_at = pg::completions();
+        let keys = to_link.iter().filter_map(|arrival| arrival.key.clone()).collect();
+        let confirmed = Finder::get(self.house)?.confirmed(keys);
+        for arrival in &mut to_link {
+            let all = arrival.key.as_ref().and_then(|key| confirmed.get(key)).copied();
+            let own = i64::from(arrival.facts.confirmed || policy == LinkPolicy::Always);
+            arrival.facts.shared = all.unwrap_or_default() > own;
+            arrival.looked_at = Some(looked_at);
+        }
+        Ok(())
     }
 
     /// Which of `ids` are, or once were, an auth user's.

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::pg::{Mode, Session};
 use pgrx::pg_sys::Oid;
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 const DEFERRABLE: &str = "
     SELECT DISTINCT format('%I.%I', n.nspname, c.conname), c.condeferred
@@ -52,18 +53,20 @@ fn barred(write: Write) -> String {
 impl Table {
     /// The table with this oid, as far as writing to it goes.
     pub fn read(session: &Session, oid: Oid, mode: Mode) -> Option<Self> {
-        let sql = format!(
-            "SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p',
-                    EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}, {},
-                    {}, {}
-               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-              WHERE c.oid = $1 AND c.relkind IN ('r', 'p')",
-            before_trigger("c.oid", UPDATE),
-            after_trigger("c.oid"),
-            barred(Write::Update),
-            barred(Write::Delete),
-        );
-        let rows = session.run(&sql, &[oid.into()], mode);
+        static TABLE: LazyLock<String> = LazyLock::new(|| {
+            format!(
+                "SELECT c.relowner, format('%I.%I', n.nspname, c.relname), c.oid::regclass::text, c.relkind = 'p',
+                        EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = '2') OR {}, {},
+                        {}, {}
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE c.oid = $1 AND c.relkind IN ('r', 'p')",
+                before_trigger("c.oid", UPDATE),
+                after_trigger("c.oid"),
+                barred(Write::Update),
+                barred(Write::Delete),
+            )
+        });
+        let rows = session.run_kept(&TABLE, &[oid.into()], mode);
         if rows.is_empty() {
             return None;
         }

@@ -107,7 +107,8 @@ const COLUMNS: &str = "
                SELECT FROM regexp_matches(coalesce(d.adbin, t.typdefaultbin)::text, ':(?:op)?funcid ([0-9]+)', 'g') AS f(id)
                  JOIN pg_proc p ON p.oid = f.id[1]::oid
                 WHERE p.provolatile = 'v'),
-           CASE WHEN a.attgenerated = '' THEN pg_get_expr(coalesce(d.adbin, t.typdefaultbin), a.attrelid) END,
+           -- A default names no column; with the table told, the server would look at all of its columns each time.
+           CASE WHEN a.attgenerated = '' THEN pg_get_expr(coalesce(d.adbin, t.typdefaultbin), 0) END,
            -- A cast of the application's own; and bpchar without a length, which the server's cast bereaves of blanks.
            kinds.id = 'bpchar'::regtype AND NOT kinds.limited
                OR EXISTS (SELECT FROM pg_cast
@@ -141,7 +142,7 @@ const COLUMNS: &str = "
 
 impl Shape {
     pub fn read(session: &Session, table: Oid, mode: Mode) -> Self {
-        let rows = session.run(COLUMNS, &[table.into()], mode);
+        let rows = session.run_kept(COLUMNS, &[table.into()], mode);
         let mut columns = Vec::with_capacity(rows.len());
         let mut primary_key = Vec::new();
         for row in 0..rows.len() {

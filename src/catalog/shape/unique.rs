@@ -45,7 +45,7 @@ pub struct Uniqueness {
 }
 
 /// Indexes of the table, and those of its partitions that are no part of one of the table's. An index that is not ready is not
-/// kept up; one of a whole partitioned table is not valid as long as partitions lack theirs.
+/// kept up; one of a whole partitioned table is not valid as long as partitions lack theirs. OFFSET 0: as with CHECKs.
 const UNIQUE: &str = "
     SELECT coalesce(con.conname, ic.relname)::text COLLATE \"C\",
            parts.expressions, parts.operators, parts.collations,
@@ -54,9 +54,11 @@ const UNIQUE: &str = "
            uses.columns,
            CASE WHEN i.indrelid <> $1 THEN pg_get_partition_constraintdef(i.indrelid) END,
            con.conexclop IS NULL AND parts.joinable, parts.enums
-      FROM pg_index i
+      FROM (SELECT $1 UNION SELECT t.relid FROM pg_partition_tree($1::oid::regclass) t) AS x(id)
+      CROSS JOIN LATERAL (SELECT i.* FROM pg_index i WHERE i.indrelid = x.id OFFSET 0) i
       JOIN pg_class ic ON ic.oid = i.indexrelid
-      LEFT JOIN pg_constraint con ON con.conindid = i.indexrelid AND con.contype IN ('p', 'u', 'x')
+      LEFT JOIN LATERAL (SELECT c.conname, c.conexclop FROM pg_constraint c
+                          WHERE c.conrelid = i.indrelid AND c.conindid = i.indexrelid AND c.contype IN ('p', 'u', 'x') OFFSET 0) con ON true
       CROSS JOIN LATERAL (
             SELECT array_agg(pg_get_indexdef(i.indexrelid, k, false) ORDER BY k) AS expressions,
                    array_agg(format('OPERATOR(%I.%s)', o.nspname, p.oprname) ORDER BY k) AS operators,
@@ -89,13 +91,12 @@ const UNIQUE: &str = "
                                   AND d.refobjsubid = a.attnum))) uses
      WHERE (i.indisunique OR i.indisexclusion) AND i.indislive AND i.indisready AND (i.indisvalid OR ic.relkind <> 'I')
        AND (i.indrelid = $1
-            OR i.indrelid IN (SELECT t.relid FROM pg_partition_tree($1::oid::regclass) t WHERE t.relid <> $1)
-               AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_index whole ON whole.indexrelid = h.inhparent
-                                WHERE h.inhrelid = i.indexrelid AND whole.indisvalid))
+            OR NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_index whole ON whole.indexrelid = h.inhparent
+                            WHERE h.inhrelid = i.indexrelid AND whole.indisvalid))
      ORDER BY i.indisprimary DESC, 1";
 
 pub(super) fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniqueness> {
-    let rows = session.run(UNIQUE, &[table.into()], mode);
+    let rows = session.run_kept(UNIQUE, &[table.into()], mode);
     (0..rows.len())
         .filter_map(|row| {
             let texts = |column| rows.get::<Vec<String>>(row, column).unwrap_or_default();

@@ -162,11 +162,60 @@ def test_tables(clinic, damage, says):
     mend(clinic, "tables", "fail", says)
 
 
-def test_ids_of_another_type_are_not_cast(clinic):
+@pytest.mark.parametrize("columns, then", [("", "ADD COLUMN id uuid NOT NULL"), (', "User uid" uuid NOT NULL UNIQUE', 'RENAME COLUMN "User uid" TO id')])
+def test_ids_of_another_type_are_not_cast(clinic, columns, then):
     """Nothing that must fail is offered for pasting."""
-    dba(clinic, "DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id bigint PRIMARY KEY, email text)")
+    dba(clinic, f"DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id bigint PRIMARY KEY, email text{columns})")
     [(status, _, remedy)] = findings(clinic, "tables")
-    assert status == "fail" and remedy.startswith("-- bigint cannot become uuid.") and "\n" not in remedy
+    assert status == "fail" and remedy.startswith("-- bigint cannot become uuid.") and then in remedy and "\n" not in remedy
+    dba(clinic, "ALTER TABLE onagui.app_users RENAME COLUMN id TO old_id; ALTER TABLE onagui.app_users ALTER COLUMN old_id ADD GENERATED ALWAYS AS IDENTITY")
+    mend(clinic, "tables", "fail", "no column id")
+
+
+UNIQUE = "uuid NOT NULL UNIQUE DEFAULT gen_random_uuid()"
+
+
+@pytest.mark.parametrize(
+    "columns, then",
+    [
+        (f"user_id {UNIQUE}, device {UNIQUE}, PRIMARY KEY (user_id), email text", "RENAME COLUMN user_id TO id"),
+        (f'n bigint PRIMARY KEY DEFAULT 1, "User id" {UNIQUE}, team uuid, email text', 'RENAME COLUMN "User id" TO id'),
+        ("n bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, team uuid, email text", "ADD COLUMN id"),
+        (f"one {UNIQUE}, other {UNIQUE}, email text", "ADD COLUMN id"),
+        ("one uuid DEFAULT gen_random_uuid(), other int DEFAULT 1, email text, UNIQUE (one, other)", "ADD COLUMN id"),
+    ],
+)
+def test_a_key_under_another_name(clinic, columns, then):
+    """Who is there already has an id then, by which they are linked."""
+    dba(clinic, f"DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users ({columns})")
+    dba(clinic, "INSERT INTO onagui.app_users (email) VALUES ('ada@x.org')")
+    [(_, _, remedy)] = mend(clinic, "tables", "fail", "no column id")
+    assert then in remedy
+    ada = clinic.auth.signup("ada@x.org")
+    assert clinic.sql("SELECT id, email FROM onagui.app_users", role="supabase_admin") == [(ada, "ada@x.org")]
+
+
+def test_a_table_with_partitions_and_no_id(clinic):
+    dba(clinic, "DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (n int, email text) PARTITION BY LIST (n)")
+    [(_, _, remedy)] = findings(clinic, "tables")
+    psql(clinic, remedy)
+    assert "neither primary key nor unique" in findings(clinic, "tables")[0][1]
+
+
+@pytest.mark.parametrize(
+    "columns, then",
+    [
+        ("e_mail text", "RENAME COLUMN e_mail TO email"),
+        ('"E-Mail" varchar(200), mail_id bigint', 'RENAME COLUMN "E-Mail" TO email'),
+        ("email_address text NOT NULL, email_sent boolean", "RENAME COLUMN email_address TO email"),
+        ("mail text, email_address text", "ADD COLUMN email text"),
+        ("mail jsonb, address text", "ADD COLUMN email text"),
+    ],
+)
+def test_an_email_under_another_name(clinic, columns, then):
+    dba(clinic, f"DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, {columns})")
+    [(_, _, remedy)] = mend(clinic, "tables", "fail", "no column email")
+    assert then in remedy
 
 
 def test_ids_that_repeat(clinic):

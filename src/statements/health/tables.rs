@@ -37,8 +37,8 @@ pub fn version(session: &Session, _: House, report: &mut Report) -> Result<(), E
 
 /// Whether both tables are there, and a sign-up can make a row.
 pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
-    let auth = Auth::read(session).map_err(|error| misfit(report, error)).ok();
-    let app = App::read(session).map_err(|error| misfit(report, error)).ok();
+    let auth = Auth::read(session).map_err(|error| misfit(session, report, error)).ok();
+    let app = App::read(session).map_err(|error| misfit(session, report, error)).ok();
     let mut fits = auth.is_some() && app.is_some();
     let Some(app) = app else { return Ok(()) };
     if !id_is_unique(session, &app) {
@@ -92,8 +92,8 @@ fn is_written_always(column: &Column) -> bool {
 }
 
 /// Tells what is wrong with a table, and the SQL against it.
-fn misfit(report: &mut Report, error: Error) {
-    let remedy = remedy(&error);
+fn misfit(session: &Session, report: &mut Report, error: Error) {
+    let remedy = remedy(session, &error);
     let is_missing = matches!(error, Error::TableMissing { .. } | Error::ColumnMissing { .. });
     let Failure { message, detail, .. } = error.into();
     match detail {
@@ -102,7 +102,7 @@ fn misfit(report: &mut Report, error: Error) {
     }
 }
 
-fn remedy(error: &Error) -> String {
+fn remedy(session: &Session, error: &Error) -> String {
     match error {
         Error::TableMissing { table } if *table == APP_USERS => {
             "SELECT onagui.create_app_users();".into()
@@ -124,21 +124,77 @@ fn remedy(error: &Error) -> String {
         }
         Error::ColumnMissing { table, column } => match (*table, *column) {
             (AUTH_USERS, _) => format!("-- {MADE_BY_AUTH}"),
-            (_, "id") => format!("ALTER TABLE {table} ADD COLUMN id uuid UNIQUE;"),
-            _ => format!("ALTER TABLE {table} ADD COLUMN email text;"),
+            (_, "id") => make_id(session),
+            _ => make_email(session),
         },
         Error::ColumnUnfit { table, column, found, .. } => match (*table, *column) {
             (AUTH_USERS, _) => format!("-- {MADE_BY_AUTH}"),
             (_, "id") if !is_text(found) => format!(
-                "-- {} cannot become uuid. Rename the column, ALTER TABLE {table} ADD COLUMN id uuid UNIQUE; and give each \
-                 row the id of its auth user, or gen_random_uuid().",
-                one_line(found)
+                "-- {} cannot become uuid. Rename the column, then: {}",
+                one_line(found),
+                one_line(&make_id(session))
             ),
             (_, "id") => format!("ALTER TABLE {table} ALTER COLUMN id TYPE uuid USING id::text::uuid;"),
             _ => format!("ALTER TABLE {table} ALTER COLUMN email TYPE text USING email::text;"),
         },
         _ => String::new(),
     }
+}
+
+/// A key of the application's own under another name is the id. Where there is none each row gets one: nobody can be linked
+/// to a row without.
+fn make_id(session: &Session) -> String {
+    // Of several unique columns only the primary key can be told from what else is unique.
+    let key = read(
+        session,
+        "SELECT k.name
+           FROM (SELECT a.attname::text AS name, bool_or(i.indisprimary) AS is_primary, count(*) OVER () AS keys
+                   FROM pg_index i
+                   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                  WHERE i.indrelid = 'onagui.app_users'::regclass AND i.indisunique AND i.indisvalid AND i.indimmediate
+                    AND i.indpred IS NULL AND i.indnkeyatts = 1 AND a.attnotnull AND a.atttypid = 'uuid'::regtype
+                  GROUP BY a.attname) k
+          WHERE k.is_primary OR k.keys = 1",
+        &[],
+    );
+    if let Some(key) = key.one::<String>() {
+        return rename(&key, "id");
+    }
+    let is_partitioned =
+        "SELECT c.relkind = 'p' FROM pg_class c WHERE c.oid = 'onagui.app_users'::regclass";
+    let unique = match read(session, is_partitioned, &[]).one() {
+        Some(true) => "",
+        _ => " UNIQUE",
+    };
+    format!(
+        "ALTER TABLE {APP_USERS} ADD COLUMN id uuid NOT NULL DEFAULT gen_random_uuid(){unique};"
+    )
+}
+
+fn make_email(session: &Session) -> String {
+    let email = read(
+        session,
+        "SELECT e.name
+           FROM (SELECT a.attname::text AS name, count(*) OVER () AS emails
+                   FROM pg_attribute a
+                   JOIN pg_type t ON t.oid = a.atttypid AND t.typcategory = 'S'
+                  WHERE a.attrelid = 'onagui.app_users'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+                    AND a.attgenerated = ''
+                    AND a.attname ~* '^(user[-_ ]?)?(e[-_ ]?)?mail([-_ ]?addr(ess)?)?$') e
+          WHERE e.emails = 1",
+        &[],
+    );
+    match email.one::<String>() {
+        Some(email) => rename(&email, "email"),
+        None => format!("ALTER TABLE {APP_USERS} ADD COLUMN email text;"),
+    }
+}
+
+fn rename(column: &str, to: &str) -> String {
+    let column = quote(column);
+    format!(
+        "ALTER TABLE {APP_USERS} RENAME COLUMN {column} TO {to}; -- the application's queries must follow"
+    )
 }
 
 /// Whether texts of this type may hold uuids.

@@ -218,6 +218,19 @@ def test_an_email_under_another_name(clinic, columns, then):
     assert then in remedy
 
 
+@pytest.mark.parametrize("rows, says", [(1, "has 1 row without an id"), (1000, "has 1000 rows without an id"), (1200, "has more than 1000 rows without an id")])
+def test_rows_without_an_id(clinic, rows, says):
+    dba(
+        clinic,
+        "DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id uuid UNIQUE, email text)",
+        f"INSERT INTO onagui.app_users (email) SELECT i || '@x.org' FROM generate_series(1, {rows}) i",
+    )
+    assert clinic.sql("SELECT DISTINCT status FROM onagui.sync_health() WHERE check_name = 'tables'") == [("warn",)]
+    mend(clinic, "tables", says=says)
+    ada = clinic.auth.signup("1@x.org")
+    assert clinic.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [ada], role="supabase_admin") == 1
+
+
 def test_ids_that_repeat(clinic):
     dba(
         clinic,

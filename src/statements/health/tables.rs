@@ -1,6 +1,6 @@
 //! Version, tables, columns, mapping, and the index for the look-up by e-mail.
 
-use super::{Report, literal, one_line, read};
+use super::{Report, count, literal, one_line, read};
 use crate::catalog::tables::{APP_USERS, AUTH_USERS};
 use crate::catalog::{App, Auth, Column, House, Way, Ways};
 use crate::error::{Error, Failure, MADE_BY_AUTH};
@@ -53,6 +53,13 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
             _ => "ALTER TABLE onagui.app_users ADD UNIQUE (id);",
         };
         report.fail("onagui.app_users.id is neither primary key nor unique", remedy);
+    }
+    if let Some(rows) = some(session, "row", &without_id(&app)) {
+        fits = false;
+        report.warn(
+            format!("onagui.app_users has {rows} without an id, to which no sign-up can be linked"),
+            "UPDATE onagui.app_users SET id = gen_random_uuid() WHERE id IS NULL;",
+        );
     }
     for column in app.columns.iter().filter(|c| is_written_always(c) && !c.writable) {
         fits = false;
@@ -205,6 +212,24 @@ fn is_text(kind: &str) -> bool {
 fn ids_repeat(session: &Session) -> bool {
     let sql = "SELECT EXISTS (SELECT FROM ONLY onagui.app_users a WHERE a.id IS NOT NULL GROUP BY a.id HAVING count(*) > 1)";
     read(session, sql, &[]).one().unwrap_or_default()
+}
+
+/// The rows of `from`, counted in words; None where there are none. More than tell how it stands are not waited for.
+fn some(session: &Session, one: &str, from: &Option<String>) -> Option<String> {
+    let sql = format!("SELECT count(*) FROM (SELECT FROM {} LIMIT {MANY} + 1) s", from.as_ref()?);
+    match read(session, &sql, &[]).one().unwrap_or_default() {
+        0 => None,
+        n if n > MANY => Some(format!("more than {}", count(MANY, one))),
+        n => Some(count(n, one)),
+    }
+}
+
+const MANY: i64 = 1000;
+
+/// App users whose id is missing, where it may be.
+fn without_id(app: &App) -> Option<String> {
+    app.column("id").filter(|c| !c.not_null && c.writable)?;
+    Some(format!("{}onagui.app_users a WHERE a.id IS NULL", app.only))
 }
 
 fn id_is_unique(session: &Session, app: &App) -> bool {

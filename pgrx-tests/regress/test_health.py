@@ -118,6 +118,57 @@ def test_another_trigger_that_writes_app_users(clinic):
     assert remedy.endswith("\n-- or, as the function's owner: DROP FUNCTION public.handle_new_user() CASCADE;"), remedy
 
 
+def handle_new_user(db, body):
+    dba(
+        db,
+        f"CREATE OR REPLACE FUNCTION public.handle_new_user() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN {body}; RETURN NEW; END$$",
+        "CREATE OR REPLACE TRIGGER on_auth_user_created AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION public.handle_new_user()",
+    )
+
+
+@pytest.mark.parametrize(
+    "body, through",
+    [
+        ("INSERT INTO public.users (id) VALUES (NEW.id) ON CONFLICT DO NOTHING", "public.users"),
+        ('insert\n  into "public"."users" (id) VALUES (NEW.id) ON CONFLICT DO NOTHING', "public.users"),
+        ('UPDATE public."All users" SET email = NEW.email WHERE id = NEW.id', 'public."All users"'),
+        ("DELETE FROM users WHERE email = NEW.email", "public.users"),
+        ("INSERT INTO public.inbox VALUES (NEW.id)", "public.inbox"),
+        ("PERFORM FROM onagui.app_users; UPDATE public.users SET email = NEW.email WHERE id = NEW.id", "public.users"),
+    ],
+)
+def test_another_trigger_that_writes_app_users_through_a_view(clinic, body, through):
+    dba(
+        clinic,
+        "CREATE VIEW public.users AS SELECT * FROM onagui.app_users",
+        'CREATE VIEW public."All users" AS SELECT id, email FROM public.users',
+        "CREATE TABLE public.inbox (id uuid)",
+        "CREATE RULE fill AS ON INSERT TO public.inbox DO ALSO UPDATE onagui.app_users a SET email = '' WHERE a.id = NEW.id",
+    )
+    handle_new_user(clinic, body)
+    [(_, detail, _)] = mend(clinic, "other triggers", says="handle_new_user")
+    assert detail.endswith(f", which seems to write app_users as well, through {through}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "UPDATE auth.users SET phone = NULL WHERE id = NEW.id AND false",
+        "PERFORM FROM public.users WHERE id = NEW.id",
+        "INSERT INTO public.users_log VALUES (NEW.id)",
+        "INSERT INTO public.members VALUES (NEW.id)",  # which is not there any more: nobody knows what it was
+    ],
+)
+def test_other_triggers_are_named(clinic, body):
+    """What their functions do is not known for sure."""
+    assert findings(clinic, "other triggers") == [("ok", "nothing else on auth.users writes app users, or refers to them before they are there", None)]
+    dba(clinic, "CREATE VIEW public.users AS SELECT * FROM onagui.app_users; CREATE TABLE public.users_log (id uuid)")
+    handle_new_user(clinic, body)
+    [(status, detail, _)] = findings(clinic, "other triggers")
+    assert status == "ok" and detail.startswith("no other trigger on auth.users seems to write app users")
+    assert detail.endswith("; there are: on_auth_user_created (public.handle_new_user)")
+
+
 def test_a_trigger_that_writes_what_refers_to_app_users_too_early(clinic):
     dba(
         clinic,

@@ -53,19 +53,29 @@ const STRAYS: &str = "
 /// they are there.
 pub fn others(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let auth = Auth::read(session)?;
-    let rows = read(session, OTHERS, &[auth.table.into()]);
-    report.warn_each(
-        &rows,
-        "nothing else on auth.users writes app users, or refers to them before they are there",
-    );
+    let rows =
+        read(session, &format!("WITH RECURSIVE {OTHER}, {FRONT} {OTHERS}"), &[auth.table.into()]);
+    let names = "SELECT string_agg(format('%s (%s)', other.tgname, other.name), ', ' ORDER BY other.tgname) FROM other";
+    let names = read(session, &format!("WITH {OTHER} {names}"), &[auth.table.into()]);
+    let fine = match names.one::<String>() {
+        None => {
+            "nothing else on auth.users writes app users, or refers to them before they are there"
+                .into()
+        }
+        // Their functions may do what they do not mention, and fail.
+        Some(names) => format!(
+            "no other trigger on auth.users seems to write app users, or to refer to them before they are there; there are: {names}"
+        ),
+    };
+    report.warn_each(&rows, &fine);
     Ok(())
 }
 
-/// The bits of tgtype are those of src/include/catalog/pg_trigger.h. Triggers of rows fire before those of a statement, and
-/// those of one kind in the order of their names.
-const OTHERS: &str = "
-    WITH other AS (
-         SELECT t.tgname, p.oid::regprocedure AS called, p.prosrc,
+/// Triggers on `auth.users` that are not the extension's. The bits of tgtype are those of src/include/catalog/pg_trigger.h.
+/// Triggers of rows fire before those of a statement, and those of one kind in the order of their names.
+const OTHER: &str = "
+    other AS (
+         SELECT t.tgname, p.oid::regproc AS name, p.oid::regprocedure AS called, p.prosrc,
                 t.tgtype & 4 <> 0
                 AND (t.tgtype & 2 <> 0 OR t.tgtype & 1 > o.tgtype & 1
                      OR t.tgtype & 1 = o.tgtype & 1 AND t.tgname < o.tgname) AS is_early
@@ -73,18 +83,46 @@ const OTHERS: &str = "
            JOIN pg_proc p ON p.oid = t.tgfoid
            LEFT JOIN pg_trigger o ON o.tgrelid = t.tgrelid AND o.tgname = 'trigger_sync_auth_user_to_app_users'
           WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D'
-            AND p.oid <> 'onagui.sync_auth_user_to_app_users()'::regprocedure)
-    SELECT format('trigger %s on auth.users calls %s, which seems to write app_users as well', other.tgname, other.called),
+            AND p.oid <> 'onagui.sync_auth_user_to_app_users()'::regprocedure)";
+
+/// What may be written in place of app users: views over them, however deep, and tables with a rule about them. Names are
+/// as common as `users`, so they count only where something is written to them.
+const FRONT: &str = "
+    app AS (
+         SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = 'onagui' AND c.relname = 'app_users'),
+    behind(oid) AS (
+         SELECT app.oid FROM app
+         UNION
+         SELECT w.ev_class
+           FROM behind
+           JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = behind.oid
+                AND d.classid = 'pg_rewrite'::regclass
+           JOIN pg_rewrite w ON w.oid = d.objid),
+    front AS (
+         SELECT c.oid::regclass AS name,
+                format('[[:<:]](insert[[:space:]]+into|merge[[:space:]]+into|update|delete[[:space:]]+from)[[:space:]]+'
+                       '(only[[:space:]]+)?(\"?%s\"?[[:space:]]*[.][[:space:]]*)?\"?%s([^[:alnum:]_$]|$)',
+                       regexp_replace(n.nspname, '[^[:alnum:]_]', '.', 'g'),
+                       regexp_replace(c.relname, '[^[:alnum:]_]', '.', 'g')) AS written
+           FROM behind JOIN pg_class c ON c.oid = behind.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.oid NOT IN (SELECT app.oid FROM app))";
+
+const OTHERS: &str = "
+    SELECT format('trigger %s on auth.users calls %s, which seems to write app_users as well%s', other.tgname, other.called,
+                  ', through ' || through.names),
            format(E'DROP TRIGGER %I ON auth.users;\n-- or, as the function''s owner: DROP FUNCTION %s CASCADE;', other.tgname, other.called)
       FROM other
-     WHERE other.prosrc ~* '[[:<:]]app_users[[:>:]]'
+     CROSS JOIN LATERAL (
+           SELECT string_agg(front.name::text, ', ' ORDER BY front.name::text) AS names
+             FROM front WHERE other.prosrc ~* front.written) through
+     WHERE other.prosrc ~* '[[:<:]]app_users[[:>:]]' OR through.names IS NOT NULL
     UNION ALL
     SELECT format('trigger %s on auth.users calls %s, which seems to write %s: its foreign key %s wants the app user''s row, which is made after that, so that sign-ups fail',
                   other.tgname, other.called, c.conrelid::regclass, c.conname),
            format('ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', c.conrelid::regclass, c.conname)
       FROM other
-      JOIN pg_namespace n ON n.nspname = 'onagui'
-      JOIN pg_class app ON app.relnamespace = n.oid AND app.relname = 'app_users'
+      JOIN app ON true
       JOIN pg_constraint c ON c.contype = 'f' AND c.confrelid = app.oid AND c.conrelid <> app.oid
            AND c.conparentid = 0 AND NOT c.condeferred
       JOIN pg_class child ON child.oid = c.conrelid

@@ -282,6 +282,39 @@ def test_rows_without_an_id(clinic, rows, says):
     assert clinic.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [ada], role="supabase_admin") == 1
 
 
+@pytest.mark.parametrize("default", ["", ", ALTER COLUMN email SET DEFAULT ''"])
+def test_users_without_the_email_that_app_users_must_have(clinic, default):
+    """No fix makes their rows, and so none may be asked for."""
+    dba(clinic, f"ALTER TABLE onagui.app_users ALTER COLUMN email SET NOT NULL{default}")
+    assert is_fine(clinic, "tables")
+    clinic.auth.signup(phone="4912345")
+    bob = clinic.auth.signup(phone="4912346")
+    clinic.sql("UPDATE auth.users SET deleted_at = now() WHERE id = %s", [bob], role="supabase_auth_admin")
+    ann = clinic.auth.signup("ann@x.org")
+    [(status, detail, _)] = findings(clinic, "users out of step")
+    assert (status, detail) == ("ok", "1 user in step, 1 without the e-mail that app users must have")
+    dba(clinic, f"DELETE FROM onagui.app_users WHERE id = '{ann}'")
+    mended = clinic.one("SELECT count(*) FROM onagui.fix_user_ids() WHERE outcome = 'planned'")
+    assert findings(clinic, "users out of step")[0][1].startswith(f"{mended} user out of step")
+    mend(clinic, "tables", says="auth.users has 1 user without an e-mail who cannot have an app user")
+    mend(clinic, "users out of step", says="2 users out of step")
+
+
+def test_an_email_that_a_trigger_gives_is_not_missed(clinic):
+    dba(
+        clinic,
+        "ALTER TABLE onagui.app_users ALTER COLUMN email SET NOT NULL",
+        "CREATE FUNCTION public.fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.email := coalesce(NEW.email, NEW.id || ''@none''); RETURN NEW; END'",
+        "CREATE TRIGGER fill BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.fill()",
+        "ALTER TABLE auth.users DISABLE TRIGGER USER",
+    )
+    clinic.auth.signup(phone="4912345")
+    dba(clinic, "ALTER TABLE auth.users ENABLE TRIGGER USER")
+    assert is_fine(clinic, "tables")
+    psql(clinic, findings(clinic, "users out of step")[0][2])
+    assert findings(clinic, "users out of step") == [("ok", "0 users in step, 1 whose e-mail auth does not have", None)]
+
+
 def test_ids_that_repeat(clinic):
     dba(
         clinic,

@@ -1,5 +1,6 @@
 //! What has happened lately, and who is out of step.
 
+use super::tables::shut_out;
 use super::{Report, count, literal, one_line, read};
 use crate::catalog::{App, Auth, House};
 use crate::error::Error;
@@ -94,14 +95,22 @@ pub fn pending(session: &Session, _: House, report: &mut Report) -> Result<(), E
 }
 
 /// Users that a fix can bring back, and conflicts.
-pub fn out_of_step(_: &Session, house: House, report: &mut Report) -> Result<(), Error> {
+pub fn out_of_step(session: &Session, house: House, report: &mut Report) -> Result<(), Error> {
     let overview = Overview::get(house)?;
     let counted = overview.summary();
     let of = |status: &str| counted.iter().find(|(name, _)| *name == status).map_or(0, |(_, n)| *n);
     let fixable = Status::ALL.into_iter().filter(|status| status.is_fixable());
     let fixable: i64 = fixable.map(|status| of(status.name())).sum();
     let kept = if of("EMAIL_MISMATCH") > 0 { overview.kept_emails() } else { 0 };
-    let fixable = fixable - kept;
+    let shut_out = match of("MISSING_IN_APP_USERS") {
+        0 => None,
+        _ => shut_out(&Auth::read(session)?, &App::read(session)?),
+    };
+    // These have a finding of their own, about the table.
+    let shut_out = shut_out.map_or(0, |users| {
+        read(session, &format!("SELECT count(*) FROM {users}"), &[]).one().unwrap_or_default()
+    });
+    let fixable = fixable - kept - shut_out;
     if fixable > 0 {
         report.warn(
             format!("{} out of step that a fix can bring back", count(fixable, "user")),
@@ -115,11 +124,15 @@ pub fn out_of_step(_: &Session, house: House, report: &mut Report) -> Result<(),
         );
     }
     if fixable + of("CONFLICT") == 0 {
-        let besides = match kept {
-            0 => String::new(),
-            kept => format!(", {kept} whose e-mail auth does not have"),
-        };
-        report.ok(format!("{} in step{besides}", count(of("SYNCED"), "user")));
+        let besides = [
+            (kept, "whose e-mail auth does not have"),
+            (shut_out, "without the e-mail that app users must have"),
+        ];
+        let mut detail = format!("{} in step", count(of("SYNCED"), "user"));
+        for (users, whose) in besides.iter().filter(|(users, _)| *users > 0) {
+            detail.push_str(&format!(", {users} {whose}"));
+        }
+        report.ok(detail);
     }
     Ok(())
 }

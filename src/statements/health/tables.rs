@@ -80,14 +80,30 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
                     "onagui.app_users.{name} is NOT NULL, has no default, and nothing is mapped to it: no sign-up can \
                      make a row"
                 ),
-                format!("ALTER TABLE onagui.app_users ALTER COLUMN {name} DROP NOT NULL;"),
+                drop_not_null(&name),
             );
         }
+    }
+    if let Some(users) = some(session, "user", &shut_out(&auth, &app)) {
+        fits = false;
+        report.warn(
+            format!(
+                "auth.users has {users} without an e-mail who cannot have an app user: onagui.app_users.email is NOT NULL"
+            ),
+            format!(
+                "{} -- who signs up by phone or anonymously has no e-mail; then fix_user_ids() makes their rows",
+                drop_not_null("email")
+            ),
+        );
     }
     if fits {
         report.ok("auth.users and onagui.app_users have what is needed");
     }
     Ok(())
+}
+
+fn drop_not_null(name: &str) -> String {
+    format!("ALTER TABLE onagui.app_users ALTER COLUMN {name} DROP NOT NULL;")
 }
 
 fn is_in_the_way(column: &Column) -> bool {
@@ -230,6 +246,17 @@ const MANY: i64 = 1000;
 fn without_id(app: &App) -> Option<String> {
     app.column("id").filter(|c| !c.not_null && c.writable)?;
     Some(format!("{}onagui.app_users a WHERE a.id IS NULL", app.only))
+}
+
+/// Auth users whose rows no fix makes, for want of the e-mail that app users must have. A BEFORE trigger may give them one.
+pub fn shut_out(auth: &Auth, app: &App) -> Option<String> {
+    app.column("email").filter(|c| c.not_null && !app.changes_rows)?;
+    let is_deleted = if auth.has("deleted_at") { "u.deleted_at IS NOT NULL" } else { "false" };
+    Some(format!(
+        "ONLY auth.users u WHERE u.email IS NULL AND u.id IS NOT NULL AND NOT {is_deleted}
+             AND NOT EXISTS (SELECT FROM {}onagui.app_users p WHERE p.id = u.id)",
+        app.only
+    ))
 }
 
 fn id_is_unique(session: &Session, app: &App) -> bool {

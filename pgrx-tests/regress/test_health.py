@@ -475,6 +475,30 @@ def test_names_of_possible_references(clinic):
     assert len(mend(clinic, "possible references", says="not registered")) == len(NAMES)
 
 
+def test_ids_in_arrays(clinic):
+    columns = ["user_ids uuid[]", "member_ids uuid[]", "members uuid[]", '"Users" uuid[]', "participant_ids uuid[]", "shared_by uuid[]", "author_id uuid[]",
+               "app_userids text[]", "team_member_ids text[]", "app_user_ids varchar(40)[]"]  # fmt: skip
+    others = ["tags uuid[]", "users text[]", "authors text[]", "ids uuid[]", "user_ids_n int", "order_ids uuid[]", "member_numbers int[]"]
+    clinic.sql(f"CREATE TABLE public.\"The\n teams\" (id uuid PRIMARY KEY, {', '.join(columns)})")
+    clinic.sql(f"CREATE TABLE public.other ({', '.join(others)}, user_ids uuid[] GENERATED ALWAYS AS (others_ids) STORED, others_ids uuid[])")
+    found = [row for row in findings(clinic, "possible references") if row[0] != "ok"]
+    assert len(found) == len(columns), found
+    for status, detail, remedy in found:
+        assert status == "warn" and "The\n teams" in detail and "ids in arrays" in detail, detail
+        assert remedy.startswith("-- ") and "\n" not in remedy
+    assert "array_replace(user_ids, " in "".join(remedy for _, detail, remedy in found if ".user_ids " in detail)
+
+
+def test_copies_of_what_is_answered_are_no_references(clinic):
+    clinic.sql("CREATE TABLE public.fixes AS SELECT * FROM onagui.fix_user_ids(); CREATE TABLE public.status AS SELECT * FROM onagui.user_sync_status")
+    clinic.sql("CREATE TABLE public.log AS SELECT email, old_app_user_id, new_app_user_id FROM onagui.fix_user_ids()")
+    assert is_fine(clinic, "possible references")
+    # A table that says who is who is no copy.
+    clinic.sql("CREATE TABLE public.links (auth_user_id uuid, app_user_id uuid); CREATE TABLE public.feeds (app_user_id uuid, sync_status text)")
+    clinic.sql("ALTER TABLE public.status ADD COLUMN user_id uuid")
+    assert len(mend(clinic, "possible references", says="not registered")) == 4
+
+
 @pytest.mark.parametrize("change", ["ALTER TABLE papers RENAME TO files", "ALTER TABLE papers RENAME holder TO owned", "DROP TABLE papers"])
 def test_registered_references_that_are_not_there(clinic, change):
     """Fixes pass them over: their rows would be left behind without a word."""

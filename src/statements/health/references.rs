@@ -32,34 +32,56 @@ pub fn unindexed(session: &Session, _: House, report: &mut Report) -> Result<(),
     Ok(())
 }
 
-/// Columns named and typed like a user's id, without a foreign key and not registered: fixes would leave them behind. And
-/// what is registered but not there, under that name at least. Schemas of the platform and tables of extensions are left out.
+/// Columns named and typed like a user's id, without a foreign key and not registered: fixes would leave them behind. Arrays
+/// of such, which nothing can hold in step. And what is registered but not there, under that name at least. Schemas of the
+/// platform, tables of extensions, and copies of what the extension answers are left out.
 pub fn possible(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let app = App::read(session)?;
     let rows = read(
         session,
-        "SELECT format('%s.%I looks like the id of an app user, but has no foreign key and is not registered: a fix would leave it behind',
-                       c.oid::regclass, a.attname),
-                format('SELECT onagui.register_reference(%L, %L);', c.oid::regclass, a.attname)
-           FROM pg_class c
-           JOIN pg_namespace n ON n.oid = c.relnamespace
-           JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-          WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND c.oid <> $1
-            AND a.attgenerated = '' -- what it is generated from may be one; it cannot
-            AND a.atttypid IN ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
-            AND (lower(a.attname) ~ '^(.*_)?(app_?users?_?|user_?(uu)?)id$'
-                 OR a.atttypid = 'uuid'::regtype
-                    AND lower(a.attname) ~ '^(owner|author|creator|member|assignee|sender|recipient|follower|followee|reviewer|actor|manager|.*(_|ed)by)(_?id)?$')
-            AND n.nspname !~ '^pg_'
-            AND n.nspname NOT IN ('information_schema', 'auth', 'storage', 'realtime', '_realtime', 'vault', 'pgsodium',
-                                  'graphql', 'graphql_public', 'cron', 'net', 'extensions', 'supabase_functions',
-                                  'supabase_migrations')
-            AND NOT EXISTS (SELECT FROM pg_depend d
-                             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+        "WITH own AS (
+            SELECT c.oid, n.nspname, c.relname, a.attname, a.attnum, a.atttypid,
+                   format('%s.%I', c.oid::regclass, a.attname) AS name
+              FROM pg_class c
+              JOIN pg_namespace n ON n.oid = c.relnamespace
+              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND c.oid <> $1
+               AND a.attgenerated = '' -- what it is generated from may be one; it cannot
+               AND n.nspname !~ '^pg_'
+               AND n.nspname NOT IN ('information_schema', 'auth', 'storage', 'realtime', '_realtime', 'vault', 'pgsodium',
+                                     'graphql', 'graphql_public', 'cron', 'net', 'extensions', 'supabase_functions',
+                                     'supabase_migrations')
+               AND NOT EXISTS (SELECT FROM pg_depend d
+                                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+               -- What a copy of an answer says of the past is to stay.
+               AND NOT (a.attname IN ('auth_user_id', 'app_user_id', 'old_app_user_id', 'new_app_user_id')
+                        AND (SELECT array_agg(o.attname::text) && '{old_app_user_id,new_app_user_id}'
+                                    OR array_agg(o.attname::text) @> '{auth_user_id,app_user_id,sync_status}'
+                               FROM pg_attribute o WHERE o.attrelid = c.oid AND NOT o.attisdropped)))
+         SELECT format('%s looks like the id of an app user, but has no foreign key and is not registered: a fix would leave it behind',
+                       o.name),
+                format('SELECT onagui.register_reference(%L, %L);', o.oid::regclass, o.attname)
+           FROM own o
+          WHERE o.atttypid IN ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
+            AND (lower(o.attname) ~ '^(.*_)?(app_?users?_?|user_?(uu)?)id$'
+                 OR o.atttypid = 'uuid'::regtype
+                    AND lower(o.attname) ~ '^(owner|author|creator|member|assignee|sender|recipient|follower|followee|reviewer|actor|manager|.*(_|ed)by)(_?id)?$')
             AND NOT EXISTS (SELECT FROM pg_constraint f
-                             WHERE f.conrelid = c.oid AND f.contype = 'f' AND a.attnum = ANY (f.conkey))
+                             WHERE f.conrelid = o.oid AND f.contype = 'f' AND o.attnum = ANY (f.conkey))
             AND NOT EXISTS (SELECT FROM onagui.sync_reference s
-                             WHERE s.table_schema = n.nspname AND s.table_name = c.relname AND s.column_name = a.attname)
+                             WHERE s.table_schema = o.nspname AND s.table_name = o.relname AND s.column_name = o.attname)
+         UNION ALL
+         SELECT format('%s looks like ids of app users: ids in arrays are not moved by fixes', o.name),
+                regexp_replace(
+                    format('-- Keep them in a table with a foreign key. Or after each fix, with old_app_user_id and '
+                           'new_app_user_id of its answer: UPDATE %1$s SET %2$I = array_replace(%2$I, old, new) '
+                           'WHERE old = ANY (%2$I);', o.oid::regclass, o.attname),
+                    '[[:cntrl:]]', ' ', 'g')
+           FROM own o
+          WHERE o.atttypid IN ('uuid[]'::regtype, 'text[]'::regtype, 'varchar[]'::regtype)
+            AND (lower(o.attname) ~ '^(.*_)?(app_?users?_?|user_?(uu)?|member_?)ids?$'
+                 OR o.atttypid = 'uuid[]'::regtype
+                    AND lower(o.attname) ~ '^((user|participant|owner|author|creator|member|assignee|sender|recipient|follower|followee|reviewer|actor|manager)s?|.*(_|ed)by)(_?ids?)?$')
          UNION ALL
          SELECT format('%I.%I.%I is registered, but no table has such a column: fixes pass it over; if it was renamed, register its new name',
                        s.table_schema, s.table_name, s.column_name),

@@ -194,7 +194,6 @@ def test_a_trigger_that_writes_what_refers_to_app_users_too_early(clinic):
     "damage, says",
     [
         ("DROP TABLE onagui.app_users", "onagui.app_users does not exist"),
-        ("DROP TABLE onagui.app_users; CREATE VIEW onagui.app_users AS SELECT 1 AS id", "is a view"),
         ("ALTER TABLE onagui.app_users DROP COLUMN email", "no column email"),
         ("ALTER TABLE onagui.app_users DROP COLUMN id", "no column id"),
         ("ALTER TABLE onagui.app_users ALTER COLUMN id TYPE text", "column id of onagui.app_users has a type onagui_sync cannot use. It is text; it must be"),
@@ -313,6 +312,33 @@ def test_an_email_that_a_trigger_gives_is_not_missed(clinic):
     assert is_fine(clinic, "tables")
     psql(clinic, findings(clinic, "users out of step")[0][2])
     assert findings(clinic, "users out of step") == [("ok", "0 users in step, 1 whose e-mail auth does not have", None)]
+
+
+@pytest.mark.parametrize("key", [False, True])
+def test_a_required_column_takes_a_default_as_well(clinic, key):
+    dba(clinic, 'ALTER TABLE onagui.app_users ADD COLUMN "Tenant id" uuid NOT NULL')
+    if key:
+        dba(clinic, 'ALTER TABLE onagui.app_users DROP CONSTRAINT app_users_pkey, ADD UNIQUE (id), ADD PRIMARY KEY ("Tenant id", id)')
+    [(status, _, remedy)] = findings(clinic, "tables")
+    first, second = remedy.split("\n")
+    assert status == "fail" and first.startswith("--") == key
+    assert second.endswith('ALTER TABLE onagui.app_users ALTER COLUMN "Tenant id" SET DEFAULT ...;') and second.startswith("-- or")
+    psql(clinic, remedy)
+    assert is_fine(clinic, "tables") != key
+    if key:
+        dba(clinic, second.split(": ")[1].replace("...", "gen_random_uuid()"))
+        assert is_fine(clinic, "tables")
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
+def test_a_view_is_not_put_away_without_a_word(clinic, kind):
+    dba(clinic, f"ALTER TABLE onagui.app_users RENAME TO people; CREATE {kind} onagui.app_users AS SELECT * FROM onagui.people")
+    assert not any("XX000" in detail for _, detail, _ in findings(clinic))
+    [(status, detail, remedy)] = findings(clinic, "tables")
+    assert status == "fail" and f"is a {kind.lower()}" in detail
+    assert remedy.startswith("--") and "\n" not in remedy and "sees nobody" in remedy
+    psql(clinic, remedy.rpartition(": ")[2])
+    assert is_fine(clinic, "tables")
 
 
 def test_ids_that_repeat(clinic):

@@ -80,7 +80,11 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
                     "onagui.app_users.{name} is NOT NULL, has no default, and nothing is mapped to it: no sign-up can \
                      make a row"
                 ),
-                drop_not_null(&name),
+                format!(
+                    "{}\n-- or, where one value suits every new user: ALTER TABLE onagui.app_users ALTER COLUMN {} SET DEFAULT ...;",
+                    drop_not_null(session, &app, &column.name),
+                    one_line(&name)
+                ),
             );
         }
     }
@@ -92,7 +96,7 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
             ),
             format!(
                 "{} -- who signs up by phone or anonymously has no e-mail; then fix_user_ids() makes their rows",
-                drop_not_null("email")
+                drop_not_null(session, &app, "email")
             ),
         );
     }
@@ -102,8 +106,22 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
     Ok(())
 }
 
-fn drop_not_null(name: &str) -> String {
-    format!("ALTER TABLE onagui.app_users ALTER COLUMN {name} DROP NOT NULL;")
+fn drop_not_null(session: &Session, app: &App, column: &str) -> String {
+    let name = quote(column);
+    let drop = format!("ALTER TABLE onagui.app_users ALTER COLUMN {name} DROP NOT NULL;");
+    let is_in_key = read(
+        session,
+        "SELECT EXISTS (
+            SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+             WHERE i.indrelid = $1 AND i.indisprimary AND a.attname = $2)",
+        &[app.table.into(), column.into()],
+    );
+    match is_in_key.one() {
+        Some(true) => {
+            one_line(&format!("-- {name} is of the primary key. Once that is another: {drop}"))
+        }
+        _ => drop,
+    }
 }
 
 fn is_in_the_way(column: &Column) -> bool {
@@ -135,9 +153,15 @@ fn remedy(session: &Session, error: &Error) -> String {
                 .into()
         }
         Error::NotATable { table, kind } => match *kind {
-            "view" | "materialized view" | "foreign table" | "sequence" => format!(
-                "ALTER {} {table} RENAME TO app_users_old; SELECT onagui.create_app_users();",
+            // To put it away is to put away the users, who are somewhere behind it.
+            "view" | "materialized view" | "foreign table" => format!(
+                "-- The table with the users is to be here (README: where there is a table of users already). To begin with an \
+                 empty one, in which the application sees nobody: ALTER {} {table} RENAME TO app_users_old; SELECT \
+                 onagui.create_app_users();",
                 kind.to_uppercase()
+            ),
+            "sequence" => format!(
+                "ALTER SEQUENCE {table} RENAME TO app_users_old; SELECT onagui.create_app_users();"
             ),
             _ => format!("-- Rename {table}, then: SELECT onagui.create_app_users();"),
         },

@@ -115,7 +115,19 @@ def test_another_trigger_that_writes_app_users(clinic):
         "CREATE TRIGGER \"on auth user created\" AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION public.handle_new_user()",
     )
     [(_, _, remedy)] = mend(clinic, "other triggers", says="handle_new_user")
-    assert remedy.endswith("\n-- or, as the function's owner: DROP FUNCTION public.handle_new_user() CASCADE;"), remedy
+    assert remedy.endswith("\n-- or, as the function's owner, with whatever else it is the trigger of: DROP FUNCTION public.handle_new_user() CASCADE;"), remedy
+
+
+def test_a_functions_name_does_not_end_a_remedys_comment(clinic):
+    name = 'public."x\nSELECT 1/0; --"'
+    dba(
+        clinic,
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN /* app_users */ RETURN NULL; END'",
+        f"CREATE TRIGGER other AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION {name}()",
+    )
+    [(_, _, remedy)] = mend(clinic, "other triggers")
+    drop, comment = remedy.split("\n")
+    assert (drop, comment[:3]) == ("DROP TRIGGER other ON auth.users;", "-- ")
 
 
 def handle_new_user(db, body):

@@ -75,6 +75,9 @@ def test_a_table_that_is_a_superusers_by_now(db, way):
     db.sql("INSERT INTO x.notes VALUES (%s)", [app])
     assert fix_one(db, "a@example.com")["rows_changed"] == 0
     assert db.warnings == []
+    health = db.sql("SELECT detail, remedy FROM onagui.sync_health() WHERE check_name = 'possible references' AND status = 'warn'")
+    assert [detail.partition(":")[0] for detail, _ in health] == ["x.notes.u is registered, but not by a superuser, to whom the table belongs"]
+    assert health[0][1].startswith("--") and "register_reference('x.notes', 'u')" in health[0][1]
     # A superuser may say that it is meant.
     assert "already" in db.one("SELECT onagui.register_reference('x.notes', 'u')", role=ADMIN)
     db.sql("UPDATE x.notes SET u = %s", [(other := mismatched(db, "b@example.com"))[0]])

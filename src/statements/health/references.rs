@@ -91,6 +91,19 @@ pub fn possible(session: &Session, _: House, report: &mut Report) -> Result<(), 
                               JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.table_name AND c.relkind IN ('r', 'p')
                               JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = s.column_name AND NOT a.attisdropped
                              WHERE n.nspname = s.table_schema)
+         UNION ALL
+         SELECT format('%I.%I.%I is registered, but not by a superuser, to whom the table belongs: fixes pass it over',
+                       s.table_schema, s.table_name, s.column_name),
+                regexp_replace(
+                    format('-- Whoever may put a trigger on it would get its owner''s rights by a fix. If nobody else may, as a '
+                           'superuser: SELECT onagui.register_reference(%L, %L);', c.oid::regclass, s.column_name),
+                    '[[:cntrl:]]', ' ', 'g')
+           FROM onagui.sync_reference s
+           JOIN pg_namespace n ON n.nspname = s.table_schema
+           JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.table_name
+           JOIN pg_class root ON root.oid = coalesce(pg_partition_root(c.oid), c.oid)
+           JOIN pg_roles o ON o.oid = root.relowner AND o.rolsuper
+          WHERE (to_jsonb(s) ->> 'by_superuser')::boolean IS FALSE
           ORDER BY 1",
         &[app.table.into()],
     );

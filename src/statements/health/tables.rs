@@ -3,7 +3,7 @@
 use super::{Report, count, literal, one_line, read};
 use crate::catalog::tables::{APP_USERS, AUTH_USERS};
 use crate::catalog::{App, Auth, Column, House, Way, Ways};
-use crate::error::{Error, Failure, MADE_BY_AUTH};
+use crate::error::{Error, Failure, GIVE_IDS, MADE_BY_AUTH};
 use crate::pg::{Mode, Session};
 use crate::statements::mapping::{self, Source};
 use crate::statements::quote;
@@ -58,7 +58,7 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
         fits = false;
         report.warn(
             format!("onagui.app_users has {rows} without an id, to which no sign-up can be linked"),
-            "UPDATE onagui.app_users SET id = gen_random_uuid() WHERE id IS NULL;",
+            GIVE_IDS,
         );
     }
     for column in app.columns.iter().filter(|c| is_written_always(c) && !c.writable) {

@@ -111,7 +111,8 @@ const FRONT: &str = "
 const OTHERS: &str = "
     SELECT format('trigger %s on auth.users calls %s, which seems to write app_users as well%s', other.tgname, other.called,
                   ', through ' || through.names),
-           format(E'DROP TRIGGER %I ON auth.users;\n-- or, as the function''s owner: DROP FUNCTION %s CASCADE;', other.tgname, other.called)
+           format(E'DROP TRIGGER %I ON auth.users;\n-- or, as the function''s owner, with whatever else it is the trigger of: DROP FUNCTION %s CASCADE;',
+                  other.tgname, regexp_replace(other.called::text, '[[:cntrl:]]', ' ', 'g')) -- a line break would end the comment
       FROM other
      CROSS JOIN LATERAL (
            SELECT string_agg(front.name::text, ', ' ORDER BY front.name::text) AS names

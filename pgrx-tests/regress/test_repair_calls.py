@@ -469,3 +469,20 @@ def test_whoever_always_fails_keeps_nobody_from_having_a_turn(db):
     for _ in range(200):
         left -= {row["email"] for row in fix(db, None, limit=2)}
     assert not left
+
+
+def test_a_trigger_that_keeps_what_is_to_give_way(db):
+    """It marks rows as deleted, and returns NULL: the row that stays must not be blamed for that it is there."""
+    db.sql(
+        """CREATE TABLE seats (user_id uuid REFERENCES onagui.app_users, place int, gone boolean, UNIQUE (user_id, place));
+           CREATE FUNCTION soft() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$BEGIN
+               UPDATE seats SET gone = true WHERE user_id = OLD.user_id AND place = OLD.place; RETURN NULL; END$$;
+           CREATE TRIGGER soft BEFORE DELETE ON seats FOR EACH ROW EXECUTE FUNCTION soft()"""
+    )
+    spare, auth = duplicate(db, "ann@example.com")
+    db.sql("INSERT INTO seats VALUES (%s, 1), (%s, 1)", [spare, auth])
+    before = content(db, "onagui.app_users", "seats")
+    row = fix_one(db, "ann@example.com", policy="keep_auth")
+    error = row["details"]["error"]
+    assert (row["outcome"], error["sqlstate"], error["message"]) == ("failed", "55000", "rows of public.seats could not be changed")
+    assert content(db, "onagui.app_users", "seats") == before

@@ -73,7 +73,6 @@ pub fn apply(
 ) -> Result<Vec<Done>, Error> {
     let mut done: Vec<Done> = changes.iter().map(|c| Done::to(c.of.table, c.of.shape)).collect();
     fit::check(session, changes, Mode::Fresh)?;
-    let mut held_back = None;
     let turns = turns(changes, &mover.references);
     let mut turn = turns.iter();
     let owners: Vec<Oid> = turns.iter().map(|turn| turn.owner).collect();
@@ -91,15 +90,14 @@ pub fn apply(
                     ),
                     Write::Insert => (c.inserted.len(), insert(session, c, done)),
                 };
+                // What was to give way would be in the way of what comes next.
                 if written != wanted {
-                    held_back.get_or_insert_with(|| c.of.table.label.clone());
+                    return Err(Error::HeldBack { table: c.of.table.label.clone() });
                 }
             }
-        });
-    });
-    if let Some(table) = held_back {
-        return Err(Error::HeldBack { table });
-    }
+            Ok(())
+        })
+    })?;
     // A trigger of the application may have gone on changing them, or rows of another table, before or after.
     if changes.iter().any(|c| c.of.table.after_triggers || c.of.table.keeps_rows) {
         for (c, done) in changes.iter().zip(&mut done) {

@@ -3,19 +3,20 @@
 use super::order::distinct;
 use crate::catalog::deferrable::{fire_as_session, is_nobody_elses};
 use crate::catalog::references::References;
+use crate::error::Error;
 use crate::pg::{self, Mode, QueryLevel, Session};
 use pgrx::pg_sys::Oid;
 use std::sync::LazyLock;
 
 /// Runs `write` as each owner in turn. Foreign-key checks and AFTER triggers of what it writes fire when all owners have
 /// had their turn, as the owner whose statement queued them. Whatever may be deferred is checked then too: nothing is left
-/// for COMMIT to fire as the session's role.
+/// for COMMIT to fire as the session's role. Where `write` fails, everything must be rolled back.
 pub fn as_one_statement(
     owners: &[Oid],
     references: &References,
     session: &Session,
-    mut write: impl FnMut(Oid),
-) {
+    mut write: impl FnMut(Oid) -> Result<(), Error>,
+) -> Result<(), Error> {
     let constraints = by_owner(session, owners, references);
     let names: Vec<&str> = constraints.iter().map(|(_, name, _)| name.as_str()).collect();
     let said = fire_as_session(session, &names);
@@ -23,12 +24,13 @@ pub fn as_one_statement(
     let mut levels = Vec::new();
     for owner in owners {
         levels.push((*owner, QueryLevel::open()));
-        pg::as_role(*owner, || write(*owner));
+        pg::as_role(*owner, || write(*owner))?;
     }
     while let Some((owner, level)) = levels.pop() {
         pg::as_role(owner, || level.close());
     }
     set_constraints(session, &constraints, "DEFERRED", |(_, _, initially)| *initially);
+    Ok(())
 }
 
 /// A constraint by its qualified name, the owner of its table, and whether it is deferred at first.

@@ -290,7 +290,7 @@ impl Mover {
                 false => self.update_one(session, place, from, to),
             };
             moved.push((place, rows));
-        });
+        })?;
         self.written(session, &moved, watched, &[(from, to)])?;
         // As a rehearsal tells of them.
         moved.sort_unstable();
@@ -335,7 +335,7 @@ impl Mover {
             }
             moved.push((place, rows.iter().sum()));
             by_place.insert(place, rows);
-        });
+        })?;
         self.written(session, &moved, watched, users)?;
         let of_user = |user: usize| {
             let referring = by_place.iter().map(|(place, rows)| (*place, rows[user]));
@@ -367,7 +367,7 @@ impl Mover {
 
     /// Calls `update` for each table whose rows change, as its owner, to the constraints as one statement: for what a table
     /// refers to first, since a BEFORE trigger of the application may look it up.
-    fn update_each(&self, session: &Session, mut update: impl FnMut(usize)) {
+    fn update_each(&self, session: &Session, mut update: impl FnMut(usize)) -> Result<(), Error> {
         let owner = |place: usize| self.references.tables[place].owner;
         let keys = self.references.keys.iter().filter(|key| key.child != 0);
         let keys = keys.map(|key| (key.child, key.parent));
@@ -378,7 +378,8 @@ impl Mover {
         let mut turns = turns.into_iter();
         as_one_statement(&owners, &self.references, session, |_| {
             turns.next().into_iter().flatten().copied().for_each(&mut update);
-        });
+            Ok(())
+        })
     }
 
     /// Whether no row of a table refers to any of `users`, where the server would refuse an UPDATE of it even so.

@@ -173,8 +173,9 @@ impl Place {
                    JOIN pg_class c ON c.oid = k.conrelid
                    JOIN pg_namespace n ON n.oid = c.relnamespace
                    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (k.conkey)
-                  WHERE k.contype = 'f' AND k.confrelid = to_regclass('onagui.app_users')
-                    AND n.nspname = $1 AND c.relname = $2 AND a.attname = $3",
+                   JOIN pg_class app ON app.oid = k.confrelid AND app.relname = 'app_users'
+                   JOIN pg_namespace o ON o.oid = app.relnamespace AND o.nspname = 'onagui'
+                  WHERE k.contype = 'f' AND n.nspname = $1 AND c.relname = $2 AND a.attname = $3",
                 &[schema.clone().into(), table.clone().into(), column.clone().into()],
                 Mode::Fresh,
             )

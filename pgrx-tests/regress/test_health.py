@@ -118,6 +118,27 @@ def test_another_trigger_that_writes_app_users(clinic):
     assert remedy.endswith("\n-- or, as the function's owner, with whatever else it is the trigger of: DROP FUNCTION public.handle_new_user() CASCADE;"), remedy
 
 
+@pytest.mark.parametrize("path", ["private", ""])
+def test_another_schemas_table_with_a_views_name(clinic, path):
+    dba(
+        clinic,
+        "CREATE VIEW public.profiles AS SELECT id, username FROM onagui.app_users",
+        "CREATE SCHEMA private; CREATE TABLE private.profiles (id uuid)",
+        f"""CREATE FUNCTION private.f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '{path}' AS
+            $$BEGIN INSERT INTO {'private.' if not path else ''}profiles VALUES (NEW.id); RETURN NEW; END$$""",
+        "CREATE TRIGGER zz AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION private.f()",
+    )
+    assert is_fine(clinic, "other triggers")
+
+
+@pytest.mark.parametrize("column", ["team_id", "invite_token"])
+def test_a_unique_column_that_is_not_who_the_user_is(db, column):
+    db.install(app_users=False)
+    db.sql(f"CREATE TABLE onagui.app_users (user_no bigint PRIMARY KEY, {column} uuid UNIQUE NOT NULL, email text)")
+    [(_, _, remedy)] = [row for row in findings(db, "tables") if row[0] == "fail"]
+    assert remedy == "ALTER TABLE onagui.app_users ADD COLUMN id uuid NOT NULL DEFAULT gen_random_uuid() UNIQUE;"
+
+
 def test_a_functions_name_does_not_end_a_remedys_comment(clinic):
     name = 'public."x\nSELECT 1/0; --"'
     dba(

@@ -85,6 +85,24 @@ def test_a_table_that_is_a_superusers_by_now(db, way):
     assert db.sql("SELECT u FROM x.notes") == [(other[1],)]
 
 
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+def test_an_undo_in_a_table_that_is_a_superusers_by_now(db, make):
+    db.install()
+    db.sql("CREATE TABLE public.notes (id int PRIMARY KEY, u uuid UNIQUE); SELECT onagui.register_reference('public.notes', 'u')")
+    app, auth = make(db, "a@example.com")
+    db.sql("INSERT INTO public.notes VALUES (1, %s)", [app])
+    if make is duplicate:
+        db.sql("INSERT INTO public.notes VALUES (2, %s)", [auth])
+    audit_id = fix_one(db, "a@example.com", policy="keep_auth")["audit_id"]
+    db.sql(TRAP.format(table="public.notes").replace("AFTER UPDATE", "AFTER INSERT OR UPDATE"))
+    db.sql(f"ALTER TABLE public.notes OWNER TO {ADMIN}", role=ADMIN)
+    with expect_error("55000", detail="does not refer to users any more"):
+        undo(db, audit_id)
+    assert db.warnings == []
+    db.sql("SELECT onagui.register_reference('public.notes', 'u')", role=ADMIN)
+    assert undo(db, audit_id).startswith("UNDONE:")
+
+
 def test_a_partition_of_a_superusers_table(db):
     """Fixes write the whole table, as its owner."""
     db.install()

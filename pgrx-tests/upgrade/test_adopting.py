@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from readme import block
-from repairs import ADMIN, content, duplicate, fix, mismatched, statuses
+from repairs import ADMIN, app_user, content, duplicate, fix, mismatched, statuses
 
 OLD = """
 CREATE TABLE public.users (user_id uuid PRIMARY KEY DEFAULT gen_random_uuid(), email text UNIQUE, plan text NOT NULL DEFAULT 'free');
@@ -39,6 +39,7 @@ def test_a_table_that_is_there_already(db, first):
     told = psql(db, recipe)
     failed = [line for line in told.splitlines() if line.split("|")[1] == "fail"]
     assert failed == [], told
+    psql(db, block("What asks for public.users goes on finding it", "Install"))
     ann = db.auth.signup("ann@example.com")
     bob = db.auth.signup("bob@example.com")
     assert sorted(db.sql("SELECT id, plan FROM onagui.app_users")) == sorted([(ann, "pro"), (bob, "free"), (new, "free")])
@@ -47,7 +48,7 @@ def test_a_table_that_is_there_already(db, first):
     # What still asks for it under the old name finds it, each their own row.
     session = db.session(ADMIN)
     with session.acting_as("authenticated", sub=bob):
-        assert session.execute("SELECT id FROM public.users").fetchall() == [(bob,)]
+        assert session.execute("SELECT user_id FROM public.users WHERE id = user_id").fetchall() == [(bob,)]
 
 
 def test_taking_back_a_night(db):
@@ -55,6 +56,9 @@ def test_taking_back_a_night(db):
     for name in "abc":
         mismatched(db, f"{name}@example.com")
     duplicate(db, "d@example.com")
+    app_user(db, "linked@example.com")
+    linked = db.auth.signup("linked@example.com")
+    db.auth.change_email(linked, "linked2@example.com")
     before = content(db, "onagui.app_users")
     assert {row["outcome"] for row in fix(db, None)} == {"done"}
     assert content(db, "onagui.app_users") != before

@@ -150,7 +150,7 @@ impl From<Error> for Failure {
                 "A trigger of the application held at least one of them back, or wrote something else; nothing was changed.".into(),
                 format!(
                     "See the BEFORE triggers of {table}: \\d {table}. One that keeps or sets the column itself, to auth.uid() for instance, can be put aside \
-                     by ALTER TABLE {table} DISABLE TRIGGER ...; during the fix, in its transaction."
+                     by ALTER TABLE {table} DISABLE TRIGGER ...; during the fix, in its transaction, which ends with ENABLE TRIGGER."
                 ),
             ),
             Error::AppUserGone { id } => (
@@ -388,7 +388,7 @@ impl From<Error> for Failure {
                     "Nothing was changed. Undo later entries of the log that concern these rows first, the last one first (SELECT audit_id, action, email \
                      FROM onagui.sync_audit_log WHERE audit_id > {audit_id} AND outcome = 'done' AND undone_by IS NULL ORDER BY audit_id DESC;), or put the \
                      rows in order by hand, then try again. A trigger of the application may have done it: ALTER TABLE ... DISABLE TRIGGER ...; during \
-                     the undo, in its transaction."
+                     the undo, in its transaction, which ends with ENABLE TRIGGER."
                 ),
             ),
             // Registered references.

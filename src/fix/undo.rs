@@ -372,7 +372,7 @@ fn take_back_changes(
             why.extend(in_use(repair, session, id, logged));
         }
     }
-    let tables = undo::resolve(session, repair.target().house, done, &mut why);
+    let tables = undo::resolve(session, &mover, done, &mut why);
     if tables.len() != done.len() {
         return Err(Error::CannotUndo { audit_id, why });
     }

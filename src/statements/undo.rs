@@ -4,7 +4,7 @@ use super::changes::{TableChanges, Update};
 use super::done::{Done, Moved, MovedRow};
 use super::elements;
 use super::fields::Fields;
-use super::rekey::unquoted;
+use super::rekey::{Mover, unquoted};
 use super::rows::{Address, address};
 use crate::catalog::House;
 use crate::catalog::references::{SoftPlace, Table};
@@ -39,10 +39,11 @@ pub struct Resolved {
 }
 
 /// The tables of `done`, in its order. Adds to `why` those that are not there any more, and those of which nobody can say which
-/// table they are: it may have been renamed and a copy of it made under its name.
+/// table they are: it may have been renamed and a copy of it made under its name. A table is written as its owner, a superuser's only
+/// where it refers to users still, by what only a superuser could have made so.
 pub fn resolve(
     session: &Session,
-    house: House,
+    mover: &Mover,
     done: &[Done],
     why: &mut Vec<String>,
 ) -> Vec<Resolved> {
@@ -51,7 +52,13 @@ pub fn resolve(
             let table = Table::read(session, oid, Mode::Fresh)?;
             Some(Resolved { table, shape: Shape::read(session, oid, Mode::Fresh) })
         };
-        pg::as_role(house.owner, || session.run(sql, args, Mode::Fresh).one::<Oid>().and_then(read))
+        pg::as_role(mover.house.owner, || {
+            session.run(sql, args, Mode::Fresh).one::<Oid>().and_then(read)
+        })
+    };
+    let is_anothers = |table: &Table| {
+        let refers = mover.references.tables.iter().any(|other| other.oid == table.oid);
+        !refers && pg::is_superuser(table.owner)
     };
     let mut tables = Vec::with_capacity(done.len());
     for d in done {
@@ -69,6 +76,10 @@ pub fn resolve(
                     d.table, it.table.label
                 ));
             }
+            (Some(it), _) | (None, Some(it)) if is_anothers(&it.table) => why.push(format!(
+                "{} is a superuser's, and does not refer to users any more",
+                it.table.label
+            )),
             (Some(it), _) | (None, Some(it)) => tables.push(it),
             (None, None) => why.push(format!("table {} is not there any more", d.table)),
         }

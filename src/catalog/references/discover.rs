@@ -35,10 +35,10 @@ fn barred(write: Write) -> String {
             FROM pg_publication p
            CROSS JOIN (SELECT l.*, ARRAY(SELECT l.oid UNION ALL SELECT a.relid::oid FROM pg_partition_ancestors(l.oid) a) AS above
                          FROM (SELECT c.oid AS id UNION SELECT t.relid::oid FROM pg_partition_tree(c.oid) t WHERE t.isleaf) x
-                         JOIN pg_class l ON l.oid = x.id AND l.relkind = 'r') l
+                         CROSS JOIN LATERAL (SELECT l.* FROM pg_class l WHERE l.oid = x.id AND l.relkind = 'r' OFFSET 0) l) l
            WHERE p.pub{}
-             AND NOT EXISTS (SELECT FROM pg_index i
-                              WHERE i.indrelid = l.oid AND i.indisvalid AND i.indimmediate
+             AND NOT EXISTS (SELECT FROM (SELECT i.* FROM pg_index i WHERE i.indrelid = l.oid OFFSET 0) i
+                              WHERE i.indisvalid AND i.indimmediate
                                 AND (l.relreplident = 'd' AND i.indisprimary OR l.relreplident = 'i' AND i.indisreplident))
              AND l.relreplident <> 'f' AND l.relpersistence = 'p'
              AND (p.puballtables

@@ -56,7 +56,7 @@ const UNIQUE: &str = "
            con.conexclop IS NULL AND parts.joinable, parts.enums
       FROM (SELECT $1 UNION SELECT t.relid FROM pg_partition_tree($1::oid::regclass) t) AS x(id)
       CROSS JOIN LATERAL (SELECT i.* FROM pg_index i WHERE i.indrelid = x.id OFFSET 0) i
-      JOIN pg_class ic ON ic.oid = i.indexrelid
+      CROSS JOIN LATERAL (SELECT c.relname, c.relkind FROM pg_class c WHERE c.oid = i.indexrelid OFFSET 0) ic
       LEFT JOIN LATERAL (SELECT c.conname, c.conexclop FROM pg_constraint c
                           WHERE c.conrelid = i.indrelid AND c.conindid = i.indexrelid AND c.contype IN ('p', 'u', 'x') OFFSET 0) con ON true
       CROSS JOIN LATERAL (
@@ -91,8 +91,9 @@ const UNIQUE: &str = "
                                   AND d.refobjsubid = a.attnum))) uses
      WHERE (i.indisunique OR i.indisexclusion) AND i.indislive AND i.indisready AND (i.indisvalid OR ic.relkind <> 'I')
        AND (i.indrelid = $1
-            OR NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_index whole ON whole.indexrelid = h.inhparent
-                            WHERE h.inhrelid = i.indexrelid AND whole.indisvalid))
+            OR NOT EXISTS (SELECT FROM (SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = i.indexrelid OFFSET 0) h
+                              JOIN pg_index whole ON whole.indexrelid = h.inhparent
+                             WHERE whole.indisvalid))
      ORDER BY i.indisprimary DESC, 1";
 
 pub(super) fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniqueness> {

@@ -191,17 +191,18 @@ fn remedy(session: &Session, error: &Error) -> String {
 /// A key of the application's own under another name is the id. Where there is none each row gets one: nobody can be linked
 /// to a row without.
 fn make_id(session: &Session) -> String {
-    // Of several unique columns only the primary key can be told from what else is unique.
+    // What is unique but not the primary key may be a secret, or somebody else's id.
     let key = read(
         session,
         "SELECT k.name
-           FROM (SELECT a.attname::text AS name, bool_or(i.indisprimary) AS is_primary, count(*) OVER () AS keys
+           FROM (SELECT a.attname::text AS name, bool_or(i.indisprimary) AS is_primary
                    FROM pg_index i
                    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
                   WHERE i.indrelid = 'onagui.app_users'::regclass AND i.indisunique AND i.indisvalid AND i.indimmediate
                     AND i.indpred IS NULL AND i.indnkeyatts = 1 AND a.attnotnull AND a.atttypid = 'uuid'::regtype
                   GROUP BY a.attname) k
-          WHERE k.is_primary OR k.keys = 1",
+          WHERE k.is_primary OR k.name ~* '^(app[-_ ]?)?(users?[-_ ]?)?u{0,2}id$'
+          ORDER BY k.is_primary DESC LIMIT 1",
         &[],
     );
     if let Some(key) = key.one::<String>() {

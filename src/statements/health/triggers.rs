@@ -76,6 +76,7 @@ pub fn others(session: &Session, _: House, report: &mut Report) -> Result<(), Er
 const OTHER: &str = "
     other AS (
          SELECT t.tgname, p.oid::regproc AS name, p.oid::regprocedure AS called, p.prosrc,
+                (SELECT c FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%') AS path,
                 t.tgtype & 4 <> 0
                 AND (t.tgtype & 2 <> 0 OR t.tgtype & 1 > o.tgtype & 1
                      OR t.tgtype & 1 = o.tgtype & 1 AND t.tgname < o.tgname) AS is_early
@@ -100,9 +101,9 @@ const FRONT: &str = "
                 AND d.classid = 'pg_rewrite'::regclass
            JOIN pg_rewrite w ON w.oid = d.objid),
     front AS (
-         SELECT c.oid::regclass AS name,
+         SELECT c.oid::regclass AS name, n.nspname,
                 format('[[:<:]](insert[[:space:]]+into|merge[[:space:]]+into|update|delete[[:space:]]+from)[[:space:]]+'
-                       '(only[[:space:]]+)?(\"?%s\"?[[:space:]]*[.][[:space:]]*)?\"?%s([^[:alnum:]_$]|$)',
+                       '(only[[:space:]]+)?(\"?%s\"?[[:space:]]*[.][[:space:]]*)%%s\"?%s([^[:alnum:]_$]|$)',
                        regexp_replace(n.nspname, '[^[:alnum:]_]', '.', 'g'),
                        regexp_replace(c.relname, '[^[:alnum:]_]', '.', 'g')) AS written
            FROM behind JOIN pg_class c ON c.oid = behind.oid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -116,7 +117,9 @@ const OTHERS: &str = "
       FROM other
      CROSS JOIN LATERAL (
            SELECT string_agg(front.name::text, ', ' ORDER BY front.name::text) AS names
-             FROM front WHERE other.prosrc ~* front.written) through
+             FROM front
+            -- Without its schema the name is another table's where the function's search_path lacks the schema.
+            WHERE other.prosrc ~* format(front.written, CASE WHEN position(front.nspname IN other.path) = 0 THEN '' ELSE '?' END)) through
      WHERE other.prosrc ~* '[[:<:]]app_users[[:>:]]' OR through.names IS NOT NULL
     UNION ALL
     SELECT format('trigger %s on auth.users calls %s, which seems to write %s: its foreign key %s wants the app user''s row, which is made after that, so that sign-ups fail',

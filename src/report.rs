@@ -3,8 +3,7 @@
 mod text;
 
 use crate::catalog::House;
-use crate::error::Error;
-use crate::error::GIVE_IDS;
+use crate::error::{Error, GIVE_IDS};
 use crate::pg::{self, Call, Reply};
 use crate::statements::status::{
     ANOTHERS_ROW, Listed, NO_ROW_OF_SEVERAL, Overview, ROW_WITHOUT_ID, STATUSES,

@@ -29,6 +29,7 @@ const DEFERS: &str = "
 
 /// SQL: the first publication of a kind of write to a table `c`, and the part of the table, a partition or all of it, that has
 /// no replica identity (CheckCmdReplicaIdentity() of src/backend/executor/execReplication.c). One such part bars all of them.
+/// OFFSET 0: as with CHECKs (`shape/checks.rs`).
 fn barred(write: Write) -> String {
     format!(
         "(SELECT ARRAY[p.pubname::text, l.oid::regclass::text]

@@ -125,6 +125,18 @@ def test_who_has_no_email_where_one_is_wanted(db):
     assert [row["outcome"] for row in fix(db, None) if row["action"] == "create"] == ["done"]
 
 
+@pytest.mark.parametrize(
+    ("default", "suits"), [("''", True), ("gen_random_uuid() || '@x.org'", True), ("repeat('x', 30)", True), ("repeat('x', 50)", False)]
+)
+def test_the_columns_default_where_an_email_is_wanted(db, default, suits):
+    db.sql(f"ALTER TABLE onagui.app_users ALTER email TYPE varchar(42), ALTER email SET NOT NULL, ALTER email SET DEFAULT {default}")
+    ids = [auth_user(db, None, phone="4912345"), auth_user(db, "ann@example.com"), auth_user(db, f"{'x' * 40}@example.com")]
+    outcomes = [
+        {row["auth_user_id"]: row["outcome"] for row in fix(db, None, apply) if row["action"] == "create"} for apply in (False, True)
+    ]
+    assert outcomes == [dict(zip(ids, [made if suits else "refused", made, "refused"])) for made in ("planned", "done")]
+
+
 def test_many_at_once(db):
     """A row of the set's may do with less, or not at all; the others get all they bring."""
     db.sql("ALTER TABLE onagui.app_users ADD phone text CHECK (phone <> '3'), ADD CHECK (email <> 'u5@example.com')")

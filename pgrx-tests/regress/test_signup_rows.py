@@ -211,6 +211,20 @@ def test_no_email_where_the_column_wants_one(app):
     assert users(app) == [(guest, "guest@example.com")]
 
 
+@pytest.mark.parametrize(("default", "email"), [("''", ""), ("gen_random_uuid() || '@x.org'", "%@x.org"), ("'none'::text", "none")])
+def test_the_columns_default_where_it_wants_an_email(app, default, email):
+    app.sql(f"ALTER TABLE onagui.app_users ALTER email SET NOT NULL, ALTER email SET DEFAULT {default}")
+    guest, other = app.auth.signup(anonymous=True), app.auth.signup("ann@example.com")
+    assert app.one("SELECT email LIKE %s FROM onagui.app_users WHERE id = %s", [email, guest])
+    assert (other, "ann@example.com") in users(app)
+    # An UPDATE that concerns nobody keeps it, an address takes its place.
+    app.sql("UPDATE auth.users SET email = NULL WHERE id = %s", [guest], role="supabase_auth_admin")
+    assert app.one("SELECT email LIKE %s FROM onagui.app_users WHERE id = %s", [email, guest])
+    app.auth.change_email(guest, "guest@example.com")
+    assert (guest, "guest@example.com") in users(app)
+    assert [entry["action"] for entry in audit(app)] == ["update_email"]
+
+
 def test_the_email_follows(app):
     id = app.auth.signup("ann@example.com")
     app.auth.change_email(id, "ann@example.org")

@@ -178,6 +178,11 @@ impl App {
         email_text(row, self.has_loose_collation())
     }
 
+    /// What stands for the e-mail of those who have none, where the column must have one.
+    pub fn default_email(&self) -> Option<&str> {
+        self.column("email").filter(|c| c.not_null)?.default.as_deref()
+    }
+
     /// To the e-mail's collation texts that differ may be equal.
     pub fn has_loose_collation(&self) -> bool {
         self.column("email").is_some_and(|c| c.collation == Collation::Nondeterministic)

@@ -41,6 +41,8 @@ struct New<'t> {
     names: Option<Named>,
     /// Quoted columns of which nobody can tell what they will be.
     open: Vec<String>,
+    /// Nobody can tell what the e-mail of those will be who have none.
+    has_open_email: bool,
     /// The columns that take texts of some length only, quoted, and what is assigned to them.
     limited: Vec<(&'t str, String)>,
 }
@@ -199,12 +201,15 @@ impl Target {
             let mut mapped = self.mapped.iter();
             mapped.find(|m| m.name == column && !left_out.unwrap_or_default().contains(&m.name))
         };
+        let is_open = shape.column("email").is_some_and(|c| c.is_open);
+        let email = if is_open { "n.email".to_owned() } else { self.new_email() };
         let mut open = Vec::new();
         let mut written = Vec::new();
         for column in shape.columns.iter().filter(|c| c.generated.is_none()) {
             let default = self.app.column(&column.name).and_then(|c| c.default.as_deref());
             let value = match (column.name.as_str(), mapped_to(&column.name)) {
-                ("id" | "email", _) => format!("n.{}", column.quoted),
+                ("id", _) => "n.id".to_owned(),
+                ("email", _) => email.clone(),
                 _ if column.is_open => {
                     written.push(unknown(column));
                     open.push(column.quoted.clone());
@@ -225,11 +230,11 @@ impl Target {
             }
         }
         let text = |name: &str| match (name, mapped_to(name)) {
-            ("email", _) => Some("n.email::text".to_owned()),
+            ("email", _) => Some(format!("{email}::text")),
             (_, Some(mapped)) if mapped.is_string => Some(format!("({})::text", value(mapped))),
             _ => None,
         };
-        let limited = shape.columns.iter().filter(|c| c.is_limited && !c.is_open);
+        let limited = shape.columns.iter().filter(|c| c.is_limited && !open.contains(&c.quoted));
         let limited: Vec<(&str, String)> =
             limited.filter_map(|c| Some((c.quoted.as_str(), text(&c.name)?))).collect();
         let raw: Vec<String> = limited
@@ -244,7 +249,8 @@ impl Target {
             raw.concat(),
             if names.is_some() { UNDER_NAMES } else { "new_users n" },
         );
-        New { table, shape, rows, names, open, limited }
+        let has_open_email = is_open && self.app.default_email().is_some();
+        New { table, shape, rows, names, open, has_open_email, limited }
     }
 }
 
@@ -279,10 +285,11 @@ impl New<'_> {
 
     /// Quoted columns that must have a value.
     fn demanded(&self) -> impl Iterator<Item = &str> {
-        let columns = self.shape.columns.iter().map(|c| (c.not_null, c.quoted.as_str()));
-        columns
-            .filter(|(not_null, name)| *not_null && !self.open.iter().any(|o| o == name))
-            .map(|c| c.1)
+        let is_open = |name: &str| {
+            self.open.iter().any(|open| open == name) || self.has_open_email && name == "email"
+        };
+        let columns = self.shape.columns.iter().filter(|c| c.not_null);
+        columns.map(|c| c.quoted.as_str()).filter(move |name| !is_open(name))
     }
 
     fn checks(&self) -> impl Iterator<Item = &Check> {

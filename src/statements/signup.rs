@@ -282,8 +282,16 @@ impl Target {
         format!(
             "INSERT INTO onagui.app_users ({}) SELECT {} FROM {from}",
             list("id, email", columns),
-            list("n.id, n.email", &values),
+            list(&format!("n.id, {}", self.new_email()), &values),
         )
+    }
+
+    /// The e-mail of a new row, over `n`: where auth has none and the column must have one, the column's default.
+    pub(super) fn new_email(&self) -> String {
+        match self.app.default_email() {
+            Some(default) => format!("coalesce({}, ({default})::text)", self.auth.email("n")),
+            None => "n.email".into(),
+        }
     }
 
     /// Whether the row `alias` of `auth.users` counts as absent.

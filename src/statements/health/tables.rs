@@ -275,7 +275,7 @@ fn without_id(app: &App) -> Option<String> {
 
 /// Auth users whose rows no fix makes, for want of the e-mail that app users must have. A BEFORE trigger may give them one.
 pub fn shut_out(auth: &Auth, app: &App) -> Option<String> {
-    app.column("email").filter(|c| c.not_null && !app.changes_rows)?;
+    app.column("email").filter(|c| c.not_null && c.default.is_none() && !app.changes_rows)?;
     let is_deleted = if auth.has("deleted_at") { "u.deleted_at IS NOT NULL" } else { "false" };
     Some(format!(
         "ONLY auth.users u WHERE u.email IS NULL AND u.id IS NOT NULL AND NOT {is_deleted}

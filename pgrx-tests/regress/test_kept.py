@@ -1,6 +1,7 @@
 """What a backend keeps of the catalog is never out of date: one session repairs, signs up and reads between changes."""
 
 import pytest
+from psycopg.types.json import Jsonb
 from repairs import ADMIN, app_user, auth_user, content, fix_one, mismatched, statuses
 
 
@@ -188,3 +189,53 @@ def test_the_extension_is_dropped_and_made_again(desk):
     row = fix_one(db, "z@example.com", role=ADMIN)
     assert row["outcome"] == "done" and (row["old_app_user_id"], row["new_app_user_id"]) == (app, auth)
     assert len(content(db, "onagui.app_users")["onagui.app_users"]) == len(before["onagui.app_users"]) + 1
+
+
+TOUCH = """
+    CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at := now(); RETURN NEW; END';
+    CREATE TRIGGER touch BEFORE UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.touch()"""
+ORDERS = """
+    CREATE TABLE products (id int PRIMARY KEY);
+    CREATE TABLE orders (id int, product int CONSTRAINT of_product REFERENCES products DEFERRABLE INITIALLY DEFERRED)"""
+NOTES = "CREATE TABLE notes (user_id uuid CONSTRAINT of_user REFERENCES onagui.app_users DEFERRABLE INITIALLY DEFERRED)"
+STOCK = """
+    CREATE TABLE products (id int PRIMARY KEY);
+    CREATE TABLE stock (product int);
+    CREATE FUNCTION public.sell() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.stock VALUES (NULL), (1); RETURN NULL; END';
+    CREATE TRIGGER sell AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.sell()"""
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        (TOUCH + ";" + ORDERS, "ALTER TABLE orders DROP CONSTRAINT of_product"),
+        (TOUCH + ";" + ORDERS, "DROP TABLE orders"),
+        (TOUCH + ";" + ORDERS, "ALTER TABLE orders RENAME CONSTRAINT of_product TO of_products"),
+        (TOUCH + ";" + ORDERS, "CREATE SCHEMA shop; ALTER TABLE orders SET SCHEMA shop"),
+        (NOTES, "ALTER TABLE notes RENAME CONSTRAINT of_user TO of_whom"),
+        (NOTES, "DROP TABLE notes"),
+        (STOCK, "INSERT INTO products VALUES (1); ALTER TABLE stock ADD FOREIGN KEY (product) REFERENCES products DEFERRABLE INITIALLY DEFERRED"),
+        (STOCK, "INSERT INTO products VALUES (1); ALTER TABLE stock ADD FOREIGN KEY (product) REFERENCES products DEFERRABLE INITIALLY DEFERRED;"
+                " ALTER FUNCTION public.sell() SECURITY DEFINER"),
+    ],
+)
+def test_constraints_that_may_wait_come_and_go(db, before, change):
+    """Also those of tables that are neither auth's nor the users': a session of the Auth server's stays for days."""
+    db.sql(before)
+    auth, caller = db.connect("supabase_auth_admin"), db.connect(ADMIN)
+
+    def live(name):
+        id = auth.execute(
+            "INSERT INTO auth.users (id, email, email_confirmed_at) VALUES (gen_random_uuid(), %s, now()) RETURNING id", [f"{name}@x.org"]
+        ).fetchone()[0]
+        auth.execute("UPDATE auth.users SET email = %s WHERE id = %s", [f"{name}@y.org", id])
+        body = {"userId": str(id), "email": f"{name}@y.org", "username": f"the_{name}"}
+        caller.execute("SELECT onagui.sync_user_registration(%s)", [Jsonb(body)])
+        return id
+
+    ids = [live("ann")]
+    db.sql(change)
+    ids += [live("bob"), live("cid")]
+    assert auth.warnings == []
+    rows = db.sql("SELECT id, email, username FROM onagui.app_users ORDER BY email", role=ADMIN)
+    assert rows == [(id, f"{name}@y.org", f"the_{name}") for id, name in zip(ids, ["ann", "bob", "cid"])]

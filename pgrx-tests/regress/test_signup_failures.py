@@ -498,6 +498,21 @@ def test_partitions(db):
     assert (entry["auth_user_id"], entry["details"]["error"]["sqlstate"]) == (high, "23514")
 
 
+def test_a_deferred_constraint_trigger_of_a_partition(db):
+    db.install(app_users=False)
+    db.sql(
+        """CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, username text) PARTITION BY HASH (id);
+           CREATE TABLE onagui.only PARTITION OF onagui.app_users FOR VALUES WITH (MODULUS 1, REMAINDER 0)"""
+    )
+    body = "IF NEW.email LIKE 'bad%' THEN RAISE EXCEPTION 'no'; END IF;"
+    trigger(db, body, "AFTER INSERT OR UPDATE", table="onagui.only", options="DEFERRABLE INITIALLY DEFERRED")
+    ann = db.auth.signup("ann@example.com")
+    bad = db.auth.signup("bad@example.com")
+    db.auth.change_email(ann, "ann@example.org")
+    assert db.sql("SELECT id, email FROM onagui.app_users") == [(ann, "ann@example.org")]
+    assert [(entry["auth_user_id"], entry["details"]["error"]["message"]) for entry in audit(db) if entry["action"] == "failure"] == [(bad, "no")]
+
+
 def test_children_of_inheritance_are_not_app_users(app):
     app.sql("CREATE TABLE public.child () INHERITS (onagui.app_users)")
     app.sql("INSERT INTO public.child (id, email) VALUES (%s, 'a@example.com')", [A])

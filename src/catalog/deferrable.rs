@@ -8,6 +8,7 @@ use pgrx::pg_sys::Oid;
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 /// A constraint, or constraint trigger, that may be deferred.
 pub struct Deferrable {
@@ -35,9 +36,10 @@ pub fn is_nobody_elses(owner: &str) -> String {
     )
 }
 
-/// Those of a table, and what its triggers, if it has any, may write to in other tables of `owner`'s.
-pub(super) fn read(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable> {
-    let sql = format!(
+/// Those of table `$1` and its partitions, and what its triggers, if it has any, may write to in other tables of `$2`'s, its
+/// owner's.
+static OF_TABLE: LazyLock<String> = LazyLock::new(|| {
+    format!(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.conname),
                 bool_and(c.condeferred)
                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o
@@ -48,6 +50,7 @@ pub(super) fn read(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable>
            JOIN pg_catalog.pg_class t ON t.oid = c.conrelid
           WHERE c.condeferrable
             AND (c.conrelid = $1
+                 OR EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(c.conrelid) x WHERE x.relid = $1)
                  OR c.contype = 'f' AND c.confrelid = $1
                  -- What the table's triggers write elsewhere.
                  OR c.condeferred
@@ -59,8 +62,12 @@ pub(super) fn read(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable>
           GROUP BY n.oid, n.nspname, c.conname
           ORDER BY 1",
         nobody_elses = is_nobody_elses("$2"),
-    );
-    let rows = session.run(&sql, &[Arg::from(table), Arg::from(owner)], Mode::Fresh);
+    )
+});
+
+/// The same, read.
+pub fn read(session: &Session, table: Oid, owner: Oid) -> Vec<Deferrable> {
+    let rows = session.run_kept(&OF_TABLE, &[Arg::from(table), Arg::from(owner)], Mode::Fresh);
     let each = (0..rows.len()).filter_map(|row| {
         let (name, initially, inbound) = (rows.get(row, 1)?, rows.get(row, 2)?, rows.get(row, 3)?);
         Some(Deferrable { name, initially, inbound })

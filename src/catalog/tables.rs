@@ -1,7 +1,6 @@
 //! The extension's own tables, `auth.users` and `onagui.app_users` as they are now.
 
 use super::code::{read_changes_rows, read_runs_code};
-use super::deferrable::{self, Deferrable};
 use crate::error::Error;
 use crate::pg::{self, Guarded, Mode, Session};
 use pgrx::pg_sys::Oid;
@@ -83,8 +82,6 @@ pub struct App {
     pub username_is_unique: Option<Fold>,
     /// `ONLY` for an ordinary table, so that inheritance children are left out; nothing for a partitioned one.
     pub only: &'static str,
-    /// Constraints and constraint triggers that may be deferred.
-    pub deferrable: Vec<Deferrable>,
     /// An INSERT may run code that is not the server's own.
     pub runs_code: bool,
     /// A BEFORE trigger may change the row that is inserted.
@@ -148,7 +145,6 @@ impl App {
             email_is_unique: false,
             username_is_unique: read_username_index(session, table),
             only,
-            deferrable: deferrable::read(session, table, owner),
             runs_code: read_runs_code(session, table),
             changes_rows: read_changes_rows(session, table),
         };

@@ -11,7 +11,7 @@ impl Repair {
     /// Looks at the tables anew where they were altered since the call began, which a wait for their lock brings to light as
     /// an error. Answers whether that was so.
     pub(super) fn renew(&self) -> Result<bool, Error> {
-        if !self.target().is_stale() {
+        if !self.target().is_stale() && !self.mover().is_stale() {
             return Ok(false);
         }
         let look = || {

@@ -14,6 +14,11 @@ impl<T> Kept<T> {
         Kept { slot: RefCell::new(None) }
     }
 
+    /// Whether something is kept that may not be so any more.
+    pub fn is_stale(&self, version: u64) -> bool {
+        self.slot.borrow().as_ref().is_some_and(|(at, _)| *at != version)
+    }
+
     /// What is kept, where it was learnt under `version` (see [`super::watched_version`]) and `fits`; else what `learn`
     /// finds now. That is kept for the next time, but not where this transaction goes on seeing the catalog as it once
     /// was, and not where it is not `worth` the memory.

@@ -18,6 +18,7 @@ struct Known {
 thread_local! {
     static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
     static CHANGES: Cell<u64> = const { Cell::new(1) };
+    static RULE_CHANGES: Cell<u64> = const { Cell::new(1) };
     static ALL_CHANGES: Cell<u64> = const { Cell::new(1) };
 }
 
@@ -25,6 +26,11 @@ thread_local! {
 /// such tables under one value may be used as long as the value stays.
 pub fn watched_version() -> u64 {
     CHANGES.get()
+}
+
+/// The same, and whenever a constraint of any table, or a function, may have changed.
+pub fn rules_version() -> u64 {
+    RULE_CHANGES.get()
 }
 
 /// Changes whenever any table, or what tables are made of, may have changed.
@@ -80,6 +86,11 @@ pub fn with_latest_snapshot<R>(f: impl FnOnce() -> R) -> R {
 
 fn changed() {
     CHANGES.set(CHANGES.get().wrapping_add(1));
+    a_rule_changed();
+}
+
+fn a_rule_changed() {
+    RULE_CHANGES.set(RULE_CHANGES.get().wrapping_add(1));
     anything_changed();
 }
 
@@ -89,6 +100,10 @@ fn anything_changed() {
 
 unsafe extern "C-unwind" fn object_changed(_: pg_sys::Datum, _: i32, _: u32) {
     anything_changed();
+}
+
+unsafe extern "C-unwind" fn rule_changed(_: pg_sys::Datum, _: i32, _: u32) {
+    a_rule_changed();
 }
 
 unsafe extern "C-unwind" fn table_changed(_: pg_sys::Datum, table: pg_sys::Oid) {
@@ -104,14 +119,16 @@ unsafe extern "C-unwind" fn schema_changed(_: pg_sys::Datum, _: i32, _: u32) {
 }
 
 /// What tables are made of, beside what tells of its changes by the table: its names stand in statements.
-const MADE_OF: [pg_sys::SysCacheIdentifier::Type; 6] = [
+const MADE_OF: [pg_sys::SysCacheIdentifier::Type; 4] = [
     pg_sys::SysCacheIdentifier::CASTSOURCETARGET,
     pg_sys::SysCacheIdentifier::COLLOID,
-    pg_sys::SysCacheIdentifier::CONSTROID,
     pg_sys::SysCacheIdentifier::OPEROID,
-    pg_sys::SysCacheIdentifier::PROCOID,
     pg_sys::SysCacheIdentifier::TYPEOID,
 ];
+
+/// What keeps rows from being written, or is done beside.
+const RULES: [pg_sys::SysCacheIdentifier::Type; 2] =
+    [pg_sys::SysCacheIdentifier::CONSTROID, pg_sys::SysCacheIdentifier::PROCOID];
 
 /// Set-up of a backend that loads the library.
 pub fn start() {
@@ -124,6 +141,9 @@ pub fn start() {
         pg_sys::CacheRegisterSyscacheCallback(schemas, Some(schema_changed), nothing);
         for objects in MADE_OF {
             pg_sys::CacheRegisterSyscacheCallback(objects as i32, Some(object_changed), nothing);
+        }
+        for rules in RULES {
+            pg_sys::CacheRegisterSyscacheCallback(rules as i32, Some(rule_changed), nothing);
         }
         pg_sys::MarkGUCPrefixReserved(c"onagui_sync".as_ptr());
     }

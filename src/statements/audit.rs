@@ -77,8 +77,8 @@ const CATCH_UP: &str = "
     SELECT setval('onagui.sync_audit_log_audit_id_seq', (SELECT max(l.audit_id) FROM onagui.sync_audit_log l))";
 
 fn catch_up(session: &Session) {
-    // Nobody but the owner can take it, and keep others waiting.
-    const LOCK: &str = "LOCK TABLE onagui.sync_audit_log IN SHARE UPDATE EXCLUSIVE MODE";
+    // Nobody but the owner can take it, and keep others waiting; and VACUUM, which takes it too, is over at once with so few rows.
+    const LOCK: &str = "LOCK TABLE onagui.sync_reference IN SHARE UPDATE EXCLUSIVE MODE";
     let lags = || session.run_kept(LAGS, &[], Mode::Fresh).one() == Some(true);
     if lags() {
         session.run(LOCK, &[], Mode::Fresh);

@@ -3,7 +3,7 @@
 use super::facts::Arrival;
 use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
-use crate::catalog::deferrable::fire_as_session;
+use crate::catalog::deferrable::{self, fire_as_session};
 use crate::catalog::{App, Auth, Deferrable, Fold, House};
 use crate::error::Error;
 use crate::pg::{self, Kept, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
@@ -13,6 +13,7 @@ use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
 use std::cell::OnceCell;
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::rc::Rc;
 
 /// The two tables and the statements for them.
@@ -27,6 +28,8 @@ pub struct Target {
     loader: OnceCell<Option<Loader>>,
     pub(super) facts_one: OnceCell<Plan>,
     pub(super) in_step: OnceCell<Plan>,
+    /// What may be deferred stands in other tables too.
+    deferrable: Kept<Vec<Deferrable>>,
 }
 
 thread_local! {
@@ -86,12 +89,13 @@ impl Target {
             loader: OnceCell::new(),
             facts_one: OnceCell::new(),
             in_step: OnceCell::new(),
+            deferrable: Kept::new(),
         })
     }
 
-    /// Whether the tables may have changed since this was read.
+    /// Whether the tables may have changed since this was read, or what may be deferred.
     pub fn is_stale(&self) -> bool {
-        self.version != pg::watched_version()
+        self.version != pg::watched_version() || self.deferrable.is_stale(pg::rules_version())
     }
 
     /// The username, where it is text: only then it can be given another ending.
@@ -118,7 +122,10 @@ impl Target {
     /// Inserts a row for each of `new` that nobody stands in the way of, as the owner of `app_users`.
     /// Returns how many were made. Fails where a trigger gave one of them another id.
     pub fn insert(&self, new: &RowSet) -> Result<u64, Error> {
-        if let Some(quick) = self.loader.get_or_init(|| self.quick_insert(new)) {
+        let deferrable = self.deferrable();
+        let waits = deferrable.iter().any(|c| !c.inbound || self.may_be_written_beside(c));
+        let quick = || self.loader.get_or_init(|| self.quick_insert(new)).as_ref();
+        if let Some(quick) = (!waits).then(quick).flatten() {
             let insert = || quick.insert(new);
             let made = match self.app.runs_code {
                 true => pg::as_role(self.app.owner, insert),
@@ -153,9 +160,6 @@ impl Target {
     }
 
     fn quick_insert(&self, new: &RowSet) -> Option<Loader> {
-        if self.app.deferrable.iter().any(|c| !c.inbound || self.may_be_written_beside(c)) {
-            return None;
-        }
         pg::as_role(self.app.owner, || {
             connect(|session| {
                 offer_new(session, new);
@@ -182,17 +186,17 @@ impl Target {
 
     /// Runs `f` as the owner of `app_users`. Whatever may be deferred is checked inside.
     pub fn write<R>(&self, f: impl FnOnce(&Session) -> R) -> R {
-        self.write_checked(&self.app.deferrable.iter().collect::<Vec<_>>(), f)
+        self.write_checked(&self.deferrable().iter().collect::<Vec<_>>(), f)
     }
 
     /// The same for an `f` that only inserts. Rows that wait for theirs may have been inserted before: the keys by which they
     /// refer to `app_users` are left alone. Where none waits they are checked, too: what a trigger writes beside the new row
     /// could not be left to COMMIT.
     pub fn write_new<R>(&self, f: impl FnOnce(&Session) -> R) -> Result<R, Error> {
-        let mut checked: Vec<&Deferrable> =
-            self.app.deferrable.iter().filter(|c| !c.inbound).collect();
+        let all = self.deferrable();
+        let mut checked: Vec<&Deferrable> = all.iter().filter(|c| !c.inbound).collect();
         let beside: Vec<&Deferrable> =
-            self.app.deferrable.iter().filter(|c| self.may_be_written_beside(c)).collect();
+            all.iter().filter(|c| self.may_be_written_beside(c)).collect();
         if beside.len() > 1 && self.check_now(&beside)? {
             checked.extend(beside);
         } else {
@@ -220,6 +224,17 @@ impl Target {
             Err(failure) if failure.sqlstate == FOREIGN_KEY_VIOLATION => Ok(false),
             Err(failure) => Err(failure.into()),
         }
+    }
+
+    /// Constraints and constraint triggers that may be deferred, and may be met by what is written.
+    fn deferrable(&self) -> Rc<Vec<Deferrable>> {
+        let (house, app) = (self.house, &self.app);
+        let learn = || {
+            let read = |session: &Session| deferrable::read(session, app.table, app.owner);
+            Ok::<_, Infallible>(pg::as_role(house.owner, || connect(read)))
+        };
+        let Ok(all) = self.deferrable.get(pg::rules_version(), |_| true, |_| true, learn);
+        all
     }
 
     /// Whether a trigger of `app_users` may insert, beside a new row, one that refers to it by this key.

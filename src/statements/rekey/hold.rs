@@ -44,7 +44,7 @@ impl Mover {
 
     fn is_so(&self, session: &Session) -> bool {
         pg::as_role(self.house.owner, || {
-            pg::catalog_version() == self.version && Soft::read(session, Mode::Fresh) == self.soft
+            !self.is_stale() && Soft::read(session, Mode::Fresh) == self.soft
         })
     }
 

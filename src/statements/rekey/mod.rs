@@ -108,6 +108,11 @@ impl Collision {
 }
 
 impl Mover {
+    /// Whether the catalog may have changed since this was read.
+    pub fn is_stale(&self) -> bool {
+        self.version != pg::catalog_version()
+    }
+
     /// What refers to the users now.
     pub fn get(house: House, app: &App) -> Result<Rc<Self>, Error> {
         pg::as_role(house.owner, || {

@@ -123,6 +123,36 @@ def test_what_becomes_of_the_leaving_users_own_fields_is_told(db):
     assert said.startswith("MERGED: ") and words in said and said.endswith(f"; audit_id {row['audit_id'] + 2}")
 
 
+@pytest.mark.parametrize("mixed_exists", [True, False])
+def test_columns_that_refer_together_are_not_mixed(db, mixed_exists):
+    """Also by a key that has nothing to do with users: a role of another tenant's would be made of two."""
+    db.sql("CREATE TABLE roles (tenant int, role int, PRIMARY KEY (tenant, role))")
+    db.sql("INSERT INTO roles VALUES (1, 1), (2, 2)" + (", (1, 2)" if mixed_exists else ""))
+    db.sql("ALTER TABLE onagui.app_users ADD tenant int, ADD role int, ADD FOREIGN KEY (tenant, role) REFERENCES roles")
+    spare, auth = duplicate(db, "ann@example.com")
+    db.sql("UPDATE onagui.app_users SET tenant = 1 WHERE id = %s", [auth])
+    db.sql("UPDATE onagui.app_users SET tenant = 2, role = 2 WHERE id = %s", [spare])
+    plan, row = fix_one(db, "ann@example.com", apply=False), fix_one(db, "ann@example.com")
+    assert (plan["outcome"], row["outcome"]) == ("planned", "done")
+    assert {"tenant", "role"} <= set(row["details"]["given_up"])
+    assert plan["details"]["given_up"] == row["details"]["given_up"]
+    assert db.sql("SELECT tenant, role FROM onagui.app_users WHERE id = %s", [auth]) == [(1, None)]
+
+
+def test_what_a_merge_gives_up(db):
+    """What refers to the leaving user refers to the staying one; and whose e-mails differ, whose goes is told."""
+    db.sql("ALTER TABLE onagui.app_users ADD made_by uuid REFERENCES onagui.app_users, ADD noted_by text")
+    db.sql("SELECT onagui.register_reference('onagui.app_users', 'noted_by')")
+    spare, auth = duplicate(db, "Ann@example.com")
+    db.sql("UPDATE onagui.app_users SET made_by = id, noted_by = id::text")
+    given_up = {"created_at", "updated_at"}
+    assert set(fix_one(db, "ann@example.com", apply=False)["details"]["given_up"]) == given_up
+    db.sql("UPDATE onagui.app_users SET email = 'other@example.com' WHERE id = %s", [spare])
+    for apply in False, True:
+        [row] = db.sql("SELECT outcome, details->'given_up' FROM onagui.fix_user_id(%s, %s, %s)", [spare, auth, apply])
+        assert row[0] in ("planned", "done") and set(row[1]) == given_up | {"email"}
+
+
 def test_an_app_user_without_an_id(db):
     """A column id that came later, of an older table."""
     db.sql("ALTER TABLE onagui.app_users DROP CONSTRAINT app_users_pkey CASCADE, ALTER id DROP NOT NULL", role=ADMIN)

@@ -12,9 +12,9 @@ use super::done::{self, Done, Step};
 use super::plan::{Known, Plan, Row, Side};
 use super::rekey::{Collision, Held, Mover, Referring, unquoted};
 use super::rows::{self, Text};
-use super::{checks, fit, settle, steps};
+use super::{checks, email_key, fit, settle, steps};
 use crate::error::Error;
-use crate::pg::{self, Mode, Raw, Session};
+use crate::pg::{self, Arg, Mode, Raw, Session};
 use onagui_decide::repair::Action;
 use pgrx::Uuid;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -318,11 +318,19 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
             let keys = references.keys.iter().enumerate();
             keys.filter(|(_, key)| key.child == 0 && key.columns.iter().any(|c| c == column))
         };
-        let is_whole = refer().all(|(_, key)| key.columns.iter().all(is_free));
-        let (Some(value), None, true) = (&theirs[place], &ours[place], is_whole) else {
-            // Their e-mails differ in capitals and blanks at most.
-            let is_given_up = theirs[place].is_some() && theirs[place] != ours[place];
-            if is_given_up && *column != "email" {
+        let mut together = references.together.iter().filter(|key| key.iter().any(|c| c == column));
+        let is_whole = together.all(|key| key.iter().all(is_free));
+        let is_own_id = references.tables[0]
+            .moving
+            .iter()
+            .any(|m| m.column == **column && theirs[place] == Some(from.to_string()));
+        let value = if is_own_id { Some(to.to_string()) } else { theirs[place].clone() };
+        let (Some(value), None, true) = (&value, &ours[place], is_whole) else {
+            let is_lost = match *column {
+                "email" => !is_same_email(plan, [&value, &ours[place]]),
+                _ => value != ours[place],
+            };
+            if value.is_some() && is_lost {
                 given_up.push(unquoted(column));
             }
             continue;
@@ -331,14 +339,17 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
             let took_over = &mut plan.took_over;
             took_over.insert((*leaving, number), *staying);
         }
-        let is_own_id = references.tables[0]
-            .moving
-            .iter()
-            .any(|m| m.column == **column && *value == from.to_string());
-        let value = if is_own_id { to.to_string() } else { value.clone() };
-        taken.push(((*column).to_owned(), Some(value)));
+        taken.push(((*column).to_owned(), Some(value.clone())));
     }
     let taken_over = taken.iter().map(|(column, _)| unquoted(column)).collect();
     plan.set(staying, Side::Auth, taken);
     OwnFields { taken_over, given_up }
+}
+
+fn is_same_email(plan: &Plan, emails: [&Text; 2]) -> bool {
+    let sql = format!("SELECT {} = {}", email_key("$1"), email_key("$2"));
+    let args = emails.map(|email| Arg::of(email.clone()));
+    let owner = plan.mover.house.owner;
+    let is_same = || pg::as_role(owner, || plan.session.run(&sql, &args, plan.mode).one());
+    emails[0] == emails[1] || is_same().unwrap_or(false)
 }

@@ -106,12 +106,15 @@ impl References {
         let mut found = References {
             tables: Vec::new(),
             keys: Vec::new(),
+            together: Vec::new(),
             deferrable: Vec::new(),
             definers: Vec::new(),
             triggers: false,
             defers: false,
             by_rows: false,
         };
+        let own = raw.iter().filter(|raw| raw.child == app.table);
+        found.together = own.map(|raw| raw.key.columns.clone()).collect();
         let mut places = HashMap::new();
         let root = found
             .place(session, &mut places, app.table, mode)

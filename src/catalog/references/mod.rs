@@ -220,6 +220,8 @@ pub struct References {
     pub tables: Vec<Table>,
     /// All foreign keys among tables that are reached.
     pub keys: Vec<ForeignKey>,
+    /// The columns of each foreign key of the users' own table, also of those that lead elsewhere: they have a meaning together.
+    pub together: Vec<Vec<String>>,
     /// Deferrable constraints and constraint triggers of all these tables, `schema.name`, quoted, for SET CONSTRAINTS;
     /// and whether each is deferred at first.
     pub deferrable: Vec<(String, bool)>,

@@ -77,12 +77,19 @@ const OTHER: &str = "
     other AS (
          SELECT t.tgname, p.oid::regproc AS name, p.oid::regprocedure AS called, p.prosrc,
                 (SELECT c FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%') AS path,
-                t.tgtype & 4 <> 0
-                AND (t.tgtype & 2 <> 0 OR t.tgtype & 1 > o.tgtype & 1
-                     OR t.tgtype & 1 = o.tgtype & 1 AND t.tgname < o.tgname) AS is_early
+                t.tgtype & 4 <> 0 AS of_insert,
+                -- It may as well be a trigger of app_users.
+                t.tgtype & 7 = 5 AND t.tgqual IS NULL AND t.tgnargs = 0 AND p.prosrc !~* '[[:<:]](tg_[a-z]+|new[[:space:]]*[.][[:space:]]*[*])|[(][[:space:]]*new[[:space:]]*[,)]'
+                AND NOT EXISTS (SELECT FROM regexp_matches(p.prosrc, '[[:<:]]new[.]\"?([[:alnum:]_$]+)', 'gi') m
+                                 WHERE NOT EXISTS (SELECT FROM pg_attribute a
+                                                    WHERE a.attrelid = to_regclass('onagui.app_users') AND a.attnum > 0
+                                                      AND a.attname = lower(m[1]))) AS may_move,
+                t.tgtype & 2 <> 0 OR t.tgtype & 1 > o.tgtype & 1 OR t.tgtype & 1 = o.tgtype & 1 AND t.tgname < o.tgname AS is_early
            FROM pg_trigger t
            JOIN pg_proc p ON p.oid = t.tgfoid
-           LEFT JOIN pg_trigger o ON o.tgrelid = t.tgrelid AND o.tgname = 'trigger_sync_auth_user_to_app_users'
+           LEFT JOIN pg_trigger o ON o.tgrelid = t.tgrelid
+                AND o.tgname = CASE WHEN t.tgtype & 4 <> 0 THEN 'trigger_sync_auth_user_to_app_users'
+                                    WHEN t.tgtype & 16 <> 0 THEN 'trigger_sync_auth_user_changes' END
           WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D'
             AND p.oid <> 'onagui.sync_auth_user_to_app_users()'::regprocedure)";
 
@@ -109,27 +116,48 @@ const FRONT: &str = "
            FROM behind JOIN pg_class c ON c.oid = behind.oid JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.oid NOT IN (SELECT app.oid FROM app))";
 
+/// A function that only looks whether the app user is there does not write them.
 const OTHERS: &str = "
     SELECT format('trigger %s on auth.users calls %s, which seems to write app_users as well%s', other.tgname, other.called,
                   ', through ' || through.names),
            format(E'DROP TRIGGER %I ON auth.users;\n-- or, as the function''s owner, with whatever else it is the trigger of: DROP FUNCTION %s CASCADE;',
-                  other.tgname, regexp_replace(other.called::text, '[[:cntrl:]]', ' ', 'g')) -- a line break would end the comment
+                  other.tgname, one_line.called)
       FROM other
      CROSS JOIN LATERAL (
            SELECT string_agg(front.name::text, ', ' ORDER BY front.name::text) AS names
              FROM front
             -- Without its schema the name is another table's where the function's search_path lacks the schema.
             WHERE other.prosrc ~* format(front.written, CASE WHEN position(front.nspname IN other.path) = 0 THEN '' ELSE '?' END)) through
-     WHERE other.prosrc ~* '[[:<:]]app_users[[:>:]]' OR through.names IS NOT NULL
+     CROSS JOIN LATERAL (
+           SELECT regexp_replace(
+                      regexp_replace(other.prosrc, 'delete[[:space:]]+from', '', 'gi'),
+                      '[[:<:]](from|join)[[:space:]]+(only[[:space:]]+)?(\"?onagui\"?[[:space:]]*[.][[:space:]]*)?\"?app_users[[:>:]]',
+                      '', 'gi') AS code) without_looks
+     CROSS JOIN LATERAL (SELECT regexp_replace(other.called::text, '[[:cntrl:]]', ' ', 'g') AS called) one_line -- it would end the comment
+     WHERE without_looks.code ~* '[[:<:]]app_users[[:>:]]' OR through.names IS NOT NULL
     UNION ALL
-    SELECT format('trigger %s on auth.users calls %s, which seems to write %s: its foreign key %s wants the app user''s row, which is made after that, so that sign-ups fail',
-                  other.tgname, other.called, c.conrelid::regclass, c.conname),
-           format('ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', c.conrelid::regclass, c.conname)
+    SELECT format('trigger %s on auth.users calls %s, which seems to write %s: its foreign key %s wants the app user''s row, which %s',
+                  other.tgname, other.called, c.conrelid::regclass, c.conname,
+                  CASE WHEN NOT other.of_insert THEN 'who is PENDING gets after that, so that they cannot confirm their e-mail'
+                       WHEN other.is_early AND NOT c.condeferred THEN 'is made after that, so that sign-ups fail'
+                       ELSE 'who is PENDING or in CONFLICT has not got, so that their sign-ups fail' END),
+           CASE WHEN NOT other.of_insert
+                THEN '-- let the function leave out whoever has no row: … WHERE EXISTS (SELECT FROM onagui.app_users a WHERE a.id = NEW.id)'
+                ELSE format(E'%sCREATE TRIGGER %I AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION %s();%sDROP TRIGGER %I ON auth.users;',
+                            CASE WHEN suits THEN '' ELSE '-- once the function qualifies its names and takes nothing but what app_users has, and what it writes refers to no auth user: ' END,
+                            one_line.tgname, one_line.name, CASE WHEN suits THEN E'\n' ELSE ' ' END, one_line.tgname) END
       FROM other
       JOIN app ON true
-      JOIN pg_constraint c ON c.contype = 'f' AND c.confrelid = app.oid AND c.conrelid <> app.oid
-           AND c.conparentid = 0 AND NOT c.condeferred
+      JOIN pg_constraint c ON c.contype = 'f' AND c.confrelid = app.oid AND c.conrelid <> app.oid AND c.conparentid = 0
       JOIN pg_class child ON child.oid = c.conrelid
-     WHERE other.is_early
-       AND other.prosrc ~* ('[[:<:]]' || regexp_replace(child.relname, '[^[:alnum:]_]', '.', 'g') || '[[:>:]]')
+     CROSS JOIN LATERAL (SELECT format('[[:<:]]%s[[:>:]]', regexp_replace(child.relname, '[^[:alnum:]_]', '.', 'g')) AS table) named
+     CROSS JOIN LATERAL (
+           SELECT other.may_move AND other.path IS NOT NULL
+                  AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.conrelid AND k.contype = 'f' AND k.confrelid = $1) AS suits) moved
+     CROSS JOIN LATERAL (
+           SELECT CASE WHEN suits THEN other.name::text ELSE regexp_replace(other.name::text, '[[:cntrl:]]', ' ', 'g') END AS name,
+                  CASE WHEN suits THEN other.tgname::text ELSE regexp_replace(other.tgname::text, '[[:cntrl:]]', ' ', 'g') END AS tgname) one_line
+     WHERE other.prosrc !~* '[[:<:]]app_users[[:>:]]'
+       AND CASE WHEN other.of_insert THEN other.prosrc ~* named.table
+                ELSE other.is_early AND other.prosrc ~* ('insert[[:space:]]+into[^;]{0,200}' || named.table) END
      ORDER BY 1";

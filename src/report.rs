@@ -3,7 +3,7 @@
 mod text;
 
 use crate::catalog::House;
-use crate::error::{Error, GIVE_IDS};
+use crate::error::{Error, GIVE_IDS, SPARE_EMAIL};
 use crate::pg::{self, Call, Reply};
 use crate::statements::status::{
     ANOTHERS_ROW, Listed, NO_ROW_OF_SEVERAL, Overview, ROW_WITHOUT_ID, STATUSES,
@@ -42,7 +42,7 @@ pub fn report(_: &Call) -> Result<Reply, Error> {
         for user in listed.iter().filter(|user| user.status == *status) {
             pg::check_interrupts();
             out.push(String::new());
-            tell(&mut out, user);
+            tell(&mut out, user, fix(user, kept.app.demands_email()));
             told += 1;
         }
         if told < all {
@@ -97,8 +97,8 @@ fn advice(status: &str) -> &'static str {
     }
 }
 
-fn tell(out: &mut Vec<String>, user: &Listed) {
-    let email = user.email.as_deref().filter(|email| !email.trim().is_empty());
+fn tell(out: &mut Vec<String>, user: &Listed, fix: Option<String>) {
+    let email = email(user);
     out.push(format!("  {}", email.map_or("(no e-mail)".into(), |email| shown(email, WIDTH - 2))));
     for (side, id, created) in
         [("auth", &user.auth_id, &user.auth_created), ("app ", &user.app_id, &user.app_created)]
@@ -111,7 +111,7 @@ fn tell(out: &mut Vec<String>, user: &Listed) {
     if let Some(detail) = &user.detail {
         wrapped(out, "    why   ", &shown(detail, 1_000), WIDTH);
     }
-    if let Some(fix) = fix(user, email) {
+    if let Some(fix) = fix {
         wrapped(out, "    fix   ", &fix, WIDTH);
     }
     if let Some(other) = other_decision(user) {
@@ -135,13 +135,20 @@ fn is_fixable(status: &str) -> bool {
     Status::parse(status).is_some_and(Status::is_fixable)
 }
 
+fn email(user: &Listed) -> Option<&str> {
+    user.email.as_deref().filter(|email| !email.trim().is_empty())
+}
+
 /// The call that brings the user into step.
-fn fix(user: &Listed, email: Option<&str>) -> Option<String> {
+fn fix(user: &Listed, demands_email: bool) -> Option<String> {
     match (user.status.as_str(), &user.app_id, &user.auth_id) {
+        ("MISSING_IN_APP_USERS", _, _) if demands_email && !user.auth_has_email => {
+            Some(format!("{SPARE_EMAIL} Then fix_user_ids() makes the row."))
+        }
         // The e-mail stays: there is none to take over.
         ("EMAIL_MISMATCH", _, _) if !user.auth_has_email => None,
         (status, _, _) if is_fixable(status) || is_anothers(user) => {
-            Some(match email {
+            Some(match email(user) {
                 Some(email) => {
                     format!(
                         "SELECT * FROM onagui.fix_user_ids({BREAK}ARRAY[{BREAK}{}], p_apply => true);",
@@ -155,8 +162,10 @@ fn fix(user: &Listed, email: Option<&str>) -> Option<String> {
         ("CONFLICT", _, _) if user.detail.as_deref() == Some(ROW_WITHOUT_ID) => {
             Some(GIVE_IDS.into())
         }
+        // One of several that have the e-mail.
+        ("CONFLICT", None, None) => Some(GIVE_IDS.into()),
         // A rehearsal: it would give one person's rows to another, if the person who pastes it has not decided.
-        ("CONFLICT", app, auth) if app.is_some() || auth.is_some() => {
+        ("CONFLICT", app, auth) => {
             let shown = |id: &Option<String>| id.clone().unwrap_or_else(|| "...".into());
             Some(format!(
                 "SELECT * FROM onagui.fix_user_id({BREAK}p_app_user_id => '{}', p_auth_user_id => '{}');",

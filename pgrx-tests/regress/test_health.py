@@ -318,6 +318,41 @@ def test_ids_of_another_type_are_not_cast(clinic, columns, then):
     mend(clinic, "tables", "fail", "no column id")
 
 
+TEXT_IDS = "DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id text PRIMARY KEY{}, email text); INSERT INTO onagui.app_users VALUES ('{}', 'ann@x.org')"
+A_UUID = "51f00000-0000-4000-8000-000000000001"
+
+
+@pytest.mark.parametrize("default", ["", " DEFAULT gen_random_uuid()::text", " DEFAULT 'x'"])
+def test_text_ids_become_uuids(clinic, default):
+    dba(clinic, TEXT_IDS.format(default, A_UUID))
+    mend(clinic, "tables", "fail", "It is text")
+    assert clinic.one("SELECT id::text FROM onagui.app_users", role="supabase_admin") == A_UUID
+    kept = clinic.sql("SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = 'onagui.app_users'::regclass", role="supabase_admin")
+    assert kept == ([("gen_random_uuid()",)] if "uuid" in default else [])
+
+
+@pytest.mark.parametrize(
+    ("more", "id", "says"),
+    [
+        ("CREATE TABLE posts (author text REFERENCES onagui.app_users)", A_UUID, "drop constraint posts_author_fkey on table public.posts; then"),
+        ("CREATE POLICY own ON onagui.app_users USING (id = current_user)", A_UUID, "drop policy own on table"),
+        ("CREATE VIEW u AS SELECT id FROM onagui.app_users", A_UUID, "drop rule _RETURN on view public.u; then"),
+        ("SELECT 1", "clx0", "Not all ids are uuids. Rename the column, then: ALTER TABLE"),
+    ],
+)
+def test_text_ids_that_cannot_simply_become_uuids(clinic, more, id, says):
+    """Nothing that must fail is offered for pasting."""
+    dba(clinic, TEXT_IDS.format("", id), more)
+    [(status, _, remedy)] = findings(clinic, "tables")
+    assert status == "fail" and remedy.startswith("-- ") and says in remedy and "\n" not in remedy, remedy
+
+
+def test_a_column_of_the_replica_identity(clinic):
+    dba(clinic, "ALTER TABLE onagui.app_users ADD code text NOT NULL UNIQUE, REPLICA IDENTITY USING INDEX app_users_code_key")
+    [(_, _, remedy)] = [row for row in findings(clinic, "tables") if "code" in row[1]]
+    assert remedy.startswith("-- code is of the primary key, or of the replica identity. ")
+
+
 UNIQUE = "uuid NOT NULL UNIQUE DEFAULT gen_random_uuid()"
 
 

@@ -117,3 +117,24 @@ def test_many_are_not_all_told(town):
     assert re.search(r"^MISSING_IN_AUTH \(100,000\)$", text, flags=re.M)
     assert "... and 99,950 more:\n  SELECT * FROM onagui.sync_status(ARRAY['MISSING_IN_AUTH']);\n" in text
     assert len(text) < 20_000
+
+
+def test_who_can_have_no_row_without_an_email(town):
+    """No fix is shown that would refuse."""
+    town.sql("DELETE FROM onagui.app_users; ALTER TABLE onagui.app_users ALTER email SET NOT NULL", role="supabase_admin")
+    guest = town.auth.signup(anonymous=True)
+    shown = " ".join(town.one("SELECT onagui.sync_report()").split())
+    remedy = "ALTER TABLE onagui.app_users ALTER COLUMN email DROP NOT NULL;"
+    assert f"auth {guest}" in shown and f"fix {remedy} Then fix_user_ids() makes the row." in shown, shown
+
+
+def test_several_without_an_id(town):
+    town.sql(
+        """DELETE FROM onagui.app_users; DROP INDEX IF EXISTS onagui.app_users_email_key;
+           ALTER TABLE onagui.app_users DROP CONSTRAINT app_users_pkey CASCADE, ALTER id DROP NOT NULL, ADD UNIQUE (id);
+           INSERT INTO onagui.app_users (email) VALUES ('zoe@example.com'), ('Zoe@example.com')""",
+        role="supabase_admin",
+    )
+    town.auth.signup("zoe@example.com")
+    remedy = "UPDATE onagui.app_users SET id = gen_random_uuid() WHERE id IS NULL;"
+    assert " ".join(town.one("SELECT onagui.sync_report()").split()).count(f"fix {remedy}") == 2

@@ -85,8 +85,8 @@ def test_a_table_that_is_a_superusers_by_now(db, way):
     assert db.sql("SELECT u FROM x.notes") == [(other[1],)]
 
 
-@pytest.mark.parametrize("make", [mismatched, duplicate])
-def test_an_undo_in_a_table_that_is_a_superusers_by_now(db, make):
+@pytest.mark.parametrize(("make", "by_superuser"), [(mismatched, False), (duplicate, False), (duplicate, True)])
+def test_an_undo_in_a_table_that_is_a_superusers_by_now(db, make, by_superuser):
     db.install()
     db.sql("CREATE TABLE public.notes (id int PRIMARY KEY, u uuid UNIQUE); SELECT onagui.register_reference('public.notes', 'u')")
     app, auth = make(db, "a@example.com")
@@ -96,11 +96,24 @@ def test_an_undo_in_a_table_that_is_a_superusers_by_now(db, make):
     audit_id = fix_one(db, "a@example.com", policy="keep_auth")["audit_id"]
     db.sql(TRAP.format(table="public.notes").replace("AFTER UPDATE", "AFTER INSERT OR UPDATE"))
     db.sql(f"ALTER TABLE public.notes OWNER TO {ADMIN}", role=ADMIN)
-    with expect_error("55000", detail="does not refer to users any more"):
+    with expect_error("55000", detail="does not refer to users any more" + (": only a superuser" if make is duplicate else "")):
         undo(db, audit_id)
     assert db.warnings == []
-    db.sql("SELECT onagui.register_reference('public.notes', 'u')", role=ADMIN)
-    assert undo(db, audit_id).startswith("UNDONE:")
+    if by_superuser:
+        assert db.one("SELECT onagui.undo_fix(%s)", [audit_id], role=ADMIN).startswith("UNDONE:")
+    else:
+        db.sql("SELECT onagui.register_reference('public.notes', 'u')", role=ADMIN)
+        assert undo(db, audit_id).startswith("UNDONE:")
+
+
+@pytest.mark.parametrize("call", ["'public.events_1', 'u'", "'public', 'events_1', 'u'"])
+def test_who_may_register_may_take_it_back(db, call):
+    """A superuser's partition of somebody's table."""
+    db.install()
+    db.sql("CREATE TABLE public.events (n int, u uuid) PARTITION BY LIST (n); CREATE TABLE public.events_1 PARTITION OF public.events FOR VALUES IN (1)")
+    db.sql(f"ALTER TABLE public.events_1 OWNER TO {ADMIN}", role=ADMIN)
+    assert "is registered" in db.one("SELECT onagui.register_reference('public.events_1', 'u')")
+    assert "is not registered any more" in db.one(f"SELECT onagui.unregister_reference({call})")
 
 
 def test_a_partition_of_a_superusers_table(db):

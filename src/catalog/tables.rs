@@ -179,6 +179,12 @@ impl App {
         self.column("email").filter(|c| c.not_null)?.default.as_deref()
     }
 
+    /// No row can be made for who has no e-mail, unless a BEFORE trigger gives them one.
+    pub fn demands_email(&self) -> bool {
+        let email = self.column("email");
+        email.is_some_and(|c| c.not_null && c.default.is_none()) && !self.changes_rows
+    }
+
     /// To the e-mail's collation texts that differ may be equal.
     pub fn has_loose_collation(&self) -> bool {
         self.column("email").is_some_and(|c| c.collation == Collation::Nondeterministic)

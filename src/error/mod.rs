@@ -2,7 +2,7 @@
 
 mod words;
 
-pub use words::{GIVE_IDS, MADE_BY_AUTH};
+pub use words::{GIVE_IDS, MADE_BY_AUTH, SPARE_EMAIL};
 
 use onagui_decide::registration::{Wrong, printable};
 use onagui_decide::repair::Action;

@@ -8,6 +8,9 @@ use onagui_decide::repair::Action;
 /// What makes rows without an id like others.
 pub const GIVE_IDS: &str = "UPDATE onagui.app_users SET id = gen_random_uuid() WHERE id IS NULL;";
 
+/// What lets those have a row who have no e-mail.
+pub const SPARE_EMAIL: &str = "ALTER TABLE onagui.app_users ALTER COLUMN email DROP NOT NULL;";
+
 /// What to do about a column of `auth.users`.
 pub const MADE_BY_AUTH: &str =
     "The Auth server makes this column; do not add or change it by hand.";
@@ -277,7 +280,7 @@ impl From<Error> for Failure {
                 format!("{table} demands ({}), for which there is neither a value in auth.users nor a default.", columns.join(", ")),
                 match columns.iter().any(|column| column == "email") && table == APP_USERS {
                     // It is not for sync_column to say where it comes from.
-                    true => "Users who sign up by phone or anonymously have no e-mail: ALTER TABLE onagui.app_users ALTER COLUMN email DROP NOT NULL;".into(),
+                    true => format!("Users who sign up by phone or anonymously have no e-mail: {SPARE_EMAIL}"),
                     false => format!("Give it a DEFAULT, or tell where it comes from: INSERT INTO onagui.sync_column (app_column, source, key) VALUES ({}, 'user_meta', '...');", pgrx::spi::quote_literal(&columns[0])),
                 },
             ),

@@ -155,6 +155,7 @@ impl Place {
         // Without it fixes leave the column behind: that is for whoever could have registered it to decide.
         let theirs = session.run(
             "SELECT has_column_privilege($4, c.oid, a.attnum, 'UPDATE')
+                    OR has_column_privilege($4, coalesce(pg_partition_root(c.oid), c.oid), a.attname, 'UPDATE')
                FROM pg_class c
                JOIN pg_namespace n ON n.oid = c.relnamespace
                JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped

@@ -113,13 +113,13 @@ fn drop_not_null(session: &Session, app: &App, column: &str) -> String {
         session,
         "SELECT EXISTS (
             SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-             WHERE i.indrelid = $1 AND i.indisprimary AND a.attname = $2)",
+             WHERE i.indrelid = $1 AND (i.indisprimary OR i.indisreplident) AND a.attname = $2)",
         &[app.table.into(), column.into()],
     );
     match is_in_key.one() {
-        Some(true) => {
-            one_line(&format!("-- {name} is of the primary key. Once that is another: {drop}"))
-        }
+        Some(true) => one_line(&format!(
+            "-- {name} is of the primary key, or of the replica identity. Once that is another: {drop}"
+        )),
         _ => drop,
     }
 }
@@ -181,10 +181,47 @@ fn remedy(session: &Session, error: &Error) -> String {
                 one_line(found),
                 one_line(&make_id(session))
             ),
-            (_, "id") => format!("ALTER TABLE {table} ALTER COLUMN id TYPE uuid USING id::text::uuid;"),
+            (_, "id") => turn_id(session),
             _ => format!("ALTER TABLE {table} ALTER COLUMN email TYPE text USING email::text;"),
         },
         _ => String::new(),
+    }
+}
+
+/// A text id that holds uuids becomes one. What the server does not let follow is for a person, and so are ids of another kind.
+fn turn_id(session: &Session) -> String {
+    let sql = "SELECT EXISTS (SELECT FROM onagui.app_users a
+                               WHERE a.id::text !~* '^[{]?[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}[}]?$')";
+    if read(session, sql, &[]).one() == Some(true) {
+        return format!(
+            "-- Not all ids are uuids. Rename the column, then: {}",
+            one_line(&make_id(session))
+        );
+    }
+    let sql = "SELECT pg_get_expr(d.adbin, d.adrelid),
+                      (SELECT string_agg(DISTINCT pg_describe_object(p.classid, p.objid, p.objsubid), ', ')
+                         FROM pg_depend p
+                        WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = a.attrelid AND p.refobjsubid = a.attnum
+                          AND (p.classid IN ('pg_policy'::regclass, 'pg_rewrite'::regclass)
+                               OR EXISTS (SELECT FROM pg_constraint k
+                                           WHERE p.classid = 'pg_constraint'::regclass AND k.oid = p.objid AND k.contype = 'f')))
+                 FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                WHERE a.attrelid = 'onagui.app_users'::regclass AND a.attname = 'id'";
+    let found = read(session, sql, &[]);
+    let (default, hanging): (Option<String>, Option<String>) = (found.get(0, 1), found.get(0, 2));
+    let turn = "ALTER COLUMN id TYPE uuid USING id::text::uuid";
+    let turn = match default {
+        None => format!("ALTER TABLE {APP_USERS} {turn};"),
+        Some(default) if default.contains("uuid") => format!(
+            "ALTER TABLE {APP_USERS} ALTER COLUMN id DROP DEFAULT, {turn}, ALTER COLUMN id SET DEFAULT gen_random_uuid();"
+        ),
+        Some(_) => format!("ALTER TABLE {APP_USERS} ALTER COLUMN id DROP DEFAULT, {turn};"),
+    };
+    match hanging {
+        None => turn,
+        Some(what) => one_line(&format!(
+            "-- In one transaction drop {what}; then {turn} the same for the columns that refer to it; and make anew what was dropped."
+        )),
     }
 }
 
@@ -273,9 +310,11 @@ fn without_id(app: &App) -> Option<String> {
     Some(format!("{}onagui.app_users a WHERE a.id IS NULL", app.only))
 }
 
-/// Auth users whose rows no fix makes, for want of the e-mail that app users must have. A BEFORE trigger may give them one.
+/// Auth users whose rows no fix makes, for want of the e-mail that app users must have.
 pub fn shut_out(auth: &Auth, app: &App) -> Option<String> {
-    app.column("email").filter(|c| c.not_null && c.default.is_none() && !app.changes_rows)?;
+    if !app.demands_email() {
+        return None;
+    }
     let is_deleted = if auth.has("deleted_at") { "u.deleted_at IS NOT NULL" } else { "false" };
     Some(format!(
         "ONLY auth.users u WHERE u.email IS NULL AND u.id IS NOT NULL AND NOT {is_deleted}

@@ -29,7 +29,7 @@ pub struct Resolved {
 
 /// The tables of `done`, in its order. Adds to `why` those that are not there any more, and those of which nobody can say which
 /// table they are: it may have been renamed and a copy of it made under its name. A table is written as its owner, a superuser's only
-/// where it refers to users still, by what only a superuser could have made so.
+/// where a superuser calls, or where it refers to users still, by what only a superuser could have made so.
 pub fn resolve(
     session: &Session,
     mover: &Mover,
@@ -47,7 +47,7 @@ pub fn resolve(
     };
     let is_anothers = |table: &Table| {
         let refers = mover.references.tables.iter().any(|other| other.oid == table.oid);
-        !refers && pg::is_superuser(table.owner)
+        !refers && pg::is_superuser(table.owner) && !pg::is_superuser(pg::current_role())
     };
     let mut tables = Vec::with_capacity(done.len());
     for d in done {
@@ -66,7 +66,7 @@ pub fn resolve(
                 ));
             }
             (Some(it), _) | (None, Some(it)) if is_anothers(&it.table) => why.push(format!(
-                "{} is a superuser's, and does not refer to users any more",
+                "{} is a superuser's, and does not refer to users any more: only a superuser may undo this",
                 it.table.label
             )),
             (Some(it), _) | (None, Some(it)) => tables.push(it),

@@ -2,7 +2,7 @@
 
 use super::repair::Repair;
 use crate::error::{Error, Failure};
-use crate::pg::subtransaction;
+use crate::pg::{self, subtransaction};
 use crate::statements::candidates::Finder;
 use crate::statements::rekey::Mover;
 use onagui_decide::failure::must_pass_on;
@@ -31,12 +31,13 @@ impl Repair {
         }
     }
 
-    /// Tries once more what failed because tables were altered meanwhile.
+    /// Tries once more what failed because a row was overtaken, or tables were altered meanwhile.
     pub(super) fn once_more<R>(
         &self,
         attempt: impl Fn() -> Result<R, Box<Failure>>,
     ) -> Result<R, Box<Failure>> {
         match attempt() {
+            Err(failure) if pg::is_overtaken(&failure) => attempt(),
             Err(failure) if !must_pass_on(&failure.sqlstate) => match self.renew() {
                 Ok(true) => attempt(),
                 Ok(false) => Err(failure),

@@ -46,6 +46,12 @@ pub fn sees_latest() -> bool {
     unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
+/// Whether a row that was to be written has moved to another partition meanwhile. READ COMMITTED follows rows that change, but not
+/// there, and says 40001: a further look finds it.
+pub fn is_overtaken(failure: &Failure) -> bool {
+    failure.sqlstate == "40001" && sees_latest()
+}
+
 /// What tells this database from any other, also from one that a dump of it was restored to.
 pub fn database() -> String {
     // SAFETY: reads what the control file said when the server started, and a backend-local variable.

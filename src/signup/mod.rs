@@ -44,10 +44,12 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
         TriggerEvent::Insert { new } => {
             if settings::enabled() {
                 let _lockwait = Lockwait::at_most(settings::lock_timeout());
-                signed_up(house, &new, &actor)?;
+                following_rows(|| signed_up(house, &new, &actor))?;
             }
         }
-        TriggerEvent::Update { old, new } => changed(house, &old, &new, &actor)?,
+        TriggerEvent::Update { old, new } => {
+            following_rows(|| changed(house, &old, &new, &actor))?;
+        }
         TriggerEvent::Delete { old } => forget(house, &actor, |remember| {
             old.people(AT_ONCE, remember);
             Ok(())
@@ -56,6 +58,20 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
         TriggerEvent::AlreadySeen => {}
     }
     Ok(Reply::Done)
+}
+
+/// How often rows are followed that move from partition to partition.
+const MOVES: usize = 3;
+
+/// Does `f` once more where a row was overtaken ([`pg::is_overtaken`]): what it had done until then, it finds done.
+fn following_rows(f: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+    for _ in 0..MOVES {
+        match f() {
+            Err(Error::Raised(failure)) if pg::is_overtaken(&failure) => pg::check_interrupts(),
+            done => return done,
+        }
+    }
+    f()
 }
 
 fn signed_up(house: House, new: &RowSet, actor: &Actor) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 import pytest
 from repairs import ADMIN, app_user, auth_user, duplicate, fix_one, mismatched
+from support import expect_error
 
 OWNER = "ALTER TABLE onagui.app_users OWNER TO supabase_auth_admin"
 COLUMN = "ALTER TABLE onagui.app_users DROP full_name"
@@ -74,6 +75,57 @@ def test_two_who_attach_or_detach(db, before, call):
         waiting.wait_blocked(by=first)
     ((told,),) = waiting.result()
     assert told.startswith("OK:") and "nothing was changed" in told
+
+
+ANEW = "DROP TABLE onagui.app_users CASCADE; SELECT onagui.create_app_users()"
+RENAMED = "ALTER TABLE onagui.app_users RENAME TO x; CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text)"
+FEWER = "ALTER TABLE onagui.app_users DROP COLUMN username, DROP COLUMN created_at"
+LOOKS = [
+    "SELECT count(*) FROM onagui.sync_summary()",
+    "SELECT count(*) FROM onagui.sync_status()",
+    "SELECT count(*) FROM onagui.sync_status(p_email => 'ann@example.com')",
+    "SELECT count(*) FROM onagui.user_sync_status",
+    "SELECT onagui.sync_report()",
+    "SELECT action, details #- '{references}' FROM onagui.fix_user_ids()",
+]
+
+
+@pytest.mark.parametrize("warm", [None, "SELECT * FROM onagui.fix_user_ids()"])
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("migration", [ANEW, RENAMED, FEWER])
+def test_a_look(db, migration, look, warm):
+    """It answers what it would answer afterwards."""
+    mismatched(db, "ann@example.com")
+    rows = wait_for(db, migration, look, warm=warm)
+    known = [str(row).partition("+00")[2] if "report" in look else row for row in rows]
+    assert known == [str(row).partition("+00")[2] if "report" in look else row for row in db.connect(ADMIN).execute(look).fetchall()]
+    if "fix_user_ids" in look:
+        assert rows == [("rekey" if migration is FEWER else "create", {})]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_at_users_who_are_dropped(db, look):
+    with expect_error("42P01", hint="create_app_users"):
+        wait_for(db, "DROP TABLE onagui.app_users CASCADE", look)
+
+
+def test_a_rehearsal_that_waits_for_a_table_to_change_hands(db):
+    app, _ = mismatched(db, "ann@example.com")
+    db.sql("CREATE TABLE public.notes (user_id uuid REFERENCES onagui.app_users)")
+    db.sql("INSERT INTO public.notes VALUES (%s)", [app])
+    look = "SELECT outcome, rows_changed FROM onagui.fix_user_ids()"
+    assert wait_for(db, f"ALTER TABLE public.notes OWNER TO {ADMIN}", look, role="postgres") == [("planned", 1)]
+
+
+def test_a_signup_whose_snapshot_is_older_than_the_table(db):
+    session = db.connect("supabase_auth_admin")
+    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    session.execute("SELECT FROM auth.users")
+    db.sql(ANEW, role=ADMIN)
+    session.execute("INSERT INTO auth.users (id, email) VALUES (gen_random_uuid(), 'ann@example.com')")
+    session.execute("COMMIT")
+    [warning] = session.warnings
+    assert warning.sqlstate == "42P01" and warning.message.endswith("onagui.app_users is newer than what this transaction sees")
 
 
 DROPPED = "DROP INDEX notes_once"

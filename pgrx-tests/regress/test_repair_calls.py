@@ -153,6 +153,15 @@ def test_what_a_merge_gives_up(db):
         assert row[0] in ("planned", "done") and set(row[1]) == given_up | {"email"}
 
 
+def test_whose_email_goes_is_told_beforehand(db):
+    auth = auth_user(db, "new@example.com")
+    app_user(db, "old@example.com", auth)
+    told = {"before": "old@example.com", "after": "new@example.com"}
+    assert fix_one(db, "new@example.com", apply=False)["details"] == told
+    assert db.one("SELECT onagui.fix_user_id_mismatch('new@example.com', false)").endswith("give app user %s this e-mail, in place of old@example.com" % auth)
+    assert fix_one(db, "new@example.com")["details"] == told
+
+
 def test_an_app_user_without_an_id(db):
     """A column id that came later, of an older table."""
     db.sql("ALTER TABLE onagui.app_users DROP CONSTRAINT app_users_pkey CASCADE, ALTER id DROP NOT NULL", role=ADMIN)

@@ -678,3 +678,30 @@ def test_nobody_holds_up_a_log_that_catches_up(db):
     mismatched(db, "bob@example.com")
     db.sql("SET lock_timeout = '2s'")
     assert fix_one(db, "bob@example.com")["audit_id"] == first + 1
+
+
+@pytest.mark.parametrize("make", [mismatched, duplicate])
+def test_a_foreign_key_that_did_not_hold_before(db, make):
+    """Nothing has changed since, and the way out is told."""
+    db.sql("GRANT REFERENCES ON auth.users TO postgres", role=ADMIN)
+    make(db, "ann@example.com")
+    key = "ALTER TABLE onagui.app_users ADD CONSTRAINT of_auth FOREIGN KEY (id) REFERENCES auth.users (id) ON DELETE CASCADE NOT VALID"
+    db.sql(key)
+    before = content(db, "onagui.app_users")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    with expect_error("55000", "cannot be undone as things are now", detail="of_auth", hint="must be dropped first; it can be added again NOT VALID"):
+        undo(db, audit_id)
+    db.sql("ALTER TABLE onagui.app_users DROP CONSTRAINT of_auth")
+    undo(db, audit_id)
+    db.sql(key)
+    assert content(db, "onagui.app_users") == before
+
+
+def test_a_table_that_was_published_since(db):
+    app, _ = mismatched(db, "ann@example.com")
+    db.sql("CREATE TABLE public.notes (user_id uuid REFERENCES onagui.app_users)")
+    db.sql("INSERT INTO public.notes VALUES (%s)", [app])
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("CREATE PUBLICATION p FOR TABLE public.notes", role=ADMIN)
+    with expect_error("55000", "cannot be undone", detail=f'audit_id {audit_id}: cannot update table "notes" because.+REPLICA IDENTITY'):
+        undo(db, audit_id)

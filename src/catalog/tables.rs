@@ -91,6 +91,14 @@ pub struct App {
 pub const AUTH_USERS: &str = "auth.users";
 pub const APP_USERS: &str = "onagui.app_users";
 
+/// Keeps both tables, where they are there, from being dropped, renamed or altered until the transaction ends. Whoever does so is
+/// waited for, and what is learnt afterwards is of the tables that are read then.
+pub fn hold() {
+    for (schema, name) in [(c"auth", c"users"), (c"onagui", c"app_users")] {
+        pg::lock_named(schema, name);
+    }
+}
+
 impl Auth {
     pub fn find() -> Option<Oid> {
         pg::table_named(c"auth", c"users")
@@ -101,6 +109,7 @@ impl Auth {
         // Nothing is looked up below it: the users of partitions would be unknown, and their app rows anybody's to link.
         match relkind(session, table).as_str() {
             "r" => {}
+            "" => return Err(Error::NotInSnapshot { table: AUTH_USERS }),
             kind => return Err(Error::AuthNotOrdinary { kind: kind_name(kind) }),
         }
         let columns = read_columns(session, table);
@@ -159,6 +168,7 @@ impl App {
         let only = match kind.as_str() {
             "r" => "ONLY ",
             "p" => "",
+            "" => return Err(Error::NotInSnapshot { table: APP_USERS }),
             _ => {
                 return Err(Error::NotATable { table: APP_USERS, kind: kind_name(&kind) });
             }
@@ -212,6 +222,7 @@ pub fn is_email_key(expression: &str, as_default: bool) -> bool {
     matches!(email, Some("email" | "email::text"))
 }
 
+/// Empty where this transaction does not see the table.
 fn relkind(session: &Session, table: Oid) -> String {
     session
         .run("SELECT relkind::text FROM pg_class WHERE oid = $1", &[table.into()], Mode::Fresh)

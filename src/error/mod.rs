@@ -82,6 +82,10 @@ pub enum Error {
         table: &'static str,
         kind: &'static str,
     },
+    /// A table was made after the transaction's snapshot was taken.
+    NotInSnapshot {
+        table: &'static str,
+    },
     /// `auth.users` is partitioned, or no table.
     AuthNotOrdinary {
         kind: &'static str,

@@ -88,6 +88,12 @@ impl From<Error> for Failure {
                 format!("It is a {kind}; onagui_sync writes to ordinary and partitioned tables only."),
                 "Rename it and create a table of that name.".into(),
             ),
+            Error::NotInSnapshot { table } => (
+                "42P01",
+                format!("{table} is newer than what this transaction sees"),
+                "The transaction is REPEATABLE READ or SERIALIZABLE, and the table was created after it had begun.".into(),
+                "A new transaction sees it.".into(),
+            ),
             Error::AuthNotOrdinary { kind } => (
                 "42P01",
                 "auth.users is not an ordinary table".into(),
@@ -385,13 +391,14 @@ impl From<Error> for Failure {
             ),
             Error::CannotUndo { audit_id, why } => (
                 "55000",
-                "this cannot be undone any more: what it changed has changed since".into(),
+                "this cannot be undone as things are now".into(),
                 format!("audit_id {audit_id}: {}.", why.join("; ").trim_end_matches('.')),
                 format!(
                     "Nothing was changed. Undo later entries of the log that concern these rows first, the last one first (SELECT audit_id, action, email \
                      FROM onagui.sync_audit_log WHERE audit_id > {audit_id} AND outcome = 'done' AND undone_by IS NULL ORDER BY audit_id DESC;), or put the \
                      rows in order by hand, then try again. A trigger of the application may have done it: ALTER TABLE ... DISABLE TRIGGER ...; during \
-                     the undo, in its transaction, which ends with ENABLE TRIGGER."
+                     the undo, in its transaction, which ends with ENABLE TRIGGER. A foreign key that did not hold before (NOT VALID, or added since) \
+                     must be dropped first; it can be added again NOT VALID."
                 ),
             ),
             // Registered references.

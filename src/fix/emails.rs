@@ -16,7 +16,7 @@ use crate::statements::{checks, collisions};
 use onagui_decide::failure::must_pass_on;
 use onagui_decide::repair::{Action, Status, order_of_exchange};
 use pgrx::Uuid;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 
 /// Gives each of `todo` auth's e-mail; adds to `outcomes` what became of them.
@@ -142,9 +142,10 @@ fn rehearse(
     free: &HashSet<Uuid>,
 ) -> Result<Outcome, Error> {
     let mut row = Outcome::of(candidate, Action::UpdateEmail, "planned");
+    row.details = told(candidate);
     let mover = repair.mover();
     let table = &mover.references.tables[0];
-    let shape = mover.shape(session, 0, Mode::Read);
+    let shape = mover.shape(session, 0);
     let email = vec![candidate.auth_email.clone()];
     if let Err(error) = (Written { table, shape }).check_fit(session, "email", email, Mode::Read) {
         row.details = json!({ "reason": "the e-mail does not fit into the column" });
@@ -202,6 +203,10 @@ fn rehearse(
         row = row.refused_for(Error::EmailTaken { email });
     }
     Ok(row)
+}
+
+fn told(candidate: &Candidate) -> Value {
+    json!({ "before": candidate.app_email, "after": candidate.auth_email })
 }
 
 /// The same where rows refer to the user by the e-mail, and follow. `holder` is who gives it up.
@@ -317,7 +322,7 @@ impl Parking {
     fn ways(repair: &Repair, is_ring: bool) -> Vec<Self> {
         let email = ["email".to_owned()];
         let mover = repair.mover();
-        let shape = pg::connect(|session| mover.shape(session, 0, repair.mode()));
+        let shape = pg::connect(|session| mover.shape(session, 0));
         let is_unique = shape.touched_by(&email).next().is_some();
         let nulls_collide = shape.touched_by(&email).any(|unique| unique.nulls_collide);
         let may_be_null = repair.target().app.column("email").is_some_and(|c| !c.not_null);
@@ -401,7 +406,7 @@ fn change(
             if let Some(moved) = moved.next() {
                 row = row.moves(moved);
             }
-            row.details = json!({ "before": candidate.app_email, "after": candidate.auth_email });
+            row.details = told(candidate);
             if users.len() > 1 {
                 row.details["exchange"] = json!(id);
             }
@@ -422,7 +427,7 @@ fn set_email(
 ) -> Result<Vec<Done>, Error> {
     let mover = repair.mover();
     let table = &mover.references.tables[0];
-    let shape = mover.shape(session, 0, Mode::Fresh);
+    let shape = mover.shape(session, 0);
     let id = candidate.app()?;
     let address = rows::address_of(session, table, id)
         .ok_or_else(|| Error::AppUserGone { id: id.to_string() })?;

@@ -1,7 +1,7 @@
 //! The link a confirmed e-mail makes at sign-up: a re-key, with what the sign-up brings filled in.
 
 use crate::error::Error;
-use crate::pg::{Mode, connect};
+use crate::pg::connect;
 use crate::statements::done::Step;
 use crate::statements::merge;
 use crate::statements::refresh::Refreshed;
@@ -48,8 +48,7 @@ impl<'t> Linker<'t> {
             }
             let mover = self.mover.clone().hold(session, &self.target.app)?;
             let done = merge::rekey(session, &mover, app, auth, &[])?;
-            let (table, shape) =
-                (&mover.references.tables[0], mover.shape(session, 0, Mode::Fresh));
+            let (table, shape) = (&mover.references.tables[0], mover.shape(session, 0));
             let emails: Vec<(Uuid, Text)> =
                 email.into_iter().map(|email| (auth, Some(email))).collect();
             let followed = self.target.bring_emails(&emails)?;

@@ -199,6 +199,7 @@ fn line(outcome: &Outcome) -> String {
     let (old, new) = (text(outcome.old_app_user_id), text(outcome.auth_user_id));
     let undo = outcome.audit_id.map_or(String::new(), |id| format!("; audit_id {id}"));
     let own = own_fields(outcome);
+    let before = outcome.details["before"].as_str().unwrap_or("none");
     let line = match (outcome.outcome, outcome.action) {
         ("planned", Action::Rekey) => {
             format!("MANUAL: {email}: change app user {old} to {new}, with {rows} to it")
@@ -207,7 +208,9 @@ fn line(outcome: &Outcome) -> String {
             format!("MANUAL: {email}: merge app user {old} into {new}, with {rows} to it{own}")
         }
         ("planned", Action::Create) => format!("MANUAL: {email}: create app user {new}"),
-        ("planned", _) => format!("MANUAL: {email}: give app user {new} this e-mail"),
+        ("planned", _) => {
+            format!("MANUAL: {email}: give app user {new} this e-mail, in place of {before}")
+        }
         ("done", Action::Rekey) => {
             format!("FIXED: {email}: app user {old} is now {new}, with {rows} to it{undo}")
         }
@@ -215,7 +218,9 @@ fn line(outcome: &Outcome) -> String {
             format!("MERGED: {email}: app user {old} into {new}, with {rows} to it{own}{undo}")
         }
         ("done", Action::Create) => format!("CREATED: {email}: app user {new}{undo}"),
-        ("done", _) => format!("FIXED: {email}: app user {new} has auth's e-mail{undo}"),
+        ("done", _) => {
+            format!("FIXED: {email}: app user {new} has auth's e-mail, in place of {before}{undo}")
+        }
         _ => {
             let reason = outcome.details["reason"].as_str().unwrap_or("both sides agree");
             format!("OK: {email}: {reason}")

@@ -124,7 +124,7 @@ impl Repair {
 
     fn creations(&self, session: &Session, ids: &[Uuid]) -> Result<HashMap<Uuid, Foreseen>, Error> {
         let mover = self.mover();
-        let shape = mover.shape(session, 0, Mode::Read);
+        let shape = mover.shape(session, 0);
         self.target().foresee(session, (&mover.references.tables[0], shape), ids)
     }
 

@@ -254,9 +254,10 @@ impl Repair {
             _ => {}
         }
         if !self.apply {
-            let rehearsed =
-                pg::rehearsal(|| pg::connect(|session| self.rehearse(session, candidate, action)));
-            return match rehearsed {
+            let rehearse = || {
+                pg::rehearsal(|| pg::connect(|session| self.rehearse(session, candidate, action)))
+            };
+            return match self.once_more(rehearse) {
                 Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
                 Err(failure) => Ok(Outcome::failed(candidate, action, failure)),
                 outcome => outcome.map_err(Error::from),
@@ -361,7 +362,7 @@ impl Repair {
         let id = candidate.auth()?;
         let details = self.target().create_one(id, None)?;
         let mover = self.mover();
-        let shape = mover.shape(session, 0, Mode::Fresh);
+        let shape = mover.shape(session, 0);
         let table = &mover.references.tables[0];
         let row_image = rows::whole_row(session, table, shape, id)
             .ok_or_else(|| Error::HeldBack { table: table.label.clone() })?;

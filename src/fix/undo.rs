@@ -92,9 +92,12 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
 /// What stands in the way was not foreseen: a constraint refused, or a table is not what it was.
 fn refusal(audit_id: i64, failure: Box<Failure>) -> Error {
     let of_the_schema = ["22", "23", "42", "0A"];
-    if of_the_schema.iter().any(|class| failure.sqlstate.starts_with(class)) {
+    // A published table without a replica identity, for instance: our own words have a DETAIL.
+    let is_bare = failure.sqlstate == "55000" && failure.detail.is_none();
+    if is_bare || of_the_schema.iter().any(|class| failure.sqlstate.starts_with(class)) {
+        let more = if is_bare { &failure.hint } else { &failure.detail };
         let mut why = vec![failure.message.clone()];
-        why.extend(failure.detail.clone().map(|d| d.trim_end_matches('.').to_owned()));
+        why.extend(more.as_ref().map(|d| d.trim_end_matches('.').to_owned()));
         return Error::CannotUndo { audit_id, why };
     }
     Error::Raised(failure)

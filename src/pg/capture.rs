@@ -36,6 +36,11 @@ thread_local! {
     static OWN: Cell<*const c_char> = const { Cell::new(std::ptr::null()) };
 }
 
+/// Whether `sql` is the text of the statement of ours that runs: that very one, not one that is written alike.
+pub(super) fn is_own(sql: *const c_char) -> bool {
+    !sql.is_null() && sql == OWN.get()
+}
+
 /// While it lives, a statement of ours runs: where an error is raised, the server tells so last.
 pub(super) struct OwnStatement {
     before: *const c_char,

@@ -1,10 +1,10 @@
 //! What the planner is told: whose statements must not run anybody's code with the rights of the extension's owner (see
-//! [`super::nobody`]) nor be compiled, and which pages are in memory, where it could not know.
+//! [`super::nobody`]), which pages are in memory, where it could not know, and that no statement of ours is worth compiling.
 //!
-//! The statements of the extension's owner are long: to compile one (`jit`, on by default) takes two seconds, to run it
-//! among 100,000 users less than a tenth of that.
+//! Such statements are long, or look long where a table has many partitions: to compile one (`jit`, on by default) takes two
+//! seconds, to run it among 100,000 users less than a tenth of that.
 
-use super::capture::{failure_of, raise};
+use super::capture::{failure_of, is_own, raise};
 use super::nobody::{Nobody, entrust};
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{PgLogLevel, pg_guard, pg_sys};
@@ -82,7 +82,11 @@ unsafe extern "C-unwind" fn plan(
             return plan_in_memory(query, text, options, params);
         }
         if !GUARDED.get() {
-            return plan_next(query, text, options, params);
+            let planned = plan_next(query, text, options, params);
+            if is_own(text) {
+                (*planned).jitFlags = pg_sys::PGJIT_NONE as i32;
+            }
+            return planned;
         }
         let owner = pg_sys::GetUserId();
         let nobody = Nobody::become_it();
@@ -163,12 +167,6 @@ pub(super) fn in_memory() -> Assumption<f64> {
 pub(super) fn by_key() -> Assumption<bool> {
     // SAFETY: a setting of the planner.
     unsafe { Assumption::make(&raw mut pg_sys::enable_seqscan, false) }
-}
-
-/// Nothing is compiled: what is only looked at once is long, and soon answered.
-pub(super) fn uncompiled() -> Assumption<bool> {
-    // SAFETY: a setting of the planner.
-    unsafe { Assumption::make(&raw mut pg_sys::jit_enabled, false) }
 }
 
 /// While it lives, the server checks foreign keys of rows that have just been changed, and so are in memory. It plans a

@@ -185,6 +185,20 @@ pub fn table_named(schema: &'static CStr, name: &'static CStr) -> Option<pg_sys:
     Some(table)
 }
 
+/// Locks a table for reading, until the transaction ends. What has the name once the lock is there is locked, if anything has.
+pub fn lock_named(schema: &'static CStr, name: &'static CStr) {
+    let lock = pg_sys::AccessShareLock as i32;
+    while let Some(table) = table_named(schema, name) {
+        // SAFETY: within a transaction; takes in what others have committed meanwhile.
+        unsafe { pg_sys::LockRelationOid(table, lock) };
+        if table_named(schema, name) == Some(table) {
+            break;
+        }
+        // SAFETY: the lock just taken.
+        unsafe { pg_sys::UnlockRelationOid(table, lock) };
+    }
+}
+
 /// Tells all backends, when this transaction commits, that what they know of `table` is out of date.
 pub fn announce_change(table: pg_sys::Oid) {
     // SAFETY: registers an invalidation message.

@@ -4,7 +4,7 @@ use super::aside::Aside;
 use super::capture::OwnStatement;
 use super::encoding::to_server_c;
 use super::loader::Loader;
-use super::planning::{by_key, in_memory, uncompiled};
+use super::planning::{by_key, in_memory};
 use super::rows::Rows;
 use super::rowset::RowSet;
 use super::values::ToSql;
@@ -95,8 +95,9 @@ impl Plan {
 
     /// Makes the generic plan that the statement will go on using, where there is none that holds.
     fn make(&self) {
-        // SAFETY: the hold on the plan is given back.
+        // SAFETY: the text is the plan's own; the hold on the plan is given back.
         unsafe {
+            let _own = OwnStatement::begin(self.text);
             let made = pg_sys::SPI_plan_get_cached_plan(self.plan);
             if !made.is_null() {
                 pg_sys::ReleaseCachedPlan(made, pg_sys::CurrentResourceOwner);
@@ -184,7 +185,6 @@ impl Session {
             let _by_key = by_key();
             plan.make();
         }
-        let _uncompiled = (mode == Mode::Read).then(uncompiled);
         // SAFETY: the plan outlives its execution.
         let _own = unsafe { OwnStatement::begin(plan.text) };
         // SAFETY: arrays are as long as the plan's arguments.

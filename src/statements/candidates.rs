@@ -3,6 +3,7 @@
 use super::signup::Target;
 use super::status::{Overview, Survey, Tag, Which as Whose, quick_key};
 use crate::catalog::House;
+use crate::catalog::tables::hold;
 use crate::error::Error;
 use crate::pg::{self, Cursor, Kept, Mode, Plan, Rows, Session, connect};
 use onagui_decide::repair::Status;
@@ -64,6 +65,7 @@ thread_local! {
 
 impl Finder {
     pub fn get(house: House) -> Result<Rc<Self>, Error> {
+        hold();
         let version = pg::watched_version();
         let (target, overview) = (Target::get(house)?, Overview::get(house)?);
         let fits = |kept: &Finder| {

@@ -59,7 +59,7 @@ impl Target {
         if self.app.changes_rows {
             return Ok(HashMap::new());
         }
-        let mut keys = ForeignKey::all_of(session, of.0.oid, Mode::Read);
+        let mut keys = ForeignKey::all_of(session, of.0.oid, Mode::Fresh);
         if !keys.is_empty() && read_precedes_keys(session, of.0.oid) {
             keys.clear();
         }

@@ -65,7 +65,7 @@ pub fn as_referring(
     mode: Mode,
 ) -> Result<String, Error> {
     let (k, c) = (&key.keys[place], &key.columns[place]);
-    let shapes = [key.parent, key.child].map(|of| mover.shape(session, of, mode));
+    let shapes = [key.parent, key.child].map(|of| mover.shape(session, of));
     let (Some(theirs), Some(ours)) = (shapes[0].column(k), shapes[1].column(c)) else {
         return Ok(value.to_owned());
     };
@@ -113,7 +113,7 @@ pub fn refers(
     (is, held): (&str, &str),
     mode: Mode,
 ) -> bool {
-    let [theirs, ours] = [key.parent, key.child].map(|of| mover.shape(session, of, mode));
+    let [theirs, ours] = [key.parent, key.child].map(|of| mover.shape(session, of));
     let is_alike = theirs.kind_of(&key.keys[place]) == ours.kind_of(&key.columns[place]);
     if is_alike && is == held {
         return true;
@@ -145,8 +145,7 @@ pub fn strays(
     Images { query, images, known }: Images,
     mode: Mode,
 ) -> usize {
-    let (shape, child) =
-        (mover.shape(session, key.parent, mode), &mover.references.tables[key.child]);
+    let (shape, child) = (mover.shape(session, key.parent), &mover.references.tables[key.child]);
     let part = |i: usize| {
         let theirs = shape.base_of_text(&key.keys[i], &format!("x.r ->> {i}"));
         key.equal_as_it_goes(i, &theirs, &format!("c.{}", key.columns[i]))
@@ -194,7 +193,7 @@ pub fn has_no_zone(
         return Ok(());
     }
     let column = &key.columns[0];
-    let kind = mover.shape(session, key.child, mode).column(column).map(|c| c.kind.clone());
+    let kind = mover.shape(session, key.child).column(column).map(|c| c.kind.clone());
     Err(Error::DoesNotFit {
         table: child.label.clone(),
         column: column.clone(),

@@ -289,7 +289,7 @@ fn hand_over(plan: &mut Plan, from: Uuid, to: Uuid) -> Result<([Row; 2], OwnFiel
 /// The fields that only the user who leaves has are taken over. Columns that refer together are taken together.
 fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid) -> OwnFields {
     let references = &plan.mover.references;
-    let shape = plan.mover.shape(plan.session, 0, plan.mode);
+    let shape = plan.mover.shape(plan.session, 0);
     let own: Vec<&str> = shape
         .columns
         .iter()

@@ -64,7 +64,7 @@ fn attempt<'a>(last: &Plan<'a>, rounds: &[Round]) -> Result<Option<Vec<Plan<'a>>
 
 impl<'a> Plan<'a> {
     pub fn shape(&self, place: usize) -> &'a Shape {
-        self.mover.shape(self.session, place, self.mode)
+        self.mover.shape(self.session, place)
     }
 
     /// Learns of the rows that earlier steps have changed.

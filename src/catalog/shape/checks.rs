@@ -74,8 +74,8 @@ const CHECKS: &str = "
                     WHERE whole.attrelid = $1 AND whole.attname = a.attname AND NOT whole.attnotnull)
      ORDER BY 1 NULLS FIRST";
 
-pub(super) fn read_checks(session: &Session, table: Oid, mode: Mode) -> Vec<Check> {
-    let rows = session.run_kept(CHECKS, &[table.into()], mode);
+pub(super) fn read_checks(session: &Session, table: Oid) -> Vec<Check> {
+    let rows = session.run_kept(CHECKS, &[table.into()], Mode::Fresh);
     let each = (0..rows.len()).filter_map(|row| {
         Some(Check {
             name: rows.get(row, 1),

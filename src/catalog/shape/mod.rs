@@ -141,8 +141,8 @@ const COLUMNS: &str = "
      ORDER BY a.attnum";
 
 impl Shape {
-    pub fn read(session: &Session, table: Oid, mode: Mode) -> Self {
-        let rows = session.run_kept(COLUMNS, &[table.into()], mode);
+    pub fn read(session: &Session, table: Oid) -> Self {
+        let rows = session.run_kept(COLUMNS, &[table.into()], Mode::Fresh);
         let mut columns = Vec::with_capacity(rows.len());
         let mut primary_key = Vec::new();
         for row in 0..rows.len() {
@@ -168,8 +168,8 @@ impl Shape {
                 made_of: rows.get(row, 16).unwrap_or_default(),
             });
         }
-        let unique = unique::read_unique(session, table, mode);
-        let mut checks = checks::read_checks(session, table, mode);
+        let unique = unique::read_unique(session, table);
+        let mut checks = checks::read_checks(session, table);
         checks.extend(columns.iter().filter_map(checks::length));
         Shape { columns, primary_key, unique, checks }
     }

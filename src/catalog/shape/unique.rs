@@ -96,8 +96,8 @@ const UNIQUE: &str = "
                              WHERE whole.indisvalid))
      ORDER BY i.indisprimary DESC, 1";
 
-pub(super) fn read_unique(session: &Session, table: Oid, mode: Mode) -> Vec<Uniqueness> {
-    let rows = session.run_kept(UNIQUE, &[table.into()], mode);
+pub(super) fn read_unique(session: &Session, table: Oid) -> Vec<Uniqueness> {
+    let rows = session.run_kept(UNIQUE, &[table.into()], Mode::Fresh);
     (0..rows.len())
         .filter_map(|row| {
             let texts = |column| rows.get::<Vec<String>>(row, column).unwrap_or_default();

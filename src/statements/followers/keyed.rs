@@ -52,7 +52,7 @@ pub(super) fn keyed<'r>(
         return Vec::new();
     }
     let table = &mover.references.tables[key.parent];
-    let shape = mover.shape(session, key.parent, Mode::Fresh);
+    let shape = mover.shape(session, key.parent);
     let values = values_of(session, (table, shape), &key.keys, &parents).into_iter();
     values
         .map(|(number, now)| {
@@ -146,8 +146,7 @@ pub(super) fn holders(
     if wanted.is_empty() {
         return Vec::new();
     }
-    let (child, shape) =
-        (&mover.references.tables[key.child], mover.shape(session, key.parent, Mode::Fresh));
+    let (child, shape) = (&mover.references.tables[key.child], mover.shape(session, key.parent));
     let mut on: Vec<String> = (0..key.keys.len())
         .map(|i| {
             let theirs = shape.base_of_text(&key.keys[i], &format!("x.r ->> {i}"));
@@ -155,9 +154,7 @@ pub(super) fn holders(
         })
         .collect();
     on.extend(key.within("t"));
-    let held = mover
-        .shape(session, key.child, Mode::Fresh)
-        .texts("t", key.columns.iter().map(String::as_str));
+    let held = mover.shape(session, key.child).texts("t", key.columns.iter().map(String::as_str));
     let sql = format!(
         "SELECT x.place, t.tableoid, t.ctid::text, {held}
            FROM {} AS x JOIN {} t ON {} FOR UPDATE OF t",

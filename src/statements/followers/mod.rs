@@ -128,7 +128,7 @@ pub fn follow<'a>(
         let table = &mover.references.tables[place];
         let known = changes.iter().position(|c| c.of.table.oid == table.oid);
         let known = known.unwrap_or_else(|| {
-            changes.push(TableChanges::new(table, mover.shape(session, place, Mode::Fresh)));
+            changes.push(TableChanges::new(table, mover.shape(session, place)));
             changes.len() - 1
         });
         let (names, values): (Vec<String>, Vec<(Text, Text)>) = columns.into_iter().unzip();
@@ -226,7 +226,7 @@ fn drawn_along(
     let children: Vec<(&Row, &Fate)> =
         fates.iter().filter(|(row, fate)| refer(row) && comes(fate)).collect();
     let table = &mover.references.tables[key.child];
-    let shape = mover.shape(session, key.child, Mode::Fresh);
+    let shape = mover.shape(session, key.child);
     let come = values_of(session, (table, shape), &key.columns, &children)
         .into_iter()
         .filter_map(|(number, now)| after(&key.columns, children[number].1, &now))
@@ -253,8 +253,7 @@ fn images_of<'r>(
         rows.filter_map(|((_, at), fate)| Some((*at, fate.as_ref()?))).collect();
     let columns: BTreeSet<&String> = changed.iter().flat_map(|(_, fate)| fate.names()).collect();
     let images: Vec<_> = changed.iter().map(|(at, fate)| Image::new(*at, fate)).collect();
-    let (table, shape) =
-        (&mover.references.tables[place], mover.shape(session, place, Mode::Fresh));
+    let (table, shape) = (&mover.references.tables[place], mover.shape(session, place));
     (collisions::images(table, shape, &columns), Json::of(&images))
 }
 
@@ -268,7 +267,7 @@ fn compute_generated(
     let references = &mover.references;
     let places: BTreeSet<usize> = rows.iter().map(|(place, _)| *place).collect();
     for place in places {
-        let shape = mover.shape(session, place, Mode::Fresh);
+        let shape = mover.shape(session, place);
         let is_key = |column: &str| {
             let mut keys = references.keys.iter();
             keys.any(|key| {

@@ -117,7 +117,7 @@ impl Plan<'_> {
             return Ok(());
         }
         fit::has_no_zone(self.session, self.mover, key, self.mode)?;
-        let shape = self.mover.shape(self.session, key.parent, self.mode);
+        let shape = self.mover.shape(self.session, key.parent);
         let mut conditions: Vec<String> = key
             .columns
             .iter()
@@ -148,7 +148,7 @@ impl Plan<'_> {
     pub(super) fn compute_generated(&mut self, open: &BTreeMap<Row, (BTreeSet<String>, Side)>) {
         let places: BTreeSet<usize> = open.keys().map(|row| row.0).collect();
         for place in places {
-            let shape = self.mover.shape(self.session, place, self.mode);
+            let shape = self.mover.shape(self.session, place);
             let generated: Vec<String> = self.columns[place]
                 .iter()
                 .filter(|c| shape.column(c).is_some_and(|c| c.generated.is_some()))
@@ -186,7 +186,7 @@ impl Plan<'_> {
     /// A query over `$1` for rows of a table as they will be (see [`collisions::moved`]), and that argument.
     pub fn image<'r>(&self, place: usize, rows: impl Iterator<Item = &'r Row>) -> (String, Json) {
         let table = &self.mover.references.tables[place];
-        let shape = self.mover.shape(self.session, place, self.mode);
+        let shape = self.mover.shape(self.session, place);
         let mut columns = BTreeSet::new();
         let images: Vec<Image<&Fields>> = rows
             .filter_map(|row| {

@@ -57,7 +57,7 @@ impl Mover {
         let lock = if mode == Mode::Read { "" } else { " FOR UPDATE" };
         for (place, moving) in self.loose() {
             let table = &self.references.tables[place];
-            let shape = self.shape(session, place, mode);
+            let shape = self.shape(session, place);
             let of_table = |w: &&Value| w["table"] == table.label.as_str() && w[COLUMNS].is_array();
             let names: Option<Vec<&str>> = recorded.iter().find(of_table).map(|w| {
                 w[COLUMNS].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
@@ -90,7 +90,7 @@ impl Mover {
     pub fn held_to_json(&self, session: &Session, held: &[Held]) -> Value {
         let rows = held.iter().map(|held| {
             let table = &self.references.tables[held.row.0].label;
-            let columns = &self.shape(session, held.row.0, Mode::Fresh).columns;
+            let columns = &self.shape(session, held.row.0).columns;
             let columns: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
             json!({
                 "table": table, "column": held.column, "key": held.key, "md5": held.md5, COLUMNS: columns
@@ -128,7 +128,7 @@ impl Mover {
         let is_gone = |w: &&Value| {
             let place = self.references.tables.iter().position(|t| w["table"] == t.label.as_str());
             place.is_none_or(|place| {
-                let key = &self.shape(session, place, Mode::Fresh).primary_key;
+                let key = &self.shape(session, place).primary_key;
                 let key: Value = key.iter().map(|k| (unquoted(k), Value::Null)).collect();
                 is_alike(&key, &w["key"])
             })

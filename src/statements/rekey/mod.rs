@@ -206,11 +206,11 @@ impl Mover {
             .collect()
     }
 
-    /// The shape of a table, read once.
-    pub fn shape(&self, session: &Session, place: usize, mode: Mode) -> &Shape {
+    /// The shape of a table, read once: as it is now, also where rows are looked at as the caller's snapshot has them.
+    pub fn shape(&self, session: &Session, place: usize) -> &Shape {
         self.statements[place].shape.get_or_init(|| {
             pg::as_role(self.house.owner, || {
-                Shape::read(session, self.references.tables[place].oid, mode)
+                Shape::read(session, self.references.tables[place].oid)
             })
         })
     }
@@ -225,7 +225,7 @@ impl Mover {
     ) -> Vec<Collision> {
         let mut found = Vec::new();
         for place in self.moving() {
-            let (table, shape) = (&self.references.tables[place], self.shape(session, place, mode));
+            let (table, shape) = (&self.references.tables[place], self.shape(session, place));
             let moved = self.moved(place, shape);
             for unique in shape.touched_by(&moving_columns(table)) {
                 let sql = format!(
@@ -254,7 +254,7 @@ impl Mover {
     /// What moving `from` to `to` would break in the tables' CHECKs and partitions.
     pub fn broken(&self, session: &Session, from: Uuid, to: Uuid, mode: Mode) -> Vec<Collision> {
         let of_place = |place: usize| {
-            let (table, shape) = (&self.references.tables[place], self.shape(session, place, mode));
+            let (table, shape) = (&self.references.tables[place], self.shape(session, place));
             let (moved, args) = (self.moved(place, shape), [from.into(), to.into()]);
             checks::broken(session, (table, shape), &moving_columns(table), (&moved, &args), mode)
         };

@@ -1,6 +1,7 @@
 //! Running the survey: for the view and its function, and for the summary.
 
 use super::{STATUSES, Survey, Suspects, Tag, Which, words};
+use crate::catalog::tables::hold;
 use crate::catalog::{App, Auth, House, Ways};
 use crate::error::Error;
 use crate::pg::{self, Arg, Kept, Mode, Plan, RowWriter, Session, connect};
@@ -46,6 +47,7 @@ fn look<R>(house: House, f: impl FnOnce() -> R) -> R {
 impl Overview {
     /// Fails with a hint where a table is missing or does not fit.
     pub fn get(house: House) -> Result<Rc<Overview>, Error> {
+        hold();
         let version = pg::watched_version();
         let (auth, app) = (Auth::find(), App::find());
         let policy = settings::link_policy();

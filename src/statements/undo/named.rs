@@ -39,7 +39,7 @@ pub fn resolve(
     let find = |sql, args: &[Arg]| {
         let read = |oid| {
             let table = Table::read(session, oid, Mode::Fresh)?;
-            Some(Resolved { table, shape: Shape::read(session, oid, Mode::Fresh) })
+            Some(Resolved { table, shape: Shape::read(session, oid) })
         };
         pg::as_role(mover.house.owner, || {
             session.run(sql, args, Mode::Fresh).one::<Oid>().and_then(read)
@@ -87,7 +87,7 @@ pub fn holds(session: &Session, house: House, table: &str, column: &str, id: Uui
     let found = pg::as_role(house.owner, || {
         let args = [table.to_owned().into()];
         let oid = session.run(TABLE_NAMED, &args, Mode::Fresh).one::<Oid>()?;
-        let shape = Shape::read(session, oid, Mode::Fresh);
+        let shape = Shape::read(session, oid);
         let column =
             shape.columns.into_iter().find(|c| c.name == column && c.generated.is_none())?;
         Some((Table::read(session, oid, Mode::Fresh)?, column.quoted))

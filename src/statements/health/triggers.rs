@@ -78,12 +78,8 @@ const OTHER: &str = "
          SELECT t.tgname, p.oid::regproc AS name, p.oid::regprocedure AS called, p.prosrc,
                 (SELECT c FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%') AS path,
                 t.tgtype & 4 <> 0 AS of_insert,
-                -- It may as well be a trigger of app_users.
-                t.tgtype & 7 = 5 AND t.tgqual IS NULL AND t.tgnargs = 0 AND p.prosrc !~* '[[:<:]](tg_[a-z]+|new[[:space:]]*[.][[:space:]]*[*])|[(][[:space:]]*new[[:space:]]*[,)]'
-                AND NOT EXISTS (SELECT FROM regexp_matches(p.prosrc, '[[:<:]]new[.]\"?([[:alnum:]_$]+)', 'gi') m
-                                 WHERE NOT EXISTS (SELECT FROM pg_attribute a
-                                                    WHERE a.attrelid = to_regclass('onagui.app_users') AND a.attnum > 0
-                                                      AND a.attname = lower(m[1]))) AS may_move,
+                -- It asks nothing that only a trigger of auth.users could tell it, columns apart.
+                t.tgtype & 7 = 5 AND t.tgqual IS NULL AND t.tgnargs = 0 AND p.prosrc !~* '[[:<:]](tg_[a-z]+|new[[:space:]]*[.][[:space:]]*[*])|[(][[:space:]]*new[[:space:]]*[,)]' AS may_move,
                 t.tgtype & 2 <> 0 OR t.tgtype & 1 > o.tgtype & 1 OR t.tgtype & 1 = o.tgtype & 1 AND t.tgname < o.tgname AS is_early
            FROM pg_trigger t
            JOIN pg_proc p ON p.oid = t.tgfoid
@@ -142,7 +138,7 @@ const OTHERS: &str = "
                        WHEN other.is_early AND NOT c.condeferred THEN 'is made after that, so that sign-ups fail'
                        ELSE 'who is PENDING or in CONFLICT has not got, so that their sign-ups fail' END),
            CASE WHEN NOT other.of_insert
-                THEN '-- let the function leave out whoever has no row: … WHERE EXISTS (SELECT FROM onagui.app_users a WHERE a.id = NEW.id)'
+                THEN '-- let the function leave out whoever has no row: ... WHERE EXISTS (SELECT FROM onagui.app_users a WHERE a.id = NEW.id)'
                 ELSE format(E'%sCREATE TRIGGER %I AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION %s();%sDROP TRIGGER %I ON auth.users;',
                             CASE WHEN suits THEN '' ELSE '-- once the function qualifies its names and takes nothing but what app_users has, and what it writes refers to no auth user: ' END,
                             one_line.tgname, one_line.name, CASE WHEN suits THEN E'\n' ELSE ' ' END, one_line.tgname) END
@@ -153,6 +149,9 @@ const OTHERS: &str = "
      CROSS JOIN LATERAL (SELECT format('[[:<:]]%s[[:>:]]', regexp_replace(child.relname, '[^[:alnum:]_]', '.', 'g')) AS table) named
      CROSS JOIN LATERAL (
            SELECT other.may_move AND other.path IS NOT NULL
+                  AND NOT EXISTS (SELECT FROM regexp_matches(other.prosrc, '[[:<:]]new[.]\"?([[:alnum:]_$]+)', 'gi') m
+                                   WHERE NOT EXISTS (SELECT FROM pg_attribute a
+                                                      WHERE a.attrelid = app.oid AND a.attnum > 0 AND a.attname = lower(m[1])))
                   AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.conrelid AND k.contype = 'f' AND k.confrelid = $1) AS suits) moved
      CROSS JOIN LATERAL (
            SELECT CASE WHEN suits THEN other.name::text ELSE regexp_replace(other.name::text, '[[:cntrl:]]', ' ', 'g') END AS name,

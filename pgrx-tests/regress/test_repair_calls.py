@@ -139,6 +139,53 @@ def test_columns_that_refer_together_are_not_mixed(db, mixed_exists):
     assert db.sql("SELECT tenant, role FROM onagui.app_users WHERE id = %s", [auth]) == [(1, None)]
 
 
+TEAMS = "CREATE TABLE {0} (tenant int, id int, PRIMARY KEY (tenant, id)); INSERT INTO {0} VALUES (1, 7), (1, 5), (2, 7), (2, 5)"
+
+
+@pytest.mark.parametrize(
+    ("match", "theirs", "ours", "then"),
+    [
+        ("SIMPLE", (1, 7, 5), (1, None, None), (1, 7, 5)),  # the key is the leaving user's, with what both have
+        ("SIMPLE", (1, 7, 5), (None, None, None), (1, 7, 5)),
+        ("FULL", (1, 7, 5), (None, None, None), (1, 7, 5)),
+        ("SIMPLE", (2, 7, 5), (1, None, None), (1, None, None)),
+        ("SIMPLE", (1, 7, None), (1, None, 5), (1, 7, 5)),
+    ],
+)
+def test_keys_that_share_a_column(db, match, theirs, ours, then):
+    db.sql(";".join(TEAMS.format(table) for table in ("teams", "plans")))
+    keys = ", ".join(f"ADD FOREIGN KEY (tenant, {name}) REFERENCES {name}s (tenant, id) MATCH {match}" for name in ("team", "plan"))
+    db.sql(f"ALTER TABLE onagui.app_users ADD tenant int, ADD team int, ADD plan int, {keys}")
+    spare, auth = duplicate(db, "ann@example.com")
+    for id, row in (spare, theirs), (auth, ours):
+        db.sql("UPDATE onagui.app_users SET tenant = %s, team = %s, plan = %s WHERE id = %s", [*row, id])
+    assert [fix_one(db, "ann@example.com", apply)["outcome"] for apply in (False, True)] == ["planned", "done"]
+    assert db.sql("SELECT tenant, team, plan FROM onagui.app_users") == [then]
+
+
+@pytest.mark.parametrize(("theirs", "then"), [(5, (1, 7, 5)), (None, (None, None, 5)), (6, (None, None, 5))])
+def test_a_shared_column_is_taken_for_both_keys_or_for_none(db, theirs, then):
+    db.sql(TEAMS.format("teams") + ";" + TEAMS.format("plans"))
+    db.sql("INSERT INTO plans VALUES (1, 6)")
+    keys = ", ".join(f"ADD FOREIGN KEY (tenant, {name}) REFERENCES {name}s (tenant, id)" for name in ("team", "plan"))
+    db.sql(f"ALTER TABLE onagui.app_users ADD tenant int, ADD team int, ADD plan int, {keys}")
+    spare, auth = duplicate(db, "ann@example.com")
+    db.sql("UPDATE onagui.app_users SET plan = 5 WHERE id = %s", [auth])
+    db.sql("UPDATE onagui.app_users SET tenant = 1, team = 7, plan = %s WHERE id = %s", [theirs, spare])
+    assert fix_one(db, "ann@example.com")["outcome"] == "done"
+    assert db.sql("SELECT tenant, team, plan FROM onagui.app_users") == [then]
+
+
+@pytest.mark.parametrize("kind", ["int DEFAULT 1", "int GENERATED ALWAYS AS (region * 10) STORED"])
+def test_a_key_with_a_constant_or_generated_column(db, kind):
+    db.sql("CREATE TABLE teams (kind int, id int, PRIMARY KEY (kind, id)); INSERT INTO teams VALUES (1, 7), (10, 7)")
+    db.sql(f"ALTER TABLE onagui.app_users ADD region int DEFAULT 1, ADD kind {kind}, ADD team int, ADD FOREIGN KEY (kind, team) REFERENCES teams")
+    spare, auth = duplicate(db, "ann@example.com")
+    db.sql("UPDATE onagui.app_users SET team = 7 WHERE id = %s", [spare])
+    assert fix_one(db, "ann@example.com")["outcome"] == "done"
+    assert db.sql("SELECT team FROM onagui.app_users") == [(7,)]
+
+
 def test_what_a_merge_gives_up(db):
     """What refers to the leaving user refers to the staying one; and whose e-mails differ, whose goes is told."""
     db.sql("ALTER TABLE onagui.app_users ADD made_by uuid REFERENCES onagui.app_users, ADD noted_by text")

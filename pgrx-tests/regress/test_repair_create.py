@@ -129,6 +129,7 @@ def test_who_has_no_email_where_one_is_wanted(db):
     ("default", "suits"), [("''", True), ("gen_random_uuid() || '@x.org'", True), ("repeat('x', 30)", True), ("repeat('x', 50)", False)]
 )
 def test_the_columns_default_where_an_email_is_wanted(db, default, suits):
+    db.sql("DROP INDEX IF EXISTS onagui.app_users_email_key")
     db.sql(f"ALTER TABLE onagui.app_users ALTER email TYPE varchar(42), ALTER email SET NOT NULL, ALTER email SET DEFAULT {default}")
     ids = [auth_user(db, None, phone="4912345"), auth_user(db, "ann@example.com"), auth_user(db, f"{'x' * 40}@example.com")]
     outcomes = [

@@ -213,7 +213,7 @@ def test_no_email_where_the_column_wants_one(app):
 
 @pytest.mark.parametrize(("default", "email"), [("''", ""), ("gen_random_uuid() || '@x.org'", "%@x.org"), ("'none'::text", "none")])
 def test_the_columns_default_where_it_wants_an_email(app, default, email):
-    app.sql(f"ALTER TABLE onagui.app_users ALTER email SET NOT NULL, ALTER email SET DEFAULT {default}")
+    app.sql(f"DROP INDEX onagui.app_users_email_key; ALTER TABLE onagui.app_users ALTER email SET NOT NULL, ALTER email SET DEFAULT {default}")
     guest, other = app.auth.signup(anonymous=True), app.auth.signup("ann@example.com")
     assert app.one("SELECT email LIKE %s FROM onagui.app_users WHERE id = %s", [email, guest])
     assert (other, "ann@example.com") in users(app)
@@ -223,6 +223,25 @@ def test_the_columns_default_where_it_wants_an_email(app, default, email):
     app.auth.change_email(guest, "guest@example.com")
     assert (guest, "guest@example.com") in users(app)
     assert [entry["action"] for entry in audit(app)] == ["update_email"]
+
+
+def test_a_default_that_a_trigger_does_not_get_to_see(app):
+    app.sql("ALTER TABLE onagui.app_users ALTER email SET NOT NULL, ALTER email SET DEFAULT 'none'")
+    app.sql("CREATE FUNCTION public.fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.email := coalesce(NEW.email, NEW.id || '@x.org'); RETURN NEW; END $$")
+    app.sql("CREATE TRIGGER fill BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.fill()")
+    guests = {app.auth.signup(anonymous=True) for _ in range(2)}
+    assert {(id, f"{id}@x.org") for id in guests} == set(users(app))
+
+
+@pytest.mark.parametrize("where", ["", " WHERE email <> ''"])
+def test_a_default_that_only_one_user_can_have(app, where):
+    """It is not given to the first who comes: what helps is told of all."""
+    app.sql("DROP INDEX onagui.app_users_email_key; ALTER TABLE onagui.app_users ALTER email SET NOT NULL, ALTER email SET DEFAULT ''")
+    app.sql(f"CREATE UNIQUE INDEX ON onagui.app_users (email){where}")
+    for _ in range(2):
+        app.auth.signup(anonymous=True)
+    found = app.sql("SELECT status FROM onagui.sync_health() WHERE check_name = 'tables'")
+    assert (len(users(app)), found) == ((2, [("ok",)]) if where else (0, [("warn",)]))
 
 
 def test_the_email_follows(app):

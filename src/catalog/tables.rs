@@ -86,6 +86,8 @@ pub struct App {
     pub runs_code: bool,
     /// A BEFORE trigger may change the row that is inserted.
     pub changes_rows: bool,
+    /// What stands for the e-mail of those who have none, where the column must have one.
+    pub default_email: Option<String>,
 }
 
 pub const AUTH_USERS: &str = "auth.users";
@@ -156,7 +158,9 @@ impl App {
             only,
             runs_code: read_runs_code(session, table),
             changes_rows: read_changes_rows(session, table),
+            default_email: None,
         };
+        app.default_email = read_default_email(session, &app);
         app.email_is_unique = read_email_is_unique(session, table, app.has_loose_collation());
         Ok(app)
     }
@@ -184,15 +188,10 @@ impl App {
         email_text(row, self.has_loose_collation())
     }
 
-    /// What stands for the e-mail of those who have none, where the column must have one.
-    pub fn default_email(&self) -> Option<&str> {
-        self.column("email").filter(|c| c.not_null)?.default.as_deref()
-    }
-
     /// No row can be made for who has no e-mail, unless a BEFORE trigger gives them one.
     pub fn demands_email(&self) -> bool {
-        let email = self.column("email");
-        email.is_some_and(|c| c.not_null && c.default.is_none()) && !self.changes_rows
+        let not_null = self.column("email").is_some_and(|c| c.not_null);
+        not_null && self.default_email.is_none() && !self.changes_rows
     }
 
     /// To the e-mail's collation texts that differ may be equal.
@@ -346,6 +345,24 @@ fn read_email_is_unique(session: &Session, table: Oid, as_default: bool) -> bool
         .column::<String>()
         .iter()
         .any(|expression| is_email_key(expression, as_default))
+}
+
+/// None where a BEFORE trigger may want to see that there is no e-mail, or only one user could have the default.
+fn read_default_email(session: &Session, app: &App) -> Option<String> {
+    const IS_UNIQUE: &str = "
+        SELECT EXISTS (
+            SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attname = 'email'
+             WHERE i.indrelid = $1 AND i.indisunique AND i.indpred IS NULL AND i.indnkeyatts = 1
+               AND (i.indkey[0] = a.attnum
+                    OR EXISTS (SELECT FROM pg_catalog.pg_depend d
+                                WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = i.indexrelid
+                                  AND d.refclassid = d.classid AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum)))";
+    let default = app.column("email").filter(|c| c.not_null)?.default.clone()?;
+    // Not the same for everybody.
+    let is_made = default.contains('(');
+    let is_one_users =
+        !is_made && session.run(IS_UNIQUE, &[app.table.into()], Mode::Fresh).one() == Some(true);
+    (!app.changes_rows && !is_one_users).then_some(default)
 }
 
 fn read_username_index(session: &Session, table: Oid) -> Option<Fold> {

@@ -249,7 +249,7 @@ impl Target {
             raw.concat(),
             if names.is_some() { UNDER_NAMES } else { "new_users n" },
         );
-        let has_open_email = is_open && self.app.default_email().is_some();
+        let has_open_email = is_open && self.app.default_email.is_some();
         New { table, shape, rows, names, open, has_open_email, limited }
     }
 }

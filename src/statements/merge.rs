@@ -307,43 +307,71 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
         }
         fields
     };
-    let (theirs, ours) = (fields(leaving), fields(staying));
-    let is_free = |column: &String| {
-        let place = own.iter().position(|c| c == column);
-        place.is_some_and(|place| ours[place].is_none())
-    };
-    let (mut taken, mut given_up) = (Vec::new(), Vec::new());
-    for (place, column) in own.iter().enumerate() {
-        let refer = || {
-            let keys = references.keys.iter().enumerate();
-            keys.filter(|(_, key)| key.child == 0 && key.columns.iter().any(|c| c == column))
+    let ours = fields(staying);
+    let theirs: Vec<Text> = fields(leaving)
+        .into_iter()
+        .zip(&own)
+        .map(|(value, column)| {
+            let is_own_id = value.as_ref().is_some_and(|value| *value == from.to_string())
+                && references.tables[0].moving.iter().any(|m| m.column == **column);
+            if is_own_id { Some(to.to_string()) } else { value }
+        })
+        .collect();
+    let taken = together(plan, &own, (&theirs, &ours));
+    let mut given_up = Vec::new();
+    for (place, column) in own.iter().enumerate().filter(|(place, _)| theirs[*place].is_some()) {
+        let is_same = match *column {
+            "email" => is_same_email(plan, [&theirs[place], &ours[place]]),
+            _ => theirs[place] == ours[place],
         };
-        let mut together = references.together.iter().filter(|key| key.iter().any(|c| c == column));
-        let is_whole = together.all(|key| key.iter().all(is_free));
-        let is_own_id = references.tables[0]
-            .moving
-            .iter()
-            .any(|m| m.column == **column && theirs[place] == Some(from.to_string()));
-        let value = if is_own_id { Some(to.to_string()) } else { theirs[place].clone() };
-        let (Some(value), None, true) = (&value, &ours[place], is_whole) else {
-            let is_lost = match *column {
-                "email" => !is_same_email(plan, [&value, &ours[place]]),
-                _ => value != ours[place],
-            };
-            if value.is_some() && is_lost {
-                given_up.push(unquoted(column));
-            }
-            continue;
-        };
-        for (number, _) in refer() {
-            let took_over = &mut plan.took_over;
-            took_over.insert((*leaving, number), *staying);
+        if !is_same && !taken.contains(&place) {
+            given_up.push(unquoted(column));
         }
-        taken.push(((*column).to_owned(), Some(value.clone())));
     }
-    let taken_over = taken.iter().map(|(column, _)| unquoted(column)).collect();
-    plan.set(staying, Side::Auth, taken);
+    for (number, key) in references.keys.iter().enumerate().filter(|(_, key)| key.child == 0) {
+        if taken.iter().any(|place| key.columns.iter().any(|c| c == own[*place])) {
+            plan.took_over.insert((*leaving, number), *staying);
+        }
+    }
+    let taken_over = taken.iter().map(|place| unquoted(own[*place])).collect();
+    let taken = taken.iter().map(|place| (own[*place].to_owned(), theirs[*place].clone()));
+    plan.set(staying, Side::Auth, taken.collect());
     OwnFields { taken_over, given_up }
+}
+
+/// Which of the columns `own`, by their places, are taken over: those that are empty in `ours` and not in `theirs`, but of a
+/// foreign key all or none, so that it is `theirs` then, or stays.
+fn together(plan: &Plan, own: &[&str], (theirs, ours): (&[Text], &[Text])) -> BTreeSet<usize> {
+    let shape = plan.mover.shape(plan.session, 0);
+    let is_missing = |place: &usize| ours[*place].is_none() && theirs[*place].is_some();
+    let mut taken: BTreeSet<usize> = (0..own.len()).filter(is_missing).collect();
+    let place_of = |column: &str| own.iter().position(|c| *c == column);
+    loop {
+        let mut kept = taken.clone();
+        for key in &plan.mover.references.together {
+            let mut open: Vec<&String> = key.iter().collect();
+            let mut is_theirs = true;
+            while let Some(column) = open.pop() {
+                is_theirs &= match (place_of(column), shape.column(column)) {
+                    (Some(place), _) => kept.contains(&place) || theirs[place] == ours[place],
+                    // What is generated is theirs where all is of which it is made.
+                    (None, Some(of)) if of.generated.is_some() => {
+                        open.extend(&of.made_of);
+                        true
+                    }
+                    // The id.
+                    (None, _) => false,
+                };
+            }
+            if !is_theirs {
+                kept.retain(|place| key.iter().all(|column| column != own[*place]));
+            }
+        }
+        if kept.len() == taken.len() {
+            return taken;
+        }
+        taken = kept;
+    }
 }
 
 fn is_same_email(plan: &Plan, emails: [&Text; 2]) -> bool {

@@ -303,7 +303,7 @@ impl Target {
 
     /// The e-mail of a new row, over `n`: where auth has none and the column must have one, the column's default.
     pub(super) fn new_email(&self) -> String {
-        match self.app.default_email() {
+        match &self.app.default_email {
             Some(default) => format!("coalesce({}, ({default})::text)", self.auth.email("n")),
             None => "n.email".into(),
         }

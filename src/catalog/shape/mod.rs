@@ -33,7 +33,7 @@ pub struct ShapeColumn {
     /// The expression of a generated column, over the table's column names.
     pub generated: Option<String>,
     /// The quoted columns it is made of.
-    made_of: Vec<String>,
+    pub made_of: Vec<String>,
     /// The expression of any other column's default, or of its domain's.
     pub default: Option<String>,
 }

@@ -191,7 +191,7 @@ fn remedy(session: &Session, error: &Error) -> String {
 /// A text id that holds uuids becomes one. What the server does not let follow is for a person, and so are ids of another kind.
 fn turn_id(session: &Session) -> String {
     let sql = "SELECT EXISTS (SELECT FROM onagui.app_users a
-                               WHERE a.id::text !~* '^[{]?[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}[}]?$')";
+                               WHERE a.id::text !~* '^[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$')";
     if read(session, sql, &[]).one() == Some(true) {
         return format!(
             "-- Not all ids are uuids. Rename the column, then: {}",
@@ -202,9 +202,16 @@ fn turn_id(session: &Session) -> String {
                       (SELECT string_agg(DISTINCT pg_describe_object(p.classid, p.objid, p.objsubid), ', ')
                          FROM pg_depend p
                         WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = a.attrelid AND p.refobjsubid = a.attnum
-                          AND (p.classid IN ('pg_policy'::regclass, 'pg_rewrite'::regclass)
-                               OR EXISTS (SELECT FROM pg_constraint k
-                                           WHERE p.classid = 'pg_constraint'::regclass AND k.oid = p.objid AND k.contype = 'f')))
+                          AND CASE p.classid
+                                   -- Keys and indexes of the plain column follow.
+                                   WHEN 'pg_constraint'::regclass THEN EXISTS (
+                                        SELECT FROM pg_constraint k WHERE k.oid = p.objid AND k.contype NOT IN ('p', 'u', 'n'))
+                                   WHEN 'pg_class'::regclass THEN EXISTS (
+                                        SELECT FROM pg_index i JOIN pg_opclass o ON o.oid = ANY (i.indclass)
+                                         WHERE i.indexrelid = p.objid
+                                           AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL OR NOT o.opcdefault))
+                                   WHEN 'pg_attrdef'::regclass THEN p.objid IS DISTINCT FROM d.oid
+                                   ELSE true END)
                  FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
                 WHERE a.attrelid = 'onagui.app_users'::regclass AND a.attname = 'id'";
     let found = read(session, sql, &[]);

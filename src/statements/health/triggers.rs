@@ -75,11 +75,10 @@ pub fn others(session: &Session, _: House, report: &mut Report) -> Result<(), Er
 /// Triggers of rows fire before those of a statement, and those of one kind in the order of their names.
 const OTHER: &str = "
     other AS (
-         SELECT t.tgname, p.oid::regproc AS name, p.oid::regprocedure AS called, p.prosrc,
+         SELECT t.tgname, p.oid::regproc AS name, p.oid::regprocedure AS called,
+                regexp_replace(regexp_replace(p.prosrc, '/[*].*?[*]/', ' ', 'g'), '--[^\n]*', ' ', 'g') AS prosrc,
                 (SELECT c FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%') AS path,
-                t.tgtype & 4 <> 0 AS of_insert,
-                -- It asks nothing that only a trigger of auth.users could tell it, columns apart.
-                t.tgtype & 7 = 5 AND t.tgqual IS NULL AND t.tgnargs = 0 AND p.prosrc !~* '[[:<:]](tg_[a-z]+|new[[:space:]]*[.][[:space:]]*[*])|[(][[:space:]]*new[[:space:]]*[,)]' AS may_move,
+                t.tgtype & 4 <> 0 AS of_insert, t.tgtype & 16 <> 0 AS of_update,
                 t.tgtype & 2 <> 0 OR t.tgtype & 1 > o.tgtype & 1 OR t.tgtype & 1 = o.tgtype & 1 AND t.tgname < o.tgname AS is_early
            FROM pg_trigger t
            JOIN pg_proc p ON p.oid = t.tgfoid
@@ -137,26 +136,21 @@ const OTHERS: &str = "
                   CASE WHEN NOT other.of_insert THEN 'who is PENDING gets after that, so that they cannot confirm their e-mail'
                        WHEN other.is_early AND NOT c.condeferred THEN 'is made after that, so that sign-ups fail'
                        ELSE 'who is PENDING or in CONFLICT has not got, so that their sign-ups fail' END),
-           CASE WHEN NOT other.of_insert
-                THEN '-- let the function leave out whoever has no row: ... WHERE EXISTS (SELECT FROM onagui.app_users a WHERE a.id = NEW.id)'
-                ELSE format(E'%sCREATE TRIGGER %I AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION %s();%sDROP TRIGGER %I ON auth.users;',
-                            CASE WHEN suits THEN '' ELSE '-- once the function qualifies its names and takes nothing but what app_users has, and what it writes refers to no auth user: ' END,
-                            one_line.tgname, one_line.name, CASE WHEN suits THEN E'\n' ELSE ' ' END, one_line.tgname) END
+           CASE WHEN other.of_insert
+                THEN format('-- have app_users fire it instead, when the row comes: CREATE TRIGGER %s AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION %s(); its names must be qualified, and it may ask nothing of NEW that app_users has not got',
+                            regexp_replace(format('%I', other.tgname), '[[:cntrl:]]', ' ', 'g'), regexp_replace(other.name::text, '[[:cntrl:]]', ' ', 'g'))
+                ELSE '-- let the function leave out whoever has no row: ... WHERE EXISTS (SELECT FROM onagui.app_users a WHERE a.id = NEW.id)' END
       FROM other
       JOIN app ON true
       JOIN pg_constraint c ON c.contype = 'f' AND c.confrelid = app.oid AND c.conrelid <> app.oid AND c.conparentid = 0
       JOIN pg_class child ON child.oid = c.conrelid
-     CROSS JOIN LATERAL (SELECT format('[[:<:]]%s[[:>:]]', regexp_replace(child.relname, '[^[:alnum:]_]', '.', 'g')) AS table) named
+      JOIN pg_namespace n ON n.oid = child.relnamespace
      CROSS JOIN LATERAL (
-           SELECT other.may_move AND other.path IS NOT NULL
-                  AND NOT EXISTS (SELECT FROM regexp_matches(other.prosrc, '[[:<:]]new[.]\"?([[:alnum:]_$]+)', 'gi') m
-                                   WHERE NOT EXISTS (SELECT FROM pg_attribute a
-                                                      WHERE a.attrelid = app.oid AND a.attnum > 0 AND a.attname = lower(m[1])))
-                  AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.conrelid AND k.contype = 'f' AND k.confrelid = $1) AS suits) moved
-     CROSS JOIN LATERAL (
-           SELECT CASE WHEN suits THEN other.name::text ELSE regexp_replace(other.name::text, '[[:cntrl:]]', ' ', 'g') END AS name,
-                  CASE WHEN suits THEN other.tgname::text ELSE regexp_replace(other.tgname::text, '[[:cntrl:]]', ' ', 'g') END AS tgname) one_line
-     WHERE other.prosrc !~* '[[:<:]]app_users[[:>:]]'
-       AND CASE WHEN other.of_insert THEN other.prosrc ~* named.table
-                ELSE other.is_early AND other.prosrc ~* ('insert[[:space:]]+into[^;]{0,200}' || named.table) END
+           SELECT format('[[:<:]](insert|merge)[[:space:]]+into[[:space:]]+(\"?%s\"?[[:space:]]*[.][[:space:]]*)%s\"?%s([^[:alnum:]_$]|$)',
+                         regexp_replace(n.nspname, '[^[:alnum:]_]', '.', 'g'),
+                         -- As with what stands for app users.
+                         CASE WHEN position(n.nspname IN other.path) = 0 THEN '' ELSE '?' END,
+                         regexp_replace(child.relname, '[^[:alnum:]_]', '.', 'g')) AS written) named
+     WHERE other.prosrc ~* named.written AND other.prosrc !~* '[[:<:]]app_users[[:>:]]'
+       AND (other.of_insert OR other.of_update AND other.is_early)
      ORDER BY 1";

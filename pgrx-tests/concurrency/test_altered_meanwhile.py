@@ -90,6 +90,39 @@ LOOKS = [
 ]
 
 
+REWRITTEN = "ALTER TABLE onagui.app_users ALTER email TYPE varchar(320)"
+AUTH_REWRITTEN = "ALTER TABLE auth.users ALTER phone TYPE varchar(32)"
+COPIED = """
+    CREATE TABLE onagui.app_new (LIKE onagui.app_users INCLUDING ALL);
+    INSERT INTO onagui.app_new SELECT * FROM onagui.app_users;
+    DROP TABLE onagui.app_users CASCADE;
+    ALTER TABLE onagui.app_new RENAME TO app_users"""
+
+
+@pytest.mark.parametrize("look", [*LOOKS, "SELECT * FROM onagui.sync_health()"])
+@pytest.mark.parametrize("migration", [REWRITTEN, AUTH_REWRITTEN, COPIED])
+def test_a_look_at_tables_that_are_written_anew(db, migration, look):
+    """To a snapshot from before the wait they are empty, and everybody out of step."""
+    db.sql("ALTER TABLE auth.users DROP COLUMN phone CASCADE; ALTER TABLE auth.users ADD COLUMN phone text", role=ADMIN)
+    for n in range(3):
+        db.auth.signup(f"u{n}@example.com")
+    mismatched(db, "ann@example.com")
+    rows = wait_for(db, migration, look)
+    now = db.connect(ADMIN).execute(look).fetchall()
+    if "report" in look:
+        rows, now = ([row[0].split("\n", 2)[2] for row in some] for some in (rows, now))
+    assert rows == now
+
+
+def test_a_rehearsal_over_what_is_written_anew(db):
+    app, _ = mismatched(db, "ann@example.com")
+    db.sql("CREATE TABLE public.notes (user_id uuid REFERENCES onagui.app_users, n int)")
+    db.sql("INSERT INTO public.notes VALUES (%s, 1)", [app])
+    look = "SELECT outcome, rows_changed FROM onagui.fix_user_ids()"
+    for change in "ALTER TABLE public.notes ALTER n TYPE bigint", "ALTER TABLE public.notes ALTER n TYPE int":
+        assert wait_for(db, change, look) == [("planned", 1)]
+
+
 @pytest.mark.parametrize("warm", [None, "SELECT * FROM onagui.fix_user_ids()"])
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("migration", [ANEW, RENAMED, FEWER])
@@ -101,6 +134,12 @@ def test_a_look(db, migration, look, warm):
     assert known == [str(row).partition("+00")[2] if "report" in look else row for row in db.connect(ADMIN).execute(look).fetchall()]
     if "fix_user_ids" in look:
         assert rows == [("rekey" if migration is FEWER else "create", {})]
+
+
+def test_health_that_waits_for_the_tables(db):
+    for migration in ANEW, "ALTER TABLE onagui.app_users DROP COLUMN username, ADD COLUMN nick text NOT NULL":
+        rows = wait_for(db, migration, "SELECT * FROM onagui.sync_health()")
+        assert rows == db.sql("SELECT * FROM onagui.sync_health()", role=ADMIN)
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -14,6 +14,10 @@ use serde_json::json;
 impl Repair {
     /// Carries out a person's decision about a pair.
     pub fn run_decided(&self, candidate: Candidate) -> Result<Vec<Outcome>, Error> {
+        self.looking(|| self.carry_out(candidate))
+    }
+
+    fn carry_out(&self, candidate: Candidate) -> Result<Vec<Outcome>, Error> {
         let action = match candidate.status {
             Status::Synced => Action::None,
             Status::EmailMismatch => {
@@ -56,6 +60,7 @@ impl Repair {
     /// The pair a person has decided on, with what must be done about it as its status. Fails where there is none, or
     /// where the e-mail that links them is still to be confirmed.
     pub fn decided(&self, app: Uuid, auth: Uuid) -> Result<Candidate, Error> {
-        pg::connect(|session| self.finder().decided(session, app, auth, self.mode()))
+        let look = || pg::connect(|s| self.finder().decided(s, app, auth, self.mode()));
+        self.looking(look)
     }
 }

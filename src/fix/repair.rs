@@ -58,7 +58,13 @@ impl Repair {
     ) -> Result<Self, Error> {
         let surveyed_at = Cell::new(pg::completions());
         let finder = Finder::get(house)?;
-        let mover = Mover::get(house, &finder.target.app)?;
+        let mut mover = Mover::get(house, &finder.target.app)?;
+        if !apply {
+            mover.references.tables.iter().for_each(|table| pg::lock_for_reading(table.oid));
+            if mover.is_stale() {
+                mover = Mover::get(house, &finder.target.app)?;
+            }
+        }
         Ok(Repair {
             finder: RefCell::new(finder),
             mover: RefCell::new(mover),
@@ -101,7 +107,12 @@ impl Repair {
 
     /// Everybody with this e-mail on either side.
     pub fn candidates(&self, email: &str) -> Vec<Candidate> {
-        self.finder().find(vec![email.to_owned()], self.mode())
+        self.looking(|| self.finder().find(vec![email.to_owned()], self.mode()))
+    }
+
+    /// A rehearsal looks at what a statement would see that began now, if it had to wait for the tables.
+    pub(super) fn looking<R>(&self, f: impl FnOnce() -> R) -> R {
+        if self.apply { f() } else { pg::as_after_waiting(f) }
     }
 
     /// Those whom a fix can help who hold the e-mail that one of `waiting` is to get, and whoever they wait for in turn:
@@ -125,13 +136,13 @@ impl Repair {
 
     /// Those whom a fix can help.
     pub fn list(&self, order: Order, most: Option<usize>) -> List {
-        self.finder().list(order, most, self.mode())
+        self.looking(|| self.finder().list(order, most, self.mode()))
     }
 
     /// Repairs each of `todo`, and records what was done in one statement.
     pub fn run(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
         // Each of the many switches of role below finds the path pinned already.
-        pg::with_pinned_path(|| self.run_each(todo))
+        self.looking(|| pg::with_pinned_path(|| self.run_each(todo)))
     }
 
     fn run_each(&self, mut todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {

@@ -20,6 +20,8 @@ thread_local! {
     static CHANGES: Cell<u64> = const { Cell::new(1) };
     static RULE_CHANGES: Cell<u64> = const { Cell::new(1) };
     static ALL_CHANGES: Cell<u64> = const { Cell::new(1) };
+    /// When the client's statement began that waited for a lock the last time.
+    static WAITED_IN: Cell<pg_sys::TimestampTz> = const { Cell::new(0) };
 }
 
 /// Changes whenever a table that [`table_named`] has found may have changed or got another name. What was learnt of
@@ -187,16 +189,34 @@ pub fn table_named(schema: &'static CStr, name: &'static CStr) -> Option<pg_sys:
 
 /// Locks a table for reading, until the transaction ends. What has the name once the lock is there is locked, if anything has.
 pub fn lock_named(schema: &'static CStr, name: &'static CStr) {
-    let lock = pg_sys::AccessShareLock as i32;
     while let Some(table) = table_named(schema, name) {
-        // SAFETY: within a transaction; takes in what others have committed meanwhile.
-        unsafe { pg_sys::LockRelationOid(table, lock) };
+        lock_for_reading(table);
         if table_named(schema, name) == Some(table) {
             break;
         }
         // SAFETY: the lock just taken.
-        unsafe { pg_sys::UnlockRelationOid(table, lock) };
+        unsafe { pg_sys::UnlockRelationOid(table, pg_sys::AccessShareLock as i32) };
     }
+}
+
+/// The same for a table by its number. Without effect on one that is gone.
+pub fn lock_for_reading(table: pg_sys::Oid) {
+    let lock = pg_sys::AccessShareLock as i32;
+    // SAFETY: within a transaction; takes in what others have committed meanwhile.
+    unsafe {
+        if !pg_sys::ConditionalLockRelationOid(table, lock) {
+            pg_sys::LockRelationOid(table, lock);
+            WAITED_IN.set(pg_sys::GetCurrentStatementStartTimestamp());
+        }
+    }
+}
+
+/// Runs `f`, in which statements of [`super::Mode::Read`] see what the caller's do; but where the client's statement has waited for a
+/// lock ([`lock_for_reading`]), what was so afterwards: its snapshot is older, and to it a table that was written anew is empty.
+pub fn as_after_waiting<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: backend-local state.
+    let has_waited = WAITED_IN.get() == unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    if has_waited && sees_latest() { with_latest_snapshot(f) } else { f() }
 }
 
 /// Tells all backends, when this transaction commits, that what they know of `table` is out of date.

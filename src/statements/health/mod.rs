@@ -8,8 +8,10 @@ mod tables;
 mod triggers;
 
 use crate::catalog::House;
+use crate::catalog::tables::hold;
 use crate::error::Error;
 use crate::pg::{self, Arg, Mode, Rows, Session, connect, subtransaction};
+use onagui_decide::failure::must_pass_on;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -93,6 +95,18 @@ const CHECKS: [(&str, Check); 14] = [
 ];
 
 pub fn examine(house: House) -> Result<Vec<Finding>, Error> {
+    let hold = || {
+        hold();
+        Ok(())
+    };
+    match subtransaction(hold) {
+        Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+        // Each check that needs them says so.
+        _ => pg::as_after_waiting(|| check_all(house)),
+    }
+}
+
+fn check_all(house: House) -> Result<Vec<Finding>, Error> {
     let mut findings = Vec::new();
     for (check, look) in CHECKS {
         let before = findings.len();
@@ -101,7 +115,7 @@ pub fn examine(house: House) -> Result<Vec<Finding>, Error> {
             pg::as_role(house.owner, || connect(|session| look(session, house, &mut report)))
         });
         let Err(failure) = outcome else { continue };
-        if onagui_decide::failure::must_pass_on(&failure.sqlstate) {
+        if must_pass_on(&failure.sqlstate) {
             return Err(failure.into());
         }
         findings.truncate(before);

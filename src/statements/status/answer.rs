@@ -41,7 +41,7 @@ const CONTRACT_COLUMNS: &str =
 
 /// As the extension's owner, who may read both tables, and without running anything of the tables' owners.
 fn look<R>(house: House, f: impl FnOnce() -> R) -> R {
-    pg::as_role(house.owner, f)
+    pg::as_after_waiting(|| pg::as_role(house.owner, f))
 }
 
 impl Overview {

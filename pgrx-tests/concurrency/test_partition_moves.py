@@ -73,6 +73,19 @@ def test_a_fix_and_a_registration(app):
     assert app_users(app) == [(LOW, "ann@example.com")]
 
 
+def test_what_was_done_is_not_recorded_twice(app):
+    """Of many who sign up in one statement the last one's row has moved."""
+    app.sql("INSERT INTO onagui.app_users SELECT gen_random_uuid(), 'bob@example.com' FROM generate_series(1, 3)")
+    move = begun(app, "UPDATE onagui.app_users SET id = %s WHERE id = %s", [OTHER_LOW, HIGH])
+    insert = """
+        INSERT INTO auth.users (id, email, email_confirmed_at)
+        SELECT CASE WHEN i = 9 THEN %s ELSE gen_random_uuid() END, (ARRAY['bob', 'eve', 'ann'])[least(i, 2) + i / 9] || '@example.com', now()
+          FROM unnest(ARRAY[1, 2, 9]) i"""
+    meanwhile(app, move, insert, [LOW])
+    entries = [(entry["action"], entry["email"]) for entry in audit(app)]
+    assert sorted(entries) == [("conflict", "bob@example.com"), ("link", "ann@example.com")]
+
+
 ORDERS = """
     CREATE TABLE public.orders (id int, user_id uuid REFERENCES onagui.app_users) PARTITION BY RANGE (user_id);
     """ + HALVES.format("public.orders")

@@ -197,7 +197,9 @@ impl Visit<'_> {
 
     fn conflict(&self, place: usize, reason: &str) -> Entry {
         let others = self.arrivals[place].facts.namesakes.iter();
-        let others: Vec<String> = others.map(|other| other.id.to_string()).collect();
+        let mut others: Vec<String> = others.map(|other| other.id.to_string()).collect();
+        // An entry that is repeated must be the same.
+        others.sort();
         Entry {
             details: json!({ "reason": reason, "app_users": others }).to_string(),
             ..self.entry(place, "conflict", "refused")

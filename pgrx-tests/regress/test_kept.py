@@ -239,3 +239,19 @@ def test_constraints_that_may_wait_come_and_go(db, before, change):
     assert auth.warnings == []
     rows = db.sql("SELECT id, email, username FROM onagui.app_users ORDER BY email", role=ADMIN)
     assert rows == [(id, f"{name}@y.org", f"the_{name}") for id, name in zip(ids, ["ann", "bob", "cid"])]
+
+
+def test_a_table_that_changes_hands(db):
+    """What one does about a deferred trigger of another role's table counts at once."""
+    db.sql("CREATE TABLE public.seen (id uuid); GRANT INSERT ON public.seen TO postgres", role=ADMIN)
+    db.sql("CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    db.sql("CREATE CONSTRAINT TRIGGER later AFTER INSERT ON public.seen DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION nothing()", role=ADMIN)
+    db.sql("CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.seen VALUES (NEW.id); RETURN NULL; END'")
+    db.sql("CREATE TRIGGER see AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION see()")
+    auth = db.connect("supabase_auth_admin")
+    sign_up = "INSERT INTO auth.users (id, email) VALUES (gen_random_uuid(), %s)"
+    auth.execute(sign_up, ["ann@example.com"])
+    assert [warning.sqlstate for warning in auth.warnings] == ["42501"]
+    db.sql("ALTER TABLE public.seen OWNER TO postgres", role=ADMIN)
+    auth.execute(sign_up, ["bob@example.com"])
+    assert len(auth.warnings) == 1 and db.one("SELECT count(*) FROM public.seen") == 1

@@ -102,6 +102,7 @@ fn signed_up(house: House, new: &RowSet, actor: &Actor) -> Result<(), Error> {
             Ok(_) => arrival::settle(&target, new, actor),
             Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
             Err(_) if target.is_stale() && attempt < 2 => continue,
+            Err(failure) if attempt < 2 && target.forgets_deferrable(&failure.sqlstate) => continue,
             Err(failure) if new.len() == 1 && not_about_the_row(&failure.sqlstate) => {
                 record_all(house, new, &failure, actor)
             }

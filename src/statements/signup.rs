@@ -11,7 +11,7 @@ use onagui_decide::failure::must_pass_on;
 use onagui_decide::names;
 use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -30,6 +30,8 @@ pub struct Target {
     pub(super) in_step: OnceCell<Plan>,
     /// What may be deferred stands in other tables too.
     deferrable: Kept<Vec<Deferrable>>,
+    /// Of the catalog, when that was learnt.
+    deferrable_at: Cell<u64>,
 }
 
 thread_local! {
@@ -90,12 +92,24 @@ impl Target {
             facts_one: OnceCell::new(),
             in_step: OnceCell::new(),
             deferrable: Kept::new(),
+            deferrable_at: Cell::new(0),
         })
     }
 
     /// Whether the tables may have changed since this was read, or what may be deferred.
     pub fn is_stale(&self) -> bool {
         self.version != pg::watched_version() || self.deferrable.is_stale(pg::rules_version())
+    }
+
+    /// Whether an error may be about what may be deferred and the catalog has changed since that was learnt, which is forgotten then:
+    /// tables that change hands are not watched.
+    pub fn forgets_deferrable(&self, sqlstate: &str) -> bool {
+        let is_stale = matches!(sqlstate, "42501" | "42704")
+            && pg::catalog_version() != self.deferrable_at.get();
+        if is_stale {
+            self.deferrable.forget();
+        }
+        is_stale
     }
 
     /// The username, where it is text: only then it can be given another ending.
@@ -230,6 +244,7 @@ impl Target {
     fn deferrable(&self) -> Rc<Vec<Deferrable>> {
         let (house, app) = (self.house, &self.app);
         let learn = || {
+            self.deferrable_at.set(pg::catalog_version());
             let read = |session: &Session| deferrable::read(session, app.table, app.owner);
             Ok::<_, Infallible>(pg::as_role(house.owner, || connect(read)))
         };

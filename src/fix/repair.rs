@@ -28,6 +28,8 @@ pub struct Repair {
     pub(super) finder: RefCell<Rc<Finder>>,
     pub(super) mover: RefCell<Rc<Mover>>,
     pub apply: bool,
+    /// Nobody alters what refers to the users any more, or that does not matter.
+    pub waited: Cell<bool>,
     pub policy: OnConflict,
     pub actor: String,
     /// What [`pg::completions`] were when the users were looked at.
@@ -58,17 +60,12 @@ impl Repair {
     ) -> Result<Self, Error> {
         let surveyed_at = Cell::new(pg::completions());
         let finder = Finder::get(house)?;
-        let mut mover = Mover::get(house, &finder.target.app)?;
-        if !apply {
-            mover.references.tables.iter().for_each(|table| pg::lock_for_reading(table.oid));
-            if mover.is_stale() {
-                mover = Mover::get(house, &finder.target.app)?;
-            }
-        }
+        let mover = Mover::get(house, &finder.target.app)?;
         Ok(Repair {
             finder: RefCell::new(finder),
             mover: RefCell::new(mover),
             apply,
+            waited: Cell::new(apply),
             policy,
             actor,
             surveyed_at,
@@ -110,6 +107,15 @@ impl Repair {
         self.looking(|| self.finder().find(vec![email.to_owned()], self.mode()))
     }
 
+    /// A rehearsal waits beforehand for whoever alters what refers to the users.
+    pub(super) fn wait_for_tables(&self) -> Result<(), Error> {
+        if self.waited.replace(true) {
+            return Ok(());
+        }
+        self.mover().references.tables.iter().for_each(|table| pg::lock_for_reading(table.oid));
+        self.renew().map(|_| ())
+    }
+
     /// A rehearsal looks at what a statement would see that began now, if it had to wait for the tables.
     pub(super) fn looking<R>(&self, f: impl FnOnce() -> R) -> R {
         if self.apply { f() } else { pg::as_after_waiting(f) }
@@ -141,6 +147,9 @@ impl Repair {
 
     /// Repairs each of `todo`, and records what was done in one statement.
     pub fn run(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
+        if !todo.is_empty() {
+            self.wait_for_tables()?;
+        }
         // Each of the many switches of role below finds the path pinned already.
         self.looking(|| pg::with_pinned_path(|| self.run_each(todo)))
     }

@@ -95,11 +95,11 @@ const CHECKS: [(&str, Check); 14] = [
 ];
 
 pub fn examine(house: House) -> Result<Vec<Finding>, Error> {
-    let hold = || {
+    let wait = || {
         hold();
         Ok(())
     };
-    match subtransaction(hold) {
+    match subtransaction(wait) {
         Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
         // Each check that needs them says so.
         _ => pg::as_after_waiting(|| check_all(house)),

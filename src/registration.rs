@@ -273,6 +273,7 @@ impl Registration {
             // The row to be linked is not there any more, or not the same.
             "P0002" => return Ok(failure),
             _ if pg::is_overtaken(&failure) => return Ok(failure),
+            code if target.forgets_deferrable(code) => return Ok(failure),
             _ if target.is_stale() && !must_pass_on(&failure.sqlstate) => return Ok(failure),
             _ => {}
         }

@@ -123,6 +123,20 @@ def test_a_rehearsal_over_what_is_written_anew(db):
         assert wait_for(db, change, look) == [("planned", 1)]
 
 
+def test_a_rehearsal_waits_for_no_table_that_does_not_concern_it(db):
+    db.auth.signup("ann@example.com")
+    db.sql("CREATE TABLE public.notes (user_id uuid REFERENCES onagui.app_users)")
+    other = db.connect()
+    other.execute("BEGIN")
+    other.execute("LOCK TABLE public.notes")
+    db.sql("SET lock_timeout = '300ms'")
+    assert db.one("SELECT onagui.fix_user_id_mismatch('ann@example.com', false)").startswith("OK: ")
+    assert db.sql("SELECT * FROM onagui.fix_user_ids()") == []
+    mismatched(db, "bob@example.com")
+    auth_user(db, "eve@example.com")
+    assert sorted(db.sql("SELECT email, outcome FROM onagui.fix_user_ids()")) == [("bob@example.com", "failed"), ("eve@example.com", "planned")]
+
+
 @pytest.mark.parametrize("warm", [None, "SELECT * FROM onagui.fix_user_ids()"])
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("migration", [ANEW, RENAMED, FEWER])

@@ -258,16 +258,41 @@ def test_a_trigger_that_writes_what_refers_to_whom_not_everybody_becomes(clinic,
 @pytest.mark.parametrize(
     "body",
     [
-        "UPDATE public.profiles SET id = id WHERE id = NEW.id",
         "/* INSERT INTO public.profiles */ PERFORM 1; -- INSERT INTO public.profiles\n PERFORM 2",
         "INSERT INTO crm.profiles VALUES (NEW.id)",
         "PERFORM FROM public.profiles",
+        "UPDATE public.profiles SET note = '' WHERE id = NEW.id",
     ],
 )
 def test_a_trigger_that_writes_nothing_that_refers_to_app_users(clinic, body):
-    dba(clinic, PROFILES.format(""), "CREATE SCHEMA crm; CREATE TABLE crm.profiles (id uuid REFERENCES auth.users)")
+    dba(clinic, PROFILES.format(", note text"), "CREATE SCHEMA crm; CREATE TABLE crm.profiles (id uuid REFERENCES auth.users)")
     handle_new_user(clinic, body)
     assert is_fine(clinic, "other triggers")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "UPDATE public.profiles p SET note = '', made_for = NEW.id WHERE p.note = NEW.email",
+        "update only public . profiles set made_for=NEW.id",
+        "INSERT INTO public.parts_1 VALUES (NEW.id)",
+        """PERFORM '{"Accept":"*/*"}'; INSERT INTO public.parts VALUES (NEW.id); PERFORM '{"Accept":"*/*"}'""",
+        "-- all of /api/*\n INSERT INTO public.parts VALUES (NEW.id);\n -- and */* too\n PERFORM 1",
+        "PERFORM 'https://xn--mnchen.de'; INSERT INTO public.parts VALUES (NEW.id)",
+    ],
+)
+def test_other_ways_to_write_what_refers_to_app_users(clinic, body):
+    dba(
+        clinic,
+        PROFILES.format(", note text, made_for uuid REFERENCES onagui.app_users"),
+        "CREATE TABLE public.parts (id uuid REFERENCES onagui.app_users) PARTITION BY HASH (id)",
+        "CREATE TABLE public.parts_1 PARTITION OF public.parts FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+    )
+    handle_new_user(clinic, body)
+    dba(clinic, "CREATE OR REPLACE TRIGGER on_auth_user_created AFTER INSERT ON auth.users FOR EACH ROW WHEN (true) EXECUTE FUNCTION public.handle_new_user('a')")
+    [(status, detail, remedy)] = findings(clinic, "other triggers")
+    assert status == "warn" and detail.endswith("is made after that, so that sign-ups fail"), detail
+    assert "; with its WHEN and its arguments; " in remedy and remedy.endswith("; then DROP TRIGGER on_auth_user_created ON auth.users;"), remedy
 
 
 def test_a_trigger_that_writes_what_refers_to_whom_a_confirmation_makes(clinic):

@@ -347,22 +347,27 @@ fn read_email_is_unique(session: &Session, table: Oid, as_default: bool) -> bool
         .any(|expression| is_email_key(expression, as_default))
 }
 
-/// None where a BEFORE trigger may want to see that there is no e-mail, or only one user could have the default.
+/// None where only one user could have it: the same for everybody, in a unique index of e-mails alone that takes it in.
 fn read_default_email(session: &Session, app: &App) -> Option<String> {
-    const IS_UNIQUE: &str = "
-        SELECT EXISTS (
-            SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attname = 'email'
-             WHERE i.indrelid = $1 AND i.indisunique AND i.indpred IS NULL AND i.indnkeyatts = 1
-               AND (i.indkey[0] = a.attnum
-                    OR EXISTS (SELECT FROM pg_catalog.pg_depend d
-                                WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = i.indexrelid
-                                  AND d.refclassid = d.classid AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum)))";
+    // A default that is made, by whatever is called, is told by a parenthesis that belongs to no literal and no type.
+    const IS_ONE_USERS: &str = "
+        SELECT regexp_replace(regexp_replace($2, '''[^'']*''', '', 'g'), '::[a-z\" ]+([(][0-9, ]+[)])?', '', 'g') !~ '[(]'
+               AND EXISTS (
+                   SELECT FROM pg_catalog.pg_index i
+                     JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attname = 'email'
+                    CROSS JOIN LATERAL (
+                          SELECT bool_or(d.refobjsubid = a.attnum) AS email, bool_or(d.refobjsubid <> a.attnum) AS others
+                            FROM pg_catalog.pg_depend d
+                           WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = i.indexrelid
+                             AND d.refclassid = d.classid AND d.refobjid = i.indrelid AND d.refobjsubid <> 0) made_of
+                    WHERE i.indrelid = $1 AND i.indisunique AND i.indnkeyatts = 1
+                      AND (i.indkey[0] = a.attnum
+                           OR i.indkey[0] = 0 AND made_of.email AND (i.indpred IS NOT NULL OR NOT made_of.others))
+                      AND coalesce(pg_catalog.pg_get_expr(i.indpred, i.indrelid) !~ '[[:<:]]email[[:>:]]', true))";
     let default = app.column("email").filter(|c| c.not_null)?.default.clone()?;
-    // Not the same for everybody.
-    let is_made = default.contains('(');
-    let is_one_users =
-        !is_made && session.run(IS_UNIQUE, &[app.table.into()], Mode::Fresh).one() == Some(true);
-    (!app.changes_rows && !is_one_users).then_some(default)
+    let args = [app.table.into(), default.clone().into()];
+    let is_one_users = session.run(IS_ONE_USERS, &args, Mode::Fresh).one() == Some(true);
+    (!is_one_users).then_some(default)
 }
 
 fn read_username_index(session: &Session, table: Oid) -> Option<Fold> {

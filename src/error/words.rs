@@ -283,7 +283,7 @@ impl From<Error> for Failure {
             Error::ValuesMissing { table, columns } => (
                 "23502",
                 "the row cannot be made: columns that are NOT NULL would have no value".into(),
-                format!("{table} demands ({}), for which there is neither a value in auth.users nor a default.", columns.join(", ")),
+                format!("{table} demands ({}), for which there is neither a value in auth.users nor a default that would do.", columns.join(", ")),
                 match columns.iter().any(|column| column == "email") && table == APP_USERS {
                     // It is not for sync_column to say where it comes from.
                     true => format!("Users who sign up by phone or anonymously have no e-mail: {SPARE_EMAIL}"),

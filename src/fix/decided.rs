@@ -14,7 +14,7 @@ use serde_json::json;
 impl Repair {
     /// Carries out a person's decision about a pair.
     pub fn run_decided(&self, candidate: Candidate) -> Result<Vec<Outcome>, Error> {
-        self.wait_for_tables()?;
+        self.wait_for_tables(std::slice::from_ref(&candidate))?;
         self.looking(|| self.carry_out(candidate))
     }
 

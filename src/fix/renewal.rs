@@ -40,6 +40,7 @@ impl Repair {
             Err(failure) if pg::is_overtaken(&failure) => attempt(),
             Err(failure) if !must_pass_on(&failure.sqlstate) => match self.renew() {
                 Ok(true) => attempt(),
+                Ok(false) if self.target().forgets_deferrable(&failure.sqlstate) => attempt(),
                 Ok(false) => Err(failure),
                 Err(error) => Err(Box::new(error.into())),
             },

@@ -107,13 +107,21 @@ impl Repair {
         self.looking(|| self.finder().find(vec![email.to_owned()], self.mode()))
     }
 
-    /// A rehearsal waits beforehand for whoever alters what refers to the users.
-    pub(super) fn wait_for_tables(&self) -> Result<(), Error> {
-        if self.waited.replace(true) {
+    /// A rehearsal of users with whom rows would move waits beforehand for whoever alters the tables of these.
+    pub(super) fn wait_for_tables(&self, todo: &[Candidate]) -> Result<(), Error> {
+        let moves = |c: &Candidate| matches!(c.status.action(), Action::Rekey | Action::Merge);
+        if !todo.iter().any(moves) || self.waited.replace(true) {
             return Ok(());
         }
-        self.mover().references.tables.iter().for_each(|table| pg::lock_for_reading(table.oid));
-        self.renew().map(|_| ())
+        let wait = || {
+            self.mover().references.tables.iter().for_each(|table| pg::lock_for_reading(table.oid));
+            Ok(())
+        };
+        match subtransaction(wait) {
+            Err(failure) if failure.sqlstate.starts_with("57") => Err(failure.into()),
+            // What is not to be had, or too much, those of whom it keeps a look say.
+            _ => self.renew().map(|_| ()),
+        }
     }
 
     /// A rehearsal looks at what a statement would see that began now, if it had to wait for the tables.
@@ -147,9 +155,7 @@ impl Repair {
 
     /// Repairs each of `todo`, and records what was done in one statement.
     pub fn run(&self, todo: Vec<Candidate>) -> Result<Vec<Outcome>, Error> {
-        if !todo.is_empty() {
-            self.wait_for_tables()?;
-        }
+        self.wait_for_tables(&todo)?;
         // Each of the many switches of role below finds the path pinned already.
         self.looking(|| pg::with_pinned_path(|| self.run_each(todo)))
     }

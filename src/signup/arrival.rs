@@ -224,7 +224,8 @@ impl Visit<'_> {
             let what = (failure.sqlstate.clone(), failure.message.clone());
             alike.entry(what).or_default().push((place, failure));
         }
-        for failed in alike.into_values() {
+        for ((sqlstate, _), failed) in alike {
+            self.target.forgets_deferrable(&sqlstate);
             let entries: Vec<Entry> = failed
                 .iter()
                 .map(|(place, failure)| Entry {

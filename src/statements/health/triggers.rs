@@ -76,7 +76,9 @@ pub fn others(session: &Session, _: House, report: &mut Report) -> Result<(), Er
 const OTHER: &str = "
     other AS (
          SELECT t.tgname, p.oid::regproc AS name, p.oid::regprocedure AS called,
-                regexp_replace(regexp_replace(p.prosrc, '/[*].*?[*]/', ' ', 'g'), '--[^\n]*', ' ', 'g') AS prosrc,
+                -- Without its comments; what looks like one in a literal is none.
+                regexp_replace(p.prosrc, '(''[^'']*'')|--[^\n]*|/[*]([^*]|[*]+[^*/])*[*]+/', '\\1 ', 'g') AS prosrc,
+                t.tgnargs > 0 OR t.tgqual IS NOT NULL AS has_more,
                 (SELECT c FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%') AS path,
                 t.tgtype & 4 <> 0 AS of_insert, t.tgtype & 16 <> 0 AS of_update,
                 t.tgtype & 2 <> 0 OR t.tgtype & 1 > o.tgtype & 1 OR t.tgtype & 1 = o.tgtype & 1 AND t.tgname < o.tgname AS is_early
@@ -130,27 +132,33 @@ const OTHERS: &str = "
                       '', 'gi') AS code) without_looks
      CROSS JOIN LATERAL (SELECT regexp_replace(other.called::text, '[[:cntrl:]]', ' ', 'g') AS called) one_line -- it would end the comment
      WHERE without_looks.code ~* '[[:<:]]app_users[[:>:]]' OR through.names IS NOT NULL
-    UNION ALL
+    UNION
     SELECT format('trigger %s on auth.users calls %s, which seems to write %s: its foreign key %s wants the app user''s row, which %s',
                   other.tgname, other.called, c.conrelid::regclass, c.conname,
                   CASE WHEN NOT other.of_insert THEN 'who is PENDING gets after that, so that they cannot confirm their e-mail'
                        WHEN other.is_early AND NOT c.condeferred THEN 'is made after that, so that sign-ups fail'
                        ELSE 'who is PENDING or in CONFLICT has not got, so that their sign-ups fail' END),
            CASE WHEN other.of_insert
-                THEN format('-- have app_users fire it instead, when the row comes: CREATE TRIGGER %s AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION %s(); its names must be qualified, and it may ask nothing of NEW that app_users has not got',
-                            regexp_replace(format('%I', other.tgname), '[[:cntrl:]]', ' ', 'g'), regexp_replace(other.name::text, '[[:cntrl:]]', ' ', 'g'))
+                THEN format('-- have app_users fire it instead, when the row comes: CREATE TRIGGER %1$s AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION %2$s();%3$s its names must be qualified, and it may ask nothing of NEW that app_users has not got; then DROP TRIGGER %1$s ON auth.users;',
+                            regexp_replace(format('%I', other.tgname), '[[:cntrl:]]', ' ', 'g'), regexp_replace(other.name::text, '[[:cntrl:]]', ' ', 'g'),
+                            CASE WHEN other.has_more THEN ' with its WHEN and its arguments;' END)
                 ELSE '-- let the function leave out whoever has no row: ... WHERE EXISTS (SELECT FROM onagui.app_users a WHERE a.id = NEW.id)' END
       FROM other
       JOIN app ON true
       JOIN pg_constraint c ON c.contype = 'f' AND c.confrelid = app.oid AND c.conrelid <> app.oid AND c.conparentid = 0
-      JOIN pg_class child ON child.oid = c.conrelid
+     CROSS JOIN LATERAL (SELECT c.conrelid AS oid UNION SELECT x.relid FROM pg_partition_tree(c.conrelid) x) written
+      JOIN pg_class child ON child.oid = written.oid
       JOIN pg_namespace n ON n.oid = child.relnamespace
      CROSS JOIN LATERAL (
-           SELECT format('[[:<:]](insert|merge)[[:space:]]+into[[:space:]]+(\"?%s\"?[[:space:]]*[.][[:space:]]*)%s\"?%s([^[:alnum:]_$]|$)',
+           SELECT format('[[:space:]]+(only[[:space:]]+)?(\"?%s\"?[[:space:]]*[.][[:space:]]*)%s\"?%s([^[:alnum:]_$]|$)',
                          regexp_replace(n.nspname, '[^[:alnum:]_]', '.', 'g'),
                          -- As with what stands for app users.
                          CASE WHEN position(n.nspname IN other.path) = 0 THEN '' ELSE '?' END,
-                         regexp_replace(child.relname, '[^[:alnum:]_]', '.', 'g')) AS written) named
-     WHERE other.prosrc ~* named.written AND other.prosrc !~* '[[:<:]]app_users[[:>:]]'
+                         regexp_replace(child.relname, '[^[:alnum:]_]', '.', 'g')) AS table,
+                  (SELECT string_agg(regexp_replace(a.attname, '[^[:alnum:]_]', '.', 'g'), '|')
+                     FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)) AS columns) named
+     WHERE other.prosrc !~* '[[:<:]]app_users[[:>:]]'
+       AND (other.prosrc ~* ('[[:<:]](insert|merge)[[:space:]]+into' || named.table)
+            OR other.prosrc ~* ('[[:<:]]update' || named.table || '((?![[:<:]]where[[:>:]])[^;])*[[:<:]](' || named.columns || ')\"?[[:space:]]*:?='))
        AND (other.of_insert OR other.of_update AND other.is_early)
      ORDER BY 1";

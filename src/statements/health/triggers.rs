@@ -77,7 +77,7 @@ const OTHER: &str = "
     other AS (
          SELECT t.tgname, p.oid::regproc AS name, p.oid::regprocedure AS called,
                 -- Without its comments; what looks like one in a literal is none.
-                regexp_replace(p.prosrc, '(''[^'']*'')|--[^\n]*|/[*]([^*]|[*]+[^*/])*[*]+/', '\\1 ', 'g') AS prosrc,
+                regexp_replace(p.prosrc, '(''[^'']*'')|--[^\n]*|/[*]([^*]|[*]+[^*/])*[*]+/', E'\\\\1 ', 'g') AS prosrc,
                 t.tgnargs > 0 OR t.tgqual IS NOT NULL AS has_more,
                 (SELECT c FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%') AS path,
                 t.tgtype & 4 <> 0 AS of_insert, t.tgtype & 16 <> 0 AS of_update,

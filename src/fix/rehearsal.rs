@@ -22,6 +22,28 @@ const MOST_BEFORE: usize = 20;
 const AT_ONCE: usize = 1000;
 
 impl Repair {
+    /// A rehearsal of users with whom rows would move waits beforehand for whoever alters the tables of these.
+    pub(super) fn wait_for_tables(&self, todo: &[Candidate]) -> Result<(), Error> {
+        let moves = |c: &Candidate| matches!(c.status.action(), Action::Rekey | Action::Merge);
+        if !todo.iter().any(moves) || self.waited.replace(true) {
+            return Ok(());
+        }
+        let wait = || {
+            self.mover().references.tables.iter().for_each(|table| pg::lock_for_reading(table.oid));
+            Ok(())
+        };
+        match pg::subtransaction(wait) {
+            Err(failure) if failure.sqlstate.starts_with("57") => Err(failure.into()),
+            // What is not to be had, or too much, those of whom it keeps a look say.
+            _ => self.renew().map(|_| ()),
+        }
+    }
+
+    /// A rehearsal looks at what a statement would see that began now, if it had to wait for the tables.
+    pub(super) fn looking<R>(&self, f: impl FnOnce() -> R) -> R {
+        if self.apply { f() } else { pg::as_after_waiting(f) }
+    }
+
     /// What `action` would do with one user, and what stands in the way: a read.
     pub(super) fn rehearse(
         &self,

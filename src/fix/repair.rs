@@ -107,28 +107,6 @@ impl Repair {
         self.looking(|| self.finder().find(vec![email.to_owned()], self.mode()))
     }
 
-    /// A rehearsal of users with whom rows would move waits beforehand for whoever alters the tables of these.
-    pub(super) fn wait_for_tables(&self, todo: &[Candidate]) -> Result<(), Error> {
-        let moves = |c: &Candidate| matches!(c.status.action(), Action::Rekey | Action::Merge);
-        if !todo.iter().any(moves) || self.waited.replace(true) {
-            return Ok(());
-        }
-        let wait = || {
-            self.mover().references.tables.iter().for_each(|table| pg::lock_for_reading(table.oid));
-            Ok(())
-        };
-        match subtransaction(wait) {
-            Err(failure) if failure.sqlstate.starts_with("57") => Err(failure.into()),
-            // What is not to be had, or too much, those of whom it keeps a look say.
-            _ => self.renew().map(|_| ()),
-        }
-    }
-
-    /// A rehearsal looks at what a statement would see that began now, if it had to wait for the tables.
-    pub(super) fn looking<R>(&self, f: impl FnOnce() -> R) -> R {
-        if self.apply { f() } else { pg::as_after_waiting(f) }
-    }
-
     /// Those whom a fix can help who hold the e-mail that one of `waiting` is to get, and whoever they wait for in turn:
     /// in which batch they are listed must not matter. None where only those named are to be repaired.
     pub fn bring_forward(&self, waiting: &[Candidate]) -> Vec<Candidate> {

@@ -3,7 +3,6 @@
 use super::facts::Arrival;
 use super::mapping::{self, Mapped};
 use super::{email_key, offer_new};
-use crate::catalog::deferrable::{self, fire_as_session};
 use crate::catalog::{App, Auth, Deferrable, Fold, House};
 use crate::error::Error;
 use crate::pg::{self, Kept, Loader, Mode, Plan, RowSet, Rows, Session, connect, subtransaction};
@@ -13,7 +12,6 @@ use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
 use std::cell::{Cell, OnceCell};
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::rc::Rc;
 
 /// The two tables and the statements for them.
@@ -29,9 +27,9 @@ pub struct Target {
     pub(super) facts_one: OnceCell<Plan>,
     pub(super) in_step: OnceCell<Plan>,
     /// What may be deferred stands in other tables too.
-    deferrable: Kept<Vec<Deferrable>>,
+    pub(super) deferrable: Kept<Vec<Deferrable>>,
     /// Of the catalog, when that was learnt.
-    deferrable_at: Cell<u64>,
+    pub(super) deferrable_at: Cell<u64>,
 }
 
 thread_local! {
@@ -41,8 +39,6 @@ thread_local! {
 /// A source for FROM: `new_users n` with the username that each is to have; over ids and names as `$1` and `$2`.
 pub(super) const UNDER_NAMES: &str = "new_users n
              JOIN unnest($1::uuid[], $2::text[]) AS w(id, username) ON w.id = n.id";
-
-const FOREIGN_KEY_VIOLATION: &str = "23503";
 
 /// How often tables that change meanwhile are looked at again.
 const LOOKS: usize = 2;
@@ -99,17 +95,6 @@ impl Target {
     /// Whether the tables may have changed since this was read, or what may be deferred.
     pub fn is_stale(&self) -> bool {
         self.version != pg::watched_version() || self.deferrable.is_stale(pg::rules_version())
-    }
-
-    /// Whether an error may be about what may be deferred and the catalog has changed since that was learnt, which is forgotten then:
-    /// tables that change hands are not watched.
-    pub fn forgets_deferrable(&self, sqlstate: &str) -> bool {
-        let is_stale = matches!(sqlstate, "42501" | "42704")
-            && pg::catalog_version() != self.deferrable_at.get();
-        if is_stale {
-            self.deferrable.forget();
-        }
-        is_stale
     }
 
     /// The username, where it is text: only then it can be given another ending.
@@ -196,81 +181,6 @@ impl Target {
         }
         let plan = one.get_or_init(|| session.prepare(&sql(false), &[]));
         session.execute(plan, &[], Mode::Fresh)
-    }
-
-    /// Runs `f` as the owner of `app_users`. Whatever may be deferred is checked inside.
-    pub fn write<R>(&self, f: impl FnOnce(&Session) -> R) -> R {
-        self.write_checked(&self.deferrable().iter().collect::<Vec<_>>(), f)
-    }
-
-    /// The same for an `f` that only inserts. Rows that wait for theirs may have been inserted before: the keys by which they
-    /// refer to `app_users` are left alone. Where none waits they are checked, too: what a trigger writes beside the new row
-    /// could not be left to COMMIT.
-    pub fn write_new<R>(&self, f: impl FnOnce(&Session) -> R) -> Result<R, Error> {
-        let all = self.deferrable();
-        let mut checked: Vec<&Deferrable> = all.iter().filter(|c| !c.inbound).collect();
-        let beside: Vec<&Deferrable> =
-            all.iter().filter(|c| self.may_be_written_beside(c)).collect();
-        if beside.len() > 1 && self.check_now(&beside)? {
-            checked.extend(beside);
-        } else {
-            // Only those by which rows do wait.
-            for constraint in beside {
-                if self.check_now(&[constraint])? {
-                    checked.push(constraint);
-                }
-            }
-        }
-        Ok(self.write_checked(&checked, f))
-    }
-
-    /// Has these foreign keys checked from now on. Answers false, and leaves them, where rows wait for theirs.
-    fn check_now(&self, keys: &[&Deferrable]) -> Result<bool, Error> {
-        let check = || {
-            connect(|session| {
-                let unsaid = unsaid(session, keys);
-                pg::as_role(self.app.owner, || set_constraints(session, &unsaid, "IMMEDIATE"));
-            });
-            Ok(())
-        };
-        match subtransaction(check) {
-            Ok(()) => Ok(true),
-            Err(failure) if failure.sqlstate == FOREIGN_KEY_VIOLATION => Ok(false),
-            Err(failure) => Err(failure.into()),
-        }
-    }
-
-    /// Constraints and constraint triggers that may be deferred, and may be met by what is written.
-    fn deferrable(&self) -> Rc<Vec<Deferrable>> {
-        let (house, app) = (self.house, &self.app);
-        let learn = || {
-            self.deferrable_at.set(pg::catalog_version());
-            let read = |session: &Session| deferrable::read(session, app.table, app.owner);
-            Ok::<_, Infallible>(pg::as_role(house.owner, || connect(read)))
-        };
-        let Ok(all) = self.deferrable.get(pg::rules_version(), |_| true, |_| true, learn);
-        all
-    }
-
-    /// Whether a trigger of `app_users` may insert, beside a new row, one that refers to it by this key.
-    fn may_be_written_beside(&self, constraint: &Deferrable) -> bool {
-        self.app.runs_code && constraint.inbound && constraint.initially
-    }
-
-    fn write_checked<R>(&self, checked: &[&Deferrable], f: impl FnOnce(&Session) -> R) -> R {
-        let unsaid = match checked.is_empty() {
-            true => Vec::new(),
-            false => connect(|session| unsaid(session, checked)),
-        };
-        pg::as_role(self.app.owner, || {
-            connect(|session| {
-                set_constraints(session, &unsaid, "IMMEDIATE");
-                let result = f(session);
-                let initially: Vec<_> = checked.iter().copied().filter(|c| c.initially).collect();
-                set_constraints(session, &initially, "DEFERRED");
-                result
-            })
-        })
     }
 
     /// The optimistic statement.
@@ -423,23 +333,6 @@ impl Target {
         pg::as_role(self.app.owner, || {
             connect(|session| session.run(&sql, &[names.to_vec().into()], Mode::Fresh).column())
         })
-    }
-}
-
-/// Those of these constraints that are still to be made immediate.
-fn unsaid<'c>(session: &Session, which: &[&'c Deferrable]) -> Vec<&'c Deferrable> {
-    let said = fire_as_session(session, &names(which));
-    which.iter().copied().filter(|constraint| !said.contains(&constraint.name)).collect()
-}
-
-fn names<'c>(which: &[&'c Deferrable]) -> Vec<&'c str> {
-    which.iter().map(|constraint| constraint.name.as_str()).collect()
-}
-
-fn set_constraints(session: &Session, which: &[&Deferrable], when: &str) {
-    if !which.is_empty() {
-        let sql = format!("SET CONSTRAINTS {} {when}", names(which).join(", "));
-        session.run(&sql, &[], Mode::Fresh);
     }
 }
 

@@ -230,13 +230,28 @@ impl Session {
     /// As [`Self::run`], for a statement of the program's own text: prepared and planned once per backend. `args` are of the same
     /// types each time.
     pub fn run_kept(&self, sql: &'static str, args: &[Arg], mode: Mode) -> Rows {
+        self.execute_kept(sql, Self::prepare_generic, args, mode)
+    }
+
+    /// The same, for rows that are looked up by a key which has an index ([`by_key`]).
+    pub fn run_kept_by_key(&self, sql: &'static str, args: &[Arg], mode: Mode) -> Rows {
+        self.execute_kept(sql, Self::prepare_by_key, args, mode)
+    }
+
+    fn execute_kept(
+        &self,
+        sql: &'static str,
+        prepare: impl Fn(&Self, &str, &[pg_sys::Oid]) -> Plan,
+        args: &[Arg],
+        mode: Mode,
+    ) -> Rows {
         thread_local! {
             static PLANS: RefCell<HashMap<&'static str, Rc<Plan>>> = RefCell::default();
         }
         let plan = PLANS.with_borrow(|plans| plans.get(sql).cloned());
         let plan = plan.unwrap_or_else(|| {
             let kinds: Vec<_> = args.iter().map(|arg| arg.kind).collect();
-            let plan = Rc::new(self.prepare_generic(sql, &kinds));
+            let plan = Rc::new(prepare(self, sql, &kinds));
             PLANS.with_borrow_mut(|plans| plans.insert(sql, plan.clone()));
             plan
         });

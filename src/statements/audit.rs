@@ -79,11 +79,11 @@ const CATCH_UP: &str = "
 fn catch_up(session: &Session) {
     // Nobody but the owner can take it, and keep others waiting; and VACUUM, which takes it too, is over at once with so few rows.
     const LOCK: &str = "LOCK TABLE onagui.sync_reference IN SHARE UPDATE EXCLUSIVE MODE";
-    let lags = || session.run_kept(LAGS, &[], Mode::Fresh).one() == Some(true);
+    let lags = || session.run_kept_by_key(LAGS, &[], Mode::Fresh).one() == Some(true);
     if lags() {
         session.run(LOCK, &[], Mode::Fresh);
         if lags() {
-            session.run(CATCH_UP, &[], Mode::Fresh);
+            session.run_by_key(CATCH_UP, &[], Mode::Fresh);
         }
     }
 }
@@ -136,7 +136,7 @@ fn write(house: House, mut entries: Vec<Entry>, once: &[&str]) -> Vec<i64> {
                 once.iter().map(|action| (*action).to_owned()).collect::<Vec<String>>().into(),
             ];
             catch_up(session);
-            session.run_kept(RECORD, &args, Mode::Fresh).column()
+            session.run_kept_by_key(RECORD, &args, Mode::Fresh).column()
         })
     })
 }

@@ -273,9 +273,10 @@ fn takes(session: &Session, c: &TableChanges) -> BTreeMap<Address, Vec<Address>>
             Image::new(u.address, values)
         })
     });
-    let images = Json::of(&images.collect::<Vec<_>>());
+    let images: Vec<_> = images.collect();
     let columns: BTreeSet<&String> = c.updated.keys().flatten().collect();
-    let query = collisions::images(c.of.table, c.of.shape, &columns);
+    let query = collisions::images(c.of.table, c.of.shape, &columns, images.len());
+    let images = Json::of(&images);
     let columns: Vec<String> = columns.into_iter().cloned().collect();
     let mut takes: BTreeMap<Address, Vec<Address>> = BTreeMap::new();
     for unique in c.of.shape.touched_by(&columns) {
@@ -337,7 +338,7 @@ fn update(
             c.of.table.target(),
             sets.join(", "),
             c.of.shape.key_image(),
-            elements = elements("$1"),
+            elements = elements("$1", updates.len()),
         );
         let rows: Vec<_> = updates.iter().map(|u| Image::new(u.address, &u.after)).collect();
         let names: Vec<String> = columns.iter().map(|column| unquoted(column)).collect();
@@ -395,7 +396,7 @@ fn insert(session: &Session, c: &TableChanges, done: &mut Done) -> usize {
         c.of.table.name,
         columns.join(", "),
         values.join(", "),
-        elements("$1"),
+        elements("$1", c.inserted.len()),
     );
     let image = c.of.shape.image();
     // PostgreSQL (15.20, 16.14, 17.11, 18.4) cannot compute with what is generated, being of a domain, as a row goes into a

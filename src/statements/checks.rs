@@ -25,23 +25,36 @@ pub fn broken(
     (moved, args): (&str, &[Arg]),
     mode: Mode,
 ) -> Vec<Collision> {
-    let checks: Vec<&Check> = shape.checks_of(changed).collect();
+    let counts = count_sql(shape, changed, moved)
+        .and_then(|sql| pg::as_role(table.owner, || session.run(&sql, args, mode).one()));
+    told((table, shape), changed, counts)
+}
+
+/// A query for what [`told`] tells; None where nothing can break.
+pub fn count_sql(shape: &Shape, changed: &[String], moved: &str) -> Option<String> {
+    let count = |check: &Check| format!("count(*) FILTER (WHERE {})", breaks(check));
+    let counts: Vec<String> = shape.checks_of(changed).map(count).collect();
     let may_raise = |column: &ShapeColumn| {
         column.is_domain && changed.contains(&column.quoted)
             || shape.is_computed_anew(column, |name| changed.contains(name))
     };
-    if checks.is_empty() && !shape.columns.iter().any(may_raise) {
-        return Vec::new();
-    }
-    let count = |check: &&Check| format!("count(*) FILTER (WHERE {})", breaks(check));
-    let counts: Vec<String> = checks.iter().map(count).collect();
-    let sql = format!(
-        "WITH moved AS MATERIALIZED ({moved}) SELECT ARRAY[{}]::bigint[] FROM moved",
-        counts.join(", ")
-    );
-    let counts: Option<Vec<i64>> = pg::as_role(table.owner, || session.run(&sql, args, mode).one());
-    let all = checks.iter().zip(counts.unwrap_or_default()).filter(|(_, rows)| *rows > 0);
-    all.map(|(check, rows)| found(table, check, rows as u64)).collect()
+    (!counts.is_empty() || shape.columns.iter().any(may_raise)).then(|| {
+        format!(
+            "WITH moved AS MATERIALIZED ({moved}) SELECT ARRAY[{}]::bigint[] FROM moved",
+            counts.join(", ")
+        )
+    })
+}
+
+/// How many rows would break which check.
+pub fn told(
+    (table, shape): (&Table, &Shape),
+    changed: &[String],
+    counts: Option<Vec<i64>>,
+) -> Vec<Collision> {
+    let all = shape.checks_of(changed).zip(counts.unwrap_or_default());
+    let broken = all.filter(|(_, rows)| *rows > 0);
+    broken.map(|(check, rows)| found(table, check, rows as u64)).collect()
 }
 
 /// The condition that a row, under the table's column names, breaks it.

@@ -49,12 +49,12 @@ impl<V> Image<V> {
     }
 }
 
-/// A query over `$1`, an array of [`Image`] with new values by column, for those rows as they will be.
-pub fn images(table: &Table, shape: &Shape, columns: &BTreeSet<&String>) -> String {
+/// A query over `$1`, an array of `count` [`Image`]s with new values by column, for those rows as they will be.
+pub fn images(table: &Table, shape: &Shape, columns: &BTreeSet<&String>, count: usize) -> String {
     let source = format!(
         "FROM {} AS x JOIN {} t
            ON t.tableoid = (x.r ->> 't')::oid AND t.ctid = (x.r ->> 'r')::tid",
-        elements("$1"),
+        elements("$1", count),
         table.target()
     );
     moved(shape, &source, |column| {

@@ -353,7 +353,7 @@ impl New<'_> {
         let sql = format!(
             "SELECT x.place FROM {} AS x
               WHERE NOT EXISTS (SELECT FROM {} t WHERE {} AND {within})",
-            elements("$1"),
+            elements("$1", values.len()),
             parent.target(),
             equal("t", &held)
         );

@@ -159,7 +159,7 @@ pub fn strays(
                      WHERE (t.tableoid, t.ctid) NOT IN (SELECT k.at, k.r::tid FROM unnest($2::oid[], $3::text[]) AS k(at, r)))
          SELECT count(*) FROM {} AS x JOIN c ON {}",
         child.target(),
-        elements("$4"),
+        elements("$4", gone.len()),
         on.join(" AND ")
     );
     let (tables, rows) = addresses(known.into_iter());

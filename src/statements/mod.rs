@@ -53,11 +53,12 @@ pub fn email_key(expression: &str) -> String {
     format!("lower(btrim({expression}::text))")
 }
 
-/// A source for FROM: the elements of an argument that is a [`crate::pg::Json`] array, each a jsonb `r` with its `place` from
-/// 1. They are parsed one at a time: a jsonb of all of them takes ten times their size to be made.
-pub fn elements(argument: &str) -> String {
+/// A source for FROM: the elements of an argument that is a [`crate::pg::Json`] array, each a jsonb `r` with its `place`, from
+/// 1 to `count`. They are parsed one at a time: a jsonb of all of them takes ten times their size to be made. The planner
+/// learns that they are few; it would take a few for a hundred, and read a whole table rather than look these up in it.
+pub fn elements(argument: &str, count: usize) -> String {
     format!(
-        "(SELECT e.r::jsonb AS r, e.place FROM json_array_elements({argument}) WITH ORDINALITY AS e(r, place) OFFSET 0)"
+        "(SELECT e.r::jsonb AS r, e.place FROM json_array_elements({argument}) WITH ORDINALITY AS e(r, place) LIMIT {count})"
     )
 }
 

@@ -190,8 +190,8 @@ impl<'a> Plan<'a> {
             .collect();
         let sql = format!(
             "SELECT EXISTS (SELECT FROM {} AS x JOIN {} AS y ON {})",
-            elements("$1"),
-            elements("$2"),
+            elements("$1", these.len()),
+            elements("$2", those.len()),
             on.join(" AND ")
         );
         let list = |all: &[(&Row, Vec<Text>)]| -> Arg {

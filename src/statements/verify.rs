@@ -299,8 +299,8 @@ impl Plan<'_> {
              SELECT count(*) FROM {} AS x
               WHERE ({} <@ (SELECT range_agg(p.{period}) FROM p WHERE {})) IS NOT TRUE",
             self.mover.references.tables[key.parent].target(),
-            elements("$2"),
-            elements("$3"),
+            elements("$2", known.len()),
+            elements("$3", held.len()),
             ours.base_of_text(&key.columns[ids.len()], &format!("x.r ->> {}", ids.len())),
             on.join(" AND ")
         );
@@ -330,7 +330,7 @@ impl Plan<'_> {
         let sql = format!(
             "SELECT x.place, t.tableoid, t.ctid::text
                    FROM {} AS x JOIN {} t ON {}",
-            elements("$1"),
+            elements("$1", wanted.len()),
             parent.target(),
             on.join(" AND ")
         );

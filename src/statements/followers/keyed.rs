@@ -158,7 +158,7 @@ pub(super) fn holders(
     let sql = format!(
         "SELECT x.place, t.tableoid, t.ctid::text, {held}
            FROM {} AS x JOIN {} t ON {} FOR UPDATE OF t",
-        elements("$1"),
+        elements("$1", wanted.len()),
         child.target(),
         on.join(" AND ")
     );

@@ -254,7 +254,7 @@ fn images_of<'r>(
     let columns: BTreeSet<&String> = changed.iter().flat_map(|(_, fate)| fate.names()).collect();
     let images: Vec<_> = changed.iter().map(|(at, fate)| Image::new(*at, fate)).collect();
     let (table, shape) = (&mover.references.tables[place], mover.shape(session, place));
-    (collisions::images(table, shape, &columns), Json::of(&images))
+    (collisions::images(table, shape, &columns, images.len()), Json::of(&images))
 }
 
 /// Generated columns that are keys follow the columns they are made of.

@@ -131,7 +131,7 @@ impl Plan<'_> {
         conditions.extend(key.within("t"));
         let source = format!(
             "{} AS x JOIN {} t ON {}",
-            elements("$1"),
+            elements("$1", values.len()),
             self.mover.references.tables[key.child].target(),
             conditions.join(" AND ")
         );
@@ -195,7 +195,7 @@ impl Plan<'_> {
                 Some(Image::new(row.1, after))
             })
             .collect();
-        let query = collisions::images(table, shape, &columns);
+        let query = collisions::images(table, shape, &columns, images.len());
         (query, Json::of(&images))
     }
 }

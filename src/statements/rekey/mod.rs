@@ -3,6 +3,7 @@
 //! Each table is changed by one statement, written as its owner. All statements run before any of their foreign-key
 //! checks and AFTER triggers does (see [`super::one_statement`]), so that to the constraints it is one statement.
 
+mod foreseen;
 mod held;
 mod hold;
 mod text;
@@ -12,12 +13,12 @@ pub use held::Held;
 
 use super::one_statement::as_one_statement;
 use super::order::parents_first;
-use super::{checks, collisions};
 use crate::catalog::references::{References, Soft, Table};
 use crate::catalog::shape::Shape;
 use crate::catalog::{App, House};
 use crate::error::{Error, Failure};
 use crate::pg::{self, Kept, Mode, Plan, Session, connect};
+use foreseen::Foreseer;
 use pgrx::Uuid;
 use pgrx::pg_sys::{Oid, UUIDARRAYOID, UUIDOID};
 use serde::Serialize;
@@ -25,7 +26,7 @@ use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use text::{any_condition, count_sql, new_value, update_many_sql, update_sql};
+use text::{count_sql, update_many_sql, update_sql};
 
 /// What refers to the users, and the statements that move it.
 pub struct Mover {
@@ -63,6 +64,7 @@ struct Statements {
     updater_many: OnceCell<Plan>,
     remaining: OnceCell<Plan>,
     holding: OnceCell<Plan>,
+    foreseer: Foreseer,
     shape: OnceCell<Shape>,
 }
 
@@ -151,6 +153,7 @@ impl Mover {
                 updater_many: OnceCell::new(),
                 remaining: OnceCell::new(),
                 holding: OnceCell::new(),
+                foreseer: Foreseer::default(),
                 shape: OnceCell::new(),
             })
             .collect();
@@ -212,63 +215,6 @@ impl Mover {
             pg::as_role(self.house.owner, || {
                 Shape::read(session, self.references.tables[place].oid)
             })
-        })
-    }
-
-    /// Every unique or exclusion conflict that moving `from` to `to` would meet.
-    pub fn collisions(
-        &self,
-        session: &Session,
-        from: Uuid,
-        to: Uuid,
-        mode: Mode,
-    ) -> Vec<Collision> {
-        let mut found = Vec::new();
-        for place in self.moving() {
-            let (table, shape) = (&self.references.tables[place], self.shape(session, place));
-            let moved = self.moved(place, shape);
-            for unique in shape.touched_by(&moving_columns(table)) {
-                let sql = format!(
-                    "SELECT count(DISTINCT ROW(x.at, x.row)) FROM ({}) AS p(a, b, c, d, is_both)
-                      CROSS JOIN LATERAL (SELECT p.a, p.b UNION ALL SELECT p.c, p.d WHERE p.is_both) AS x(at, row)",
-                    collisions::pairs(table, unique, &moved, "false")
-                );
-                let rows = pg::as_role(table.owner, || {
-                    session
-                        .run(&sql, &[from.into(), to.into()], mode)
-                        .one::<i64>()
-                        .unwrap_or_default()
-                });
-                if rows > 0 {
-                    found.push(Collision {
-                        table: table.label.clone(),
-                        constraint: unique.name.clone(),
-                        rows: rows as u64,
-                    });
-                }
-            }
-        }
-        found
-    }
-
-    /// What moving `from` to `to` would break in the tables' CHECKs and partitions.
-    pub fn broken(&self, session: &Session, from: Uuid, to: Uuid, mode: Mode) -> Vec<Collision> {
-        let of_place = |place: usize| {
-            let (table, shape) = (&self.references.tables[place], self.shape(session, place));
-            let (moved, args) = (self.moved(place, shape), [from.into(), to.into()]);
-            checks::broken(session, (table, shape), &moving_columns(table), (&moved, &args), mode)
-        };
-        self.moving().flat_map(of_place).collect()
-    }
-
-    /// A query over `$1` and `$2` for the rows of a table that move from the one id to the other, as they will be.
-    fn moved(&self, place: usize, shape: &Shape) -> String {
-        let table = &self.references.tables[place];
-        let condition = any_condition(&self.references, place, "$1");
-        let source = format!("FROM {} t WHERE {condition}", table.target());
-        collisions::moved(shape, &source, |column| {
-            let moving = table.moving.iter().find(|m| m.column == column.quoted)?;
-            Some(new_value(&self.references, place, moving, ("$1", "$2")))
         })
     }
 

@@ -176,8 +176,8 @@ impl<'w> Sought<'w> {
     fn rows(&self, session: &Session) -> Vec<Left<'w>> {
         match self {
             Sought::Whole(rows) => {
-                let sql =
-                    format!("SELECT md5(x.r::text) FROM {} AS x ORDER BY x.place", elements("$1"));
+                let elements = elements("$1", rows.len());
+                let sql = format!("SELECT md5(x.r::text) FROM {elements} AS x ORDER BY x.place");
                 let md5s = session.run(&sql, &[Json::of(rows).into()], Mode::Fresh);
                 let md5s = md5s.column::<String>().into_iter();
                 rows.iter()
@@ -271,7 +271,7 @@ fn find_by_key(
                                    WHEN md5(({image} || (x.r -> 'set'))::text) THEN NULL ELSE false END
            FROM {} AS x JOIN {} t ON {}
           ORDER BY x.place FOR UPDATE OF t",
-        elements("$1"),
+        elements("$1", rows.len()),
         t.table.target(),
         equal.join(" AND ")
     );

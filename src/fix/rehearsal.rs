@@ -59,11 +59,12 @@ impl Repair {
         let (referring, collisions, unsettled) = match action {
             Action::Rekey if self.is_plain(session, candidate)? => {
                 let (app, auth) = pair()?;
-                let collisions = mover.collisions(session, app, auth, Mode::Read);
+                let foreseer = self.foreseer();
+                let collisions = foreseer.collisions(session, app, auth, Mode::Read);
                 let unsettled = !collisions.is_empty();
                 if !unsettled
                     && let Err(error) =
-                        checks::fail(mover.broken(session, app, auth, Mode::Read), false)
+                        checks::fail(foreseer.broken(session, app, auth, Mode::Read), false)
                 {
                     return Ok(refused(candidate, action, error));
                 }

@@ -11,7 +11,7 @@ use crate::statements::candidates::{Candidate, Finder, List, Order, Pair};
 use crate::statements::creation::Foreseen;
 use crate::statements::done::{Done, Step};
 use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
-use crate::statements::rekey::{Collision, Mover};
+use crate::statements::rekey::{Collision, Foreseer, Mover};
 use crate::statements::rows;
 use crate::statements::signup::Target;
 use crate::statements::status::{ANOTHERS_ROW, ROW_WITHOUT_ID};
@@ -27,6 +27,7 @@ use std::rc::Rc;
 pub struct Repair {
     pub(super) finder: RefCell<Rc<Finder>>,
     pub(super) mover: RefCell<Rc<Mover>>,
+    pub(super) foreseer: RefCell<Option<Rc<Foreseer>>>,
     pub apply: bool,
     /// Nobody alters what refers to the users any more, or that does not matter.
     pub waited: Cell<bool>,
@@ -64,6 +65,7 @@ impl Repair {
         Ok(Repair {
             finder: RefCell::new(finder),
             mover: RefCell::new(mover),
+            foreseer: RefCell::default(),
             apply,
             waited: Cell::new(apply),
             policy,
@@ -89,6 +91,14 @@ impl Repair {
     /// What refers to the users.
     pub fn mover(&self) -> Rc<Mover> {
         self.mover.borrow().clone()
+    }
+
+    /// Looks up what moving users would break.
+    pub(super) fn foreseer(&self) -> Rc<Foreseer> {
+        let mover = self.mover();
+        let mut kept = self.foreseer.borrow_mut();
+        let fits = kept.take().filter(|foreseer| Rc::ptr_eq(&foreseer.mover, &mover));
+        kept.insert(fits.unwrap_or_else(|| Rc::new(Foreseer::new(mover)))).clone()
     }
 
     /// The same once users are locked, when it cannot change any more ([`Mover::hold`]).

@@ -9,6 +9,7 @@ mod hold;
 mod text;
 mod written;
 
+pub use foreseen::Foreseer;
 pub use held::Held;
 
 use super::one_statement::as_one_statement;
@@ -18,7 +19,6 @@ use crate::catalog::shape::Shape;
 use crate::catalog::{App, House};
 use crate::error::{Error, Failure};
 use crate::pg::{self, Kept, Mode, Plan, Session, connect};
-use foreseen::Foreseer;
 use pgrx::Uuid;
 use pgrx::pg_sys::{Oid, UUIDARRAYOID, UUIDOID};
 use serde::Serialize;
@@ -64,7 +64,6 @@ struct Statements {
     updater_many: OnceCell<Plan>,
     remaining: OnceCell<Plan>,
     holding: OnceCell<Plan>,
-    foreseer: Foreseer,
     shape: OnceCell<Shape>,
 }
 
@@ -153,7 +152,6 @@ impl Mover {
                 updater_many: OnceCell::new(),
                 remaining: OnceCell::new(),
                 holding: OnceCell::new(),
-                foreseer: Foreseer::default(),
                 shape: OnceCell::new(),
             })
             .collect();

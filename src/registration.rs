@@ -12,7 +12,7 @@ use crate::statements::audit::{self, Entry};
 use crate::statements::facts::Arrival;
 use crate::statements::registration as statements;
 use crate::statements::signup::{Target, all_written};
-use onagui_decide::failure::must_pass_on;
+use onagui_decide::failure::{DEADLOCK, must_pass_on};
 use onagui_decide::names::LONGEST_NAME;
 use onagui_decide::registration::{self, Body, Caller, Role, Wanted, Wrong};
 use onagui_decide::signup::{Decision, PENDING, decide};
@@ -273,8 +273,8 @@ impl Registration {
             // The row to be linked is not there any more, or not the same.
             "P0002" => return Ok(failure),
             _ if pg::is_overtaken(&failure) => return Ok(failure),
-            code if target.forgets_deferrable(code) => return Ok(failure),
-            _ if target.is_stale() && !must_pass_on(&failure.sqlstate) => return Ok(failure),
+            DEADLOCK => return Ok(failure),
+            code if !must_pass_on(code) && target.is_outdated(code) => return Ok(failure),
             _ => {}
         }
         Err(Error::Raised(failure))

@@ -16,13 +16,16 @@ pub fn is_about_values(sqlstate: &str) -> bool {
     sqlstate.starts_with("22") || sqlstate.starts_with("23") || sqlstate == "54000"
 }
 
+/// Two that waited for each other: the other one goes on, and does not stand in the way for long.
+pub const DEADLOCK: &str = "40P01";
+
 /// A lock that was not to be had within lock_timeout.
 pub const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Whether another value in the row would not help: a table or column that is missing or may not be touched, a lock that
 /// was not to be had. Among many rows it may still be one row's alone: a trigger can raise anything.
 pub fn not_about_the_row(sqlstate: &str) -> bool {
-    matches!(sqlstate, LOCK_NOT_AVAILABLE | "40P01" | "25006") || sqlstate.starts_with("42")
+    matches!(sqlstate, LOCK_NOT_AVAILABLE | DEADLOCK | "25006") || sqlstate.starts_with("42")
 }
 
 #[cfg(test)]

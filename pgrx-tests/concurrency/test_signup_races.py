@@ -212,7 +212,7 @@ def test_app_users_goes_during_a_signup(app):
     assert (entry["auth_user_id"], entry["details"]["error"]["sqlstate"]) == (A, "42P01")
 
 
-def test_a_deadlock_of_the_application_is_recorded(app):
+def test_whoever_meets_a_deadlock_waits_for_the_other_one(app):
     """The sign-up's trigger takes the two rows in one order, the application in the other."""
     app.sql(
         """CREATE TABLE public.counters (name text PRIMARY KEY, n int DEFAULT 0);
@@ -234,14 +234,27 @@ def test_a_deadlock_of_the_application_is_recorded(app):
     mine.execute("UPDATE public.counters SET n = 5 WHERE name = 'b'")
     other = app.in_background("UPDATE public.counters SET n = 5 WHERE name = 'a'", connection=mine).wait_blocked(by=session)
     gate.execute("SELECT pg_advisory_unlock(1)")
-    signup.result()
     other.result()
     mine.commit()
+    signup.result()
+    assert [id for id, *_ in users(app)] == [A]
+    assert audit(app) == []
+    assert app.sql("SELECT n FROM public.counters") == [(6,), (6,)]
+
+
+def test_a_deadlock_that_comes_again_is_recorded(app):
+    app.sql(
+        """CREATE SEQUENCE public.attempts;
+           CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               PERFORM nextval('public.attempts'); RAISE 'again' USING ERRCODE = '40P01'; END $$;
+           CREATE TRIGGER refuse AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.refuse()"""
+    )
+    signup_meanwhile(app, A, "ann@example.com").result()
     assert app.sql("SELECT id FROM auth.users") == [(A,)]
     assert users(app) == []
     [entry] = audit(app)
     assert (entry["action"], entry["details"]["error"]["sqlstate"]) == ("failure", "40P01")
-    assert app.sql("SELECT n FROM public.counters") == [(5,), (5,)]
+    assert app.one("SELECT last_value FROM public.attempts") == 4
 
 
 def test_a_serialization_failure_is_passed_on(app):

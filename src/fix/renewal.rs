@@ -38,12 +38,15 @@ impl Repair {
     ) -> Result<R, Box<Failure>> {
         match attempt() {
             Err(failure) if pg::is_overtaken(&failure) => attempt(),
-            Err(failure) if !must_pass_on(&failure.sqlstate) => match self.renew() {
-                Ok(true) => attempt(),
-                Ok(false) if self.target().forgets_deferrable(&failure.sqlstate) => attempt(),
-                Ok(false) => Err(failure),
-                Err(error) => Err(Box::new(error.into())),
-            },
+            Err(failure) if !must_pass_on(&failure.sqlstate) => {
+                // Then it is stale, and renewed.
+                self.target().is_outdated(&failure.sqlstate);
+                match self.renew() {
+                    Ok(true) => attempt(),
+                    Ok(false) => Err(failure),
+                    Err(error) => Err(Box::new(error.into())),
+                }
+            }
             tried => tried,
         }
     }

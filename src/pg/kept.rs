@@ -19,10 +19,6 @@ impl<T> Kept<T> {
         self.slot.borrow().as_ref().is_some_and(|(at, _)| *at != version)
     }
 
-    pub fn forget(&self) {
-        drop(self.slot.replace(None));
-    }
-
     /// What is kept, where it was learnt under `version` (see [`super::watched_version`]) and `fits`; else what `learn`
     /// finds now. That is kept for the next time, but not where this transaction goes on seeing the catalog as it once
     /// was, and not where it is not `worth` the memory.

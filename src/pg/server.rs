@@ -92,6 +92,11 @@ pub fn with_latest_snapshot<R>(f: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Lets everything that was learnt of tables be learnt anew, though nobody is known to have altered them.
+pub fn look_anew() {
+    changed();
+}
+
 fn changed() {
     CHANGES.set(CHANGES.get().wrapping_add(1));
     a_rule_changed();

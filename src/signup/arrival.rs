@@ -1,7 +1,7 @@
 //! What is done for each auth user of a statement whose rows could not simply be inserted.
 
 use super::halving::{Act, Failed, do_for_most};
-use super::{Actor, Attempt, Change, give_up};
+use super::{Attempt, Change, Occasion, give_up};
 use crate::error::{Error, Failure};
 use crate::fix::Linker;
 use crate::pg::{RowSet, subtransaction};
@@ -24,21 +24,21 @@ const GONE: &str = "P0002";
 pub(super) const DISCARDED: &str = "09000";
 
 /// Handles each of `new` by what is found in `app_users`.
-pub fn settle(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error> {
-    let identified = identified(target, new, actor)?;
+pub fn settle(target: &Target, new: &RowSet, occasion: &Occasion) -> Result<(), Error> {
+    let identified = identified(target, new, occasion)?;
     let new = identified.as_ref().unwrap_or(new);
     if new.len() <= AT_ONCE {
-        return settle_chunk(target, new, actor);
+        return settle_chunk(target, new, occasion);
     }
     let places: Vec<usize> = (0..new.len()).collect();
     for chunk in places.chunks(AT_ONCE) {
-        settle_chunk(target, &new.part(chunk), actor)?;
+        settle_chunk(target, &new.part(chunk), occasion)?;
     }
     Ok(())
 }
 
 /// Where `auth.users.id` may be NULL: those of `new` who have an id, the others having been recorded. None where all have.
-fn identified(target: &Target, new: &RowSet, actor: &str) -> Result<Option<RowSet>, Error> {
+fn identified(target: &Target, new: &RowSet, occasion: &Occasion) -> Result<Option<RowSet>, Error> {
     if target.auth.column("id").is_some_and(|id| id.not_null) {
         return Ok(None);
     }
@@ -49,24 +49,29 @@ fn identified(target: &Target, new: &RowSet, actor: &str) -> Result<Option<RowSe
     if without.is_empty() {
         return Ok(None);
     }
-    super::record_all(target.house, &new.part(&without), &Error::NoAuthId.into(), actor)?;
+    super::record_all(target.house, &new.part(&without), &Error::NoAuthId.into(), &occasion.actor)?;
     Ok(Some(new.part(&with)))
 }
 
-pub(super) fn settle_chunk(target: &Target, new: &RowSet, actor: &str) -> Result<(), Error> {
-    let mut later = settle_first(target, new, actor)?;
+fn settle_chunk(target: &Target, new: &RowSet, occasion: &Occasion) -> Result<(), Error> {
+    let mut later = settle_first(target, new, occasion)?;
     while let Some(rows) = later {
-        later = settle_first(target, &rows, actor)?;
+        later = settle_first(target, &rows, occasion)?;
     }
     Ok(())
 }
 
 /// Handles of those with one e-mail the first; answers the others.
-fn settle_first(target: &Target, new: &RowSet, actor: &str) -> Result<Option<RowSet>, Error> {
+fn settle_first(
+    target: &Target,
+    new: &RowSet,
+    occasion: &Occasion,
+) -> Result<Option<RowSet>, Error> {
     let facts = |rows: &RowSet| subtransaction(|| target.facts(rows));
     let arrivals = match facts(new) {
         Ok(arrivals) => arrivals,
         Err(failure) => {
+            occasion.may_pass_now(target, &failure)?;
             // A value that cannot be read is one row's fault, what fails without a row is nobody's.
             let may_be_one_rows = new.len() > 1 && !must_pass_on(&failure.sqlstate);
             let is_one_rows = may_be_one_rows
@@ -75,17 +80,17 @@ fn settle_first(target: &Target, new: &RowSet, actor: &str) -> Result<Option<Row
                     again => again.is_ok(),
                 };
             if !is_one_rows {
-                super::record_all(target.house, new, &failure, actor)?;
+                super::record_all(target.house, new, &failure, &occasion.actor)?;
                 return Ok(None);
             }
             let middle = new.len() / 2;
             for half in [0..middle, middle..new.len()] {
-                settle_chunk(target, &new.part(&half.collect::<Vec<_>>()), actor)?;
+                settle_chunk(target, &new.part(&half.collect::<Vec<_>>()), occasion)?;
             }
             return Ok(None);
         }
     };
-    let visit = Visit { target, new, arrivals: &arrivals, actor };
+    let visit = Visit { target, new, arrivals: &arrivals, occasion };
     let (mut create, mut refresh, mut fill, mut later) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut link = BTreeMap::new();
@@ -131,21 +136,29 @@ fn settle_first(target: &Target, new: &RowSet, actor: &str) -> Result<Option<Row
 }
 
 /// Handles the changed e-mail, confirmation or restoration of the one user in `new`.
-pub fn follow(target: &Target, new: &RowSet, change: &Change, actor: &Actor) -> Result<(), Error> {
-    if identified(target, new, actor)?.is_some() {
+pub fn follow(
+    target: &Target,
+    new: &RowSet,
+    change: &Change,
+    occasion: &Occasion,
+) -> Result<(), Error> {
+    if identified(target, new, occasion)?.is_some() {
         return Ok(());
     }
     let arrivals = match subtransaction(|| target.facts(new)) {
         Ok(arrivals) => arrivals,
-        Err(failure) => return super::record_all(target.house, new, &failure, actor),
+        Err(failure) => {
+            occasion.may_pass_now(target, &failure)?;
+            return super::record_all(target.house, new, &failure, &occasion.actor);
+        }
     };
     let Some(arrival) = arrivals.first() else {
         return Ok(());
     };
     if arrival.facts.own.is_none() {
-        return super::signed_up(target.house, new, actor);
+        return super::signed_up(target.house, new, occasion);
     }
-    let visit = Visit { target, new, arrivals: &arrivals, actor };
+    let visit = Visit { target, new, arrivals: &arrivals, occasion };
     match decide(&arrival.facts, settings::link_policy()) {
         Decision::Refresh { take_email: true } if change.email_changed || !arrival.same_key => {
             let take = |new: &RowSet, places: &[usize]| {
@@ -165,7 +178,7 @@ pub(super) struct Visit<'a> {
     pub target: &'a Target,
     pub new: &'a RowSet,
     pub arrivals: &'a [Arrival],
-    pub actor: &'a str,
+    pub occasion: &'a Occasion,
 }
 
 impl Visit<'_> {
@@ -177,7 +190,7 @@ impl Visit<'_> {
         Entry {
             auth_user_id: Some(self.arrivals[place].id),
             email: self.arrivals[place].email.clone(),
-            ..Entry::new(action, outcome, self.actor)
+            ..Entry::new(action, outcome, &self.occasion.actor)
         }
     }
 
@@ -217,15 +230,18 @@ impl Visit<'_> {
         .or_else(|failure| give_up(&failure, Attempt::SignUp(whom(entries)), || ()))
     }
 
-    /// Records those that failed; one WARNING for all that failed with the same message.
+    /// Records those that failed; one WARNING for all that failed with the same message. Or lets everything begin anew: what
+    /// was done until then is found done.
     pub(super) fn fail(&self, failed: Vec<Failed>) -> Result<(), Error> {
+        for (_, failure) in &failed {
+            self.occasion.may_pass_now(self.target, failure)?;
+        }
         let mut alike: BTreeMap<(String, String), Vec<Failed>> = BTreeMap::new();
         for (place, failure) in failed {
             let what = (failure.sqlstate.clone(), failure.message.clone());
             alike.entry(what).or_default().push((place, failure));
         }
-        for ((sqlstate, _), failed) in alike {
-            self.target.forgets_deferrable(&sqlstate);
+        for failed in alike.into_values() {
             let entries: Vec<Entry> = failed
                 .iter()
                 .map(|(place, failure)| Entry {
@@ -358,7 +374,7 @@ impl Visit<'_> {
             .collect();
         if !late.is_empty() {
             failed.retain(|(place, _)| late.iter().all(|i| places[*i] != *place));
-            settle_chunk(self.target, &rows.part(&late), self.actor)?;
+            settle_chunk(self.target, &rows.part(&late), self.occasion)?;
         }
         Ok(failed)
     }

@@ -18,11 +18,16 @@ use crate::settings;
 use crate::statements::audit::{self, Entry};
 use crate::statements::people::{self, AT_ONCE};
 use crate::statements::signup::Target;
-use onagui_decide::failure::{LOCK_NOT_AVAILABLE, must_pass_on, not_about_the_row};
-use std::cell::LazyCell;
+use onagui_decide::failure::{DEADLOCK, LOCK_NOT_AVAILABLE, must_pass_on, not_about_the_row};
+use std::cell::{Cell, LazyCell};
 
-/// The caller's name, for the audit log: looked up only where there is something to record.
-type Actor = LazyCell<String>;
+/// A statement of Auth's, and how often what is done about it may still begin anew.
+struct Occasion {
+    /// The caller's name, for the audit log: looked up only where there is something to record.
+    actor: LazyCell<String>,
+    left: Cell<usize>,
+    again: Cell<bool>,
+}
 
 /// The trigger function `onagui.sync_auth_user_to_app_users()`.
 pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
@@ -39,90 +44,118 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
             return Ok(Reply::Done);
         }
     };
-    let actor: Actor = LazyCell::new(|| pg::role_name(pg::current_role()));
+    let occasion = Occasion::new();
     match event {
         TriggerEvent::Insert { new } => {
             if settings::enabled() {
                 let _lockwait = Lockwait::at_most(settings::lock_timeout());
-                following_rows(|| signed_up(house, &new, &actor))?;
+                occasion.go_through(|| signed_up(house, &new, &occasion))?;
             }
         }
         TriggerEvent::Update { old, new } => {
-            following_rows(|| changed(house, &old, &new, &actor))?;
+            occasion.go_through(|| changed(house, &old, &new, &occasion))?;
         }
-        TriggerEvent::Delete { old } => forget(house, &actor, |remember| {
+        TriggerEvent::Delete { old } => forget(house, &occasion.actor, |remember| {
             old.people(AT_ONCE, remember);
             Ok(())
         })?,
-        TriggerEvent::Truncate => forget(house, &actor, |remember| people::everybody(remember))?,
+        TriggerEvent::Truncate => {
+            forget(house, &occasion.actor, |remember| people::everybody(remember))?
+        }
         TriggerEvent::AlreadySeen => {}
     }
     Ok(Reply::Done)
 }
 
-/// How often rows are followed that move from partition to partition.
-const MOVES: usize = 3;
+/// How often what is done about a statement begins anew.
+const AGAIN: usize = 3;
 
-/// Does `f` once more where a row was overtaken ([`pg::is_overtaken`]): what it had done until then, it finds done.
-fn following_rows(f: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
-    for _ in 0..MOVES {
-        match f() {
-            Err(Error::Raised(failure)) if pg::is_overtaken(&failure) => pg::check_interrupts(),
-            done => return done,
+impl Occasion {
+    fn new() -> Self {
+        Occasion {
+            actor: LazyCell::new(|| pg::role_name(pg::current_role())),
+            left: Cell::new(AGAIN),
+            again: Cell::new(false),
         }
     }
-    f()
+
+    /// Does `f`, and again where what failed may well pass then: what it had done until then, it finds done. Rows that were overtaken
+    /// ([`pg::is_overtaken`]) are followed so.
+    fn go_through(&self, f: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+        loop {
+            match f() {
+                Err(Error::Raised(failure))
+                    if self.again.take() || pg::is_overtaken(&failure) && self.begins_anew() =>
+                {
+                    pg::check_interrupts();
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn begins_anew(&self) -> bool {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        left > 0
+    }
+
+    /// Fails, so that everything begins anew, where `failure` may come of tables that have been altered since the look at them, or
+    /// was a deadlock: whoever stood in the way goes on, and is waited for the next time.
+    fn may_pass_now(&self, target: &Target, failure: &Failure) -> Result<(), Error> {
+        let may_pass = failure.sqlstate == DEADLOCK || target.is_outdated(&failure.sqlstate);
+        if !may_pass || must_pass_on(&failure.sqlstate) || !self.begins_anew() {
+            return Ok(());
+        }
+        self.again.set(true);
+        Err(Error::Raised(Box::new(failure.clone())))
+    }
 }
 
-fn signed_up(house: House, new: &RowSet, actor: &Actor) -> Result<(), Error> {
+fn signed_up(house: House, new: &RowSet, occasion: &Occasion) -> Result<(), Error> {
     if new.len() == 0 {
         return Ok(());
     }
-    // Tables that were altered between the look at them and the statement are looked at once more.
-    for attempt in 0.. {
-        let target = match Target::get(house) {
-            Ok(target) => target,
-            Err(error) => return record_all(house, new, &error.into(), actor),
-        };
-        let all = settings::audit_signups();
-        let outcome = subtransaction(|| {
-            let made = target.insert(new)? as usize;
-            if (all || target.app.changes_rows) && made < new.len() {
-                // Each row's entry tells what became of it, which is not known of rows made here. And a trigger that
-                // discards a row may have put something elsewhere instead.
-                return Err(Error::Rehearsed);
+    let target = match Target::get(house) {
+        Ok(target) => target,
+        Err(error) => return record_all(house, new, &error.into(), &occasion.actor),
+    };
+    let all = settings::audit_signups();
+    let outcome = subtransaction(|| {
+        let made = target.insert(new)? as usize;
+        if (all || target.app.changes_rows) && made < new.len() {
+            // Each row's entry tells what became of it, which is not known of rows made here. And a trigger that
+            // discards a row may have put something elsewhere instead.
+            return Err(Error::Rehearsed);
+        }
+        if all {
+            people::record_signups(house, new, &occasion.actor);
+        }
+        Ok(made)
+    });
+    match outcome {
+        Ok(made) if made == new.len() => Ok(()),
+        Ok(_) => arrival::settle(&target, new, occasion),
+        Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+        Err(failure) => {
+            occasion.may_pass_now(&target, &failure)?;
+            if new.len() == 1 && not_about_the_row(&failure.sqlstate) {
+                return record_all(house, new, &failure, &occasion.actor);
             }
-            if all {
-                people::record_signups(house, new, actor);
-            }
-            Ok(made)
-        });
-        return match outcome {
-            Ok(made) if made == new.len() => Ok(()),
-            Ok(_) => arrival::settle(&target, new, actor),
-            Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
-            Err(_) if target.is_stale() && attempt < 2 => continue,
-            Err(failure) if attempt < 2 && target.forgets_deferrable(&failure.sqlstate) => continue,
-            Err(failure) if new.len() == 1 && not_about_the_row(&failure.sqlstate) => {
-                record_all(house, new, &failure, actor)
-            }
-            Err(failure) => {
-                spent(&failure);
-                arrival::settle(&target, new, actor)
-            }
-        };
+            spent(&failure);
+            arrival::settle(&target, new, occasion)
+        }
     }
-    Ok(())
 }
 
-fn changed(house: House, old: &RowSet, new: &RowSet, actor: &Actor) -> Result<(), Error> {
+fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Result<(), Error> {
     let (Some((before, was_deleted)), Some((after, is_deleted))) = (old.first(), new.first())
     else {
         return Ok(());
     };
     let change = Change { email_changed: before.email != after.email };
     if before.id != after.id || is_deleted && !was_deleted {
-        forget(house, actor, |remember| {
+        forget(house, &occasion.actor, |remember| {
             remember(vec![before]);
             Ok(())
         })?;
@@ -131,22 +164,20 @@ fn changed(house: House, old: &RowSet, new: &RowSet, actor: &Actor) -> Result<()
     if !settings::enabled() || is_deleted {
         return Ok(());
     }
-    for attempt in 0.. {
-        let target = match Target::get(house) {
-            Ok(target) => target,
-            Err(error) => return record_all(house, new, &error.into(), actor),
-        };
-        // Nearly always: a confirmation of somebody whose row was made when they signed up.
-        return match subtransaction(|| Ok(target.is_in_step(&after))) {
-            Ok(true) => Ok(()),
-            Ok(false) => arrival::follow(&target, new, &change, actor),
-            Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
-            // As at a sign-up.
-            Err(_) if target.is_stale() && attempt < 2 => continue,
-            Err(failure) => record_all(house, new, &failure, actor),
-        };
+    let target = match Target::get(house) {
+        Ok(target) => target,
+        Err(error) => return record_all(house, new, &error.into(), &occasion.actor),
+    };
+    // Nearly always: a confirmation of somebody whose row was made when they signed up.
+    match subtransaction(|| Ok(target.is_in_step(&after))) {
+        Ok(true) => Ok(()),
+        Ok(false) => arrival::follow(&target, new, &change, occasion),
+        Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
+        Err(failure) => {
+            occasion.may_pass_now(&target, &failure)?;
+            record_all(house, new, &failure, &occasion.actor)
+        }
     }
-    Ok(())
 }
 
 /// What an UPDATE of an auth user changed.

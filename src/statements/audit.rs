@@ -46,7 +46,7 @@ impl Entry {
 }
 
 /// What is recorded already, for the same user and for the same reason, is not recorded again where its action is one of
-/// `$10`: attempts that repeat do not pile up. (An error's DETAIL may hold the whole row, with the time.) A failure is recorded
+/// `$10`: attempts that repeat do not pile up. (An error's DETAIL may hold the whole row, with the time; its context, where the row was to lie.) A failure is recorded
 /// once a transaction.
 const RECORD: &str = "
     INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, old_app_user_id, new_app_user_id, email,
@@ -62,7 +62,7 @@ const RECORD: &str = "
                         WHERE l.auth_user_id = e.auth_user_id AND l.action = e.action
                           AND l.email IS NOT DISTINCT FROM e.email
                           AND l.old_app_user_id IS NOT DISTINCT FROM e.old_app_user_id
-                          AND l.details #- '{error,detail}' = e.details #- '{error,detail}'
+                          AND l.details - 'context' #- '{error,detail}' = e.details - 'context' #- '{error,detail}'
                           AND (e.action <> 'failure' OR l.occurred_at = now()))
      ORDER BY e.place
     RETURNING audit_id";

@@ -10,7 +10,7 @@ use onagui_decide::failure::must_pass_on;
 use onagui_decide::names;
 use onagui_decide::signup::LinkPolicy;
 use pgrx::Uuid;
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -28,8 +28,8 @@ pub struct Target {
     pub(super) in_step: OnceCell<Plan>,
     /// What may be deferred stands in other tables too.
     pub(super) deferrable: Kept<Vec<Deferrable>>,
-    /// Of the catalog, when that was learnt.
-    pub(super) deferrable_at: Cell<u64>,
+    /// Of the catalog, when this was read.
+    catalog: u64,
 }
 
 thread_local! {
@@ -73,6 +73,7 @@ impl Target {
     }
 
     fn read(session: &Session, house: House) -> Result<Self, Error> {
+        let catalog = pg::catalog_version();
         let version = pg::watched_version();
         let auth = Auth::read(session)?;
         let app = App::read(session)?;
@@ -88,13 +89,23 @@ impl Target {
             facts_one: OnceCell::new(),
             in_step: OnceCell::new(),
             deferrable: Kept::new(),
-            deferrable_at: Cell::new(0),
+            catalog,
         })
     }
 
     /// Whether the tables may have changed since this was read, or what may be deferred.
     pub fn is_stale(&self) -> bool {
         self.version != pg::watched_version() || self.deferrable.is_stale(pg::rules_version())
+    }
+
+    /// The same after a failure, which may come of what is not watched, being nobody's table: a type, function or sequence that
+    /// a default names was renamed, the tables changed hands.
+    pub fn is_outdated(&self, sqlstate: &str) -> bool {
+        let of_names = sqlstate.starts_with("42") || sqlstate == "22P02";
+        if of_names && !self.is_stale() && pg::catalog_version() != self.catalog {
+            pg::look_anew();
+        }
+        self.is_stale()
     }
 
     /// The username, where it is text: only then it can be given another ending.

@@ -57,7 +57,6 @@ impl Target {
     pub(super) fn deferrable(&self) -> Rc<Vec<Deferrable>> {
         let (house, app) = (self.house, &self.app);
         let learn = || {
-            self.deferrable_at.set(pg::catalog_version());
             let read = |session: &Session| deferrable::read(session, app.table, app.owner);
             Ok::<_, Infallible>(pg::as_role(house.owner, || connect(read)))
         };
@@ -84,17 +83,6 @@ impl Target {
                 result
             })
         })
-    }
-
-    /// Whether an error may be about what may be deferred and the catalog has changed since that was learnt, which is forgotten then:
-    /// tables that change hands are not watched.
-    pub fn forgets_deferrable(&self, sqlstate: &str) -> bool {
-        let is_stale = matches!(sqlstate, "42501" | "42704")
-            && pg::catalog_version() != self.deferrable_at.get();
-        if is_stale {
-            self.deferrable.forget();
-        }
-        is_stale
     }
 }
 

@@ -268,6 +268,34 @@ class Cascade:
         anew = decides and new[decides] != old[decides] and any(row[0].column(c).generated_from for c in unique.uses)
         return row in self.moved() and (bool(anew) or any(new[c] != old[c] for c in unique.uses))
 
+    def tells_whose(self, table, column):
+        """Whether two rows with the same value there are of one user: the tenant in a key of tenant and id does not tell."""
+        seen, todo = set(), [(table, column)]
+        while todo:
+            table, column = one = todo.pop()
+            if one in seen:
+                continue
+            seen.add(one)
+            if one == (self.world.users, "id") or column in [c for c, _ in table.soft]:
+                return True
+            for key in self.world.keys:
+                if key.child is table and column in key.columns:
+                    if len(key.columns) == 1:
+                        return True
+                    todo.append((key.parent, key.keys[key.columns.index(column)]))
+        return False
+
+    def are_of_one(self, unique, row, other):
+        """Whether a row that stays where it was, and is met, is the staying user's as well, or refers to the same as the one that comes."""
+        table, new, old = row[0], self.new(row), self.old(row)
+        changed = {c.name for c in table.columns if new[c.name] != old[c.name]}
+        made_of = {table.column(c).generated_from for c in unique.uses}
+        if any(self.tells_whose(table, c) for c in changed if c in unique.uses or c in made_of):
+            return True
+        theirs = self.new(other)
+        keys = (key for key in self.world.keys if key.child is table and changed & set(key.columns))
+        return any(all(theirs[c] is not None and theirs[c] == new[c] for c in key.columns) for key in keys)
+
     def settle(self, policy):
         """Lets rows give way, and answers {(table, constraint): rows that come over and collide}. Raises Refused where none may."""
         met, refused = {}, False
@@ -280,7 +308,12 @@ class Cascade:
                     met.setdefault((label(table), u.name), set()).add(one)
             if policy == "error" or table is self.world.users:
                 refused |= bool(meetings)
-            elif meetings:
+                continue
+            moved = set(self.moved())
+            theirs = [(u, one, other) for u, one, other in meetings if other in moved or self.are_of_one(u, one, other)]
+            refused |= theirs != meetings
+            meetings = theirs
+            if meetings:
                 self.let_give_way(table, meetings, policy.removeprefix("keep_"))
                 self.follow()
                 todo = self.tables()

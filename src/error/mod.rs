@@ -187,6 +187,10 @@ pub enum Error {
         table: String,
     },
     /// Rows that would collide, in words.
+    /// Not with rows of the two users who are merged.
+    CollidesWithOthers {
+        what: String,
+    },
     Collides {
         what: String,
         action: Action,

@@ -274,6 +274,12 @@ impl From<Error> for Failure {
                     _ => "Look at those rows, remove or change what should not be there, then try again.".into(),
                 },
             ),
+            Error::CollidesWithOthers { what } => (
+                "23505",
+                "the users cannot be merged: rows would collide with others that are not theirs".into(),
+                what,
+                "Such a row does not give way, whatever p_on_conflict says: look at the two, change or remove one of them, then try again.".into(),
+            ),
             Error::TooMuchToKeep { megabytes } => (
                 "54000",
                 "the users cannot be merged: more changes than an entry of the audit log can keep".into(),

@@ -7,7 +7,7 @@ use crate::pg::{self, Mode, Session};
 use crate::statements::candidates::Candidate;
 use crate::statements::checks;
 use crate::statements::creation::{Foreseen, Hindrance};
-use crate::statements::merge::Merge;
+use crate::statements::merge::{Merge, OnConflict};
 use crate::statements::rekey::Collision;
 use onagui_decide::failure::must_pass_on;
 use onagui_decide::repair::Action;
@@ -105,7 +105,7 @@ impl Repair {
         if unsettled {
             row.outcome = "refused";
             row.new_app_user_id = row.old_app_user_id;
-            let error = collides(&collisions, action);
+            let error = self.unsettled(&collisions, action);
             row.details["reason"] = json!("rows would collide");
             row = row.refused_for(error);
         } else if action == Action::Merge && !self.apply && matters {
@@ -163,6 +163,15 @@ impl Repair {
             }
         }
         Ok(())
+    }
+
+    /// Why rows that collide are left as they are.
+    pub(super) fn unsettled(&self, collisions: &[Collision], action: Action) -> Error {
+        match action == Action::Merge && self.policy != OnConflict::Error {
+            // Which of the two users' rows stays was said.
+            true => Error::CollidesWithOthers { what: Collision::in_words(collisions) },
+            false => collides(collisions, action),
+        }
     }
 
     /// Whether a re-key is one statement for each table, and need not be planned row by row.

@@ -2,7 +2,6 @@
 
 use super::emails;
 use super::outcome::Outcome;
-use super::rehearsal::collides;
 use crate::catalog::House;
 use crate::error::{Decision, Error};
 use crate::pg::{self, Mode, Raw, Session, subtransaction};
@@ -357,7 +356,7 @@ impl Repair {
         let mover = self.mover();
         let merge = Merge::plan(session, &mover, from, to, self.policy, Mode::Fresh)?;
         if merge.unsettled {
-            return Err(collides(&merge.collisions, Action::Merge));
+            return Err(self.unsettled(&merge.collisions, Action::Merge));
         }
         let mut row = Outcome::of(candidate, Action::Merge, "done")
             .moves(merge.referring())

@@ -350,8 +350,10 @@ fn together(plan: &Plan, own: &[&str], (theirs, ours): (&[Text], &[Text])) -> BT
         let mut kept = taken.clone();
         for key in &plan.mover.references.together {
             let mut open: Vec<&String> = key.iter().collect();
+            let mut all = Vec::new();
             let mut is_theirs = true;
             while let Some(column) = open.pop() {
+                all.push(column);
                 is_theirs &= match (place_of(column), shape.column(column)) {
                     (Some(place), _) => kept.contains(&place) || theirs[place] == ours[place],
                     // What is generated is theirs where all is of which it is made.
@@ -364,7 +366,7 @@ fn together(plan: &Plan, own: &[&str], (theirs, ours): (&[Text], &[Text])) -> BT
                 };
             }
             if !is_theirs {
-                kept.retain(|place| key.iter().all(|column| column != own[*place]));
+                kept.retain(|place| all.iter().all(|column| *column != own[*place]));
             }
         }
         if kept.len() == taken.len() {

@@ -50,11 +50,19 @@ pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
                 |row: &&Row| plan.comes_by(row, meeting.unique) && !plan.is_done_before(row);
             met.entry((next, meeting.unique)).or_default().extend(moved.filter(comes).copied());
         }
-        // Another user's row never gives way.
         if policy == OnConflict::Error || order[next] == 0 {
             unsettled |= !meetings.is_empty();
             continue;
         }
+        // Another user's row neither gives way nor takes anything over.
+        let mut theirs = Vec::new();
+        for meeting in meetings {
+            match meeting.both || plan.are_of_one(&meeting)? {
+                true => theirs.push(meeting),
+                false => unsettled = true,
+            }
+        }
+        let meetings = theirs;
         let losers = losers(plan, &meetings, policy);
         if losers.is_empty() {
             continue;
@@ -140,6 +148,35 @@ impl Plan<'_> {
         let shape = self.shape(row.0);
         let changed: Vec<String> = self.newly_changed(row).cloned().collect();
         !changed.is_empty() && shape.is_touched_by(&shape.unique[unique], &changed)
+    }
+
+    /// Whether the row that another one meets, and that stays as it is, belongs where that one comes: what changes in the index
+    /// names the user who stays, or a row of theirs, in both; or both refer to one and the same row.
+    fn are_of_one(
+        &mut self,
+        Meeting { unique, moved, other, .. }: &Meeting,
+    ) -> Result<bool, Error> {
+        let (place, shape) = (moved.0, self.shape(moved.0));
+        let Some(known) = self.rows.get(moved) else {
+            return Ok(false);
+        };
+        let changed: Vec<String> = known.after.names().cloned().collect();
+        let of_index = |column: &&String| {
+            shape.is_touched_by(&shape.unique[*unique], std::slice::from_ref(*column))
+        };
+        if changed.iter().filter(of_index).any(|column| self.mover.tells_whose(place, column)) {
+            return Ok(true);
+        }
+        self.learn(other)?;
+        let is_one = |column: &String| {
+            let held = self.before(other, column);
+            held.is_some() && held == self.after(moved, column)
+        };
+        Ok(self.keys().iter().any(|key| {
+            key.child == place
+                && key.columns.iter().any(|column| changed.contains(column))
+                && key.columns.iter().all(is_one)
+        }))
     }
 
     /// The rows of a table that collide as things are planned now.

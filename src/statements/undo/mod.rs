@@ -319,9 +319,12 @@ fn find_by_content(
         }
     }
     // What has come to the table since may make a difference between those that were alike.
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    wanted.iter().for_each(|md5| *counts.entry(*md5).or_default() += 1);
     for (md5, alike) in &by_content {
-        let wanted = wanted.iter().filter(|w| *w == md5).count();
-        if alike.len() > wanted && alike.iter().any(|(_, whole)| *whole != alike[0].1) {
+        if alike.len() > counts.get(md5.as_str()).copied().unwrap_or_default()
+            && alike.iter().any(|(_, whole)| *whole != alike[0].1)
+        {
             return rows.iter().map(|_| Found { ambiguous: true, ..Found::default() }).collect();
         }
     }

@@ -1,0 +1,84 @@
+"""In a merge rows of the two users may give way to each other; nobody else's do, and nobody else gets anything of theirs."""
+
+import uuid
+
+import pytest
+from repairs import ADMIN, auth_user, content, fix_one, undo
+
+OWN, SPARE, THIRD = (uuid.UUID(int=n) for n in (0xA, 0xB, 0xC))
+
+
+@pytest.fixture
+def tenants(db):
+    db.install(app_users=False)
+    db.sql(
+        """CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, tenant text NOT NULL, username text, UNIQUE (tenant, id));
+           CREATE TABLE public.projects (id int PRIMARY KEY, tenant text NOT NULL, owner uuid, slug text NOT NULL,
+               UNIQUE (tenant, slug), FOREIGN KEY (tenant, owner) REFERENCES onagui.app_users (tenant, id));
+           CREATE TABLE public.files (project int REFERENCES public.projects, name text)"""
+    )
+    auth_user(db, "ann@example.com", OWN)
+    auth_user(db, "third@example.com", THIRD)
+    rows = (OWN, "ann@example.com", "t2"), (SPARE, "Ann@example.com", "t1"), (THIRD, "third@example.com", "t2")
+    for row in rows:
+        db.sql("INSERT INTO onagui.app_users (id, email, tenant) VALUES (%s, %s, %s)", row)
+    return db
+
+
+TABLES = "onagui.app_users", "public.projects", "public.files"
+
+
+@pytest.mark.parametrize("policy", ["error", "keep_auth", "keep_app"])
+@pytest.mark.parametrize("owner", [THIRD, None], ids=["a third user's", "nobody's"])
+def test_a_row_that_is_not_theirs_neither_gives_way_nor_takes_over(tenants, owner, policy):
+    tenants.sql("INSERT INTO projects VALUES (1, 't1', %s, 'home'), (2, 't2', %s, 'home')", [SPARE, owner])
+    tenants.sql("INSERT INTO files VALUES (1, 'of ann'), (2, 'of somebody else')")
+    before = content(tenants, *TABLES)
+    for apply in False, True:
+        row = fix_one(tenants, "ann@example.com", apply, policy)
+        assert row["outcome"] == "refused"
+        error = row["details"]["error"]
+        assert error["sqlstate"] == "23505"
+        assert error["detail"] == "1 row in public.projects (projects_tenant_slug_key)."
+        if policy != "error":
+            assert error["message"] == "the users cannot be merged: rows would collide with others that are not theirs"
+            assert "p_on_conflict" in error["hint"]
+    assert content(tenants, *TABLES) == before
+
+
+@pytest.mark.parametrize("policy, left", [("keep_auth", 2), ("keep_app", 1)])
+def test_of_their_own_rows_one_stays(tenants, policy, left):
+    tenants.sql("INSERT INTO projects VALUES (1, 't1', %s, 'home'), (2, 't2', %s, 'home'), (3, 't2', %s, 'work')", [SPARE, OWN, THIRD])
+    tenants.sql("INSERT INTO files VALUES (1, 'first'), (2, 'second')")
+    before = content(tenants, *TABLES)
+    planned = fix_one(tenants, "ann@example.com", False, policy)
+    row = fix_one(tenants, "ann@example.com", True, policy)
+    assert (planned["outcome"], row["outcome"], row["details"]) == ("planned", "done", planned["details"])
+    assert tenants.sql("SELECT id, tenant, owner FROM projects ORDER BY id") == sorted([(left, "t2", OWN), (3, "t2", THIRD)])
+    assert tenants.sql("SELECT DISTINCT project FROM files") == [(left,)]
+    undo(tenants, row["audit_id"])
+    assert content(tenants, *TABLES) == before
+
+
+def test_a_field_that_a_third_user_has(tenants):
+    """The username comes over into a tenant where somebody has it."""
+    tenants.sql("ALTER TABLE onagui.app_users ADD UNIQUE (tenant, username)")
+    tenants.sql("UPDATE onagui.app_users SET username = 'bob' WHERE id <> %s", [OWN])
+    row = fix_one(tenants, "ann@example.com", False, "keep_auth")
+    assert row["outcome"] == "refused"
+    assert row["details"]["error"]["message"] == "the users cannot be merged: rows would collide with others that are not theirs"
+
+
+def test_a_generated_part_of_a_key_is_given_up_with_what_it_is_made_of(db):
+    db.install(app_users=False)
+    db.sql(
+        """CREATE TABLE public.roles (tenant text, name text, PRIMARY KEY (tenant, name));
+           INSERT INTO public.roles VALUES ('t1', 'admin'), ('t2', 'admin');
+           CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, tenant text, role text,
+               role_key text GENERATED ALWAYS AS (lower(role)) STORED, FOREIGN KEY (tenant, role_key) REFERENCES public.roles)"""
+    )
+    auth_user(db, "ann@example.com", OWN)
+    db.sql("INSERT INTO onagui.app_users VALUES (%s, 'ann@example.com', 't2', NULL), (%s, 'Ann@example.com', 't1', 'Admin')", [OWN, SPARE], role=ADMIN)
+    row = fix_one(db, "ann@example.com")
+    assert (row["outcome"], row["details"].get("taken_over"), row["details"]["given_up"]) == ("done", None, ["tenant", "role"])
+    assert db.sql("SELECT tenant, role FROM onagui.app_users") == [("t2", None)]

@@ -143,7 +143,7 @@ def test_a_functions_name_does_not_end_a_remedys_comment(clinic):
     name = 'public."x\nSELECT 1/0; --"'
     dba(
         clinic,
-        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM 'app_users'; RETURN NULL; END$$",
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF false THEN INSERT INTO onagui.app_users VALUES (NEW.id); END IF; RETURN NULL; END$$",
         f"CREATE TRIGGER other AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION {name}()",
     )
     [(_, _, remedy)] = mend(clinic, "other triggers")
@@ -428,7 +428,6 @@ def test_a_table_with_partitions_and_no_id(clinic):
         ("e_mail text", "RENAME COLUMN e_mail TO email"),
         ('"E-Mail" varchar(200), mail_id bigint', 'RENAME COLUMN "E-Mail" TO email'),
         ("email_address text NOT NULL, email_sent boolean", "RENAME COLUMN email_address TO email"),
-        ("mail text, email_address text", "ADD COLUMN email text"),
         ("mail jsonb, address text", "ADD COLUMN email text"),
     ],
 )
@@ -436,6 +435,118 @@ def test_an_email_under_another_name(clinic, columns, then):
     dba(clinic, f"DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, {columns})")
     [(_, _, remedy)] = mend(clinic, "tables", "fail", "no column email")
     assert then in remedy
+
+
+@pytest.mark.parametrize("columns, named", [("mail text, email_address text", "mail, email_address"), ("contact_email text", "contact_email")])
+def test_what_may_be_the_email_is_for_a_person_to_say(clinic, columns, named):
+    dba(clinic, f"DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, {columns})")
+    [(_, _, remedy)] = findings(clinic, "tables")
+    assert remedy.startswith(f"-- Is it one of {named}? Then: ALTER TABLE onagui.app_users RENAME COLUMN ... TO email;")
+    assert len(remedy.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "columns, values",
+    [
+        ("key bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, auth_user_id uuid UNIQUE REFERENCES auth.users ON DELETE CASCADE", ""),
+        ("key uuid PRIMARY KEY DEFAULT gen_random_uuid(), auth_id uuid UNIQUE", ""),
+        ('key bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "Auth ID" text UNIQUE', "::text"),
+    ],
+)
+def test_the_column_that_holds_auths_ids_is_the_id(clinic, columns, values):
+    """An id of its own beside it would make everybody two users."""
+    clinic.auth.signup("ann@example.com")
+    clinic.auth.signup("bob@example.com")
+    column = columns.split(", ")[1].split(" uuid")[0].split(" text")[0]
+    dba(
+        clinic,
+        "DROP TABLE onagui.app_users",
+        f"CREATE TABLE onagui.app_users ({columns}, email text)",
+        f"INSERT INTO onagui.app_users ({column}, email) SELECT id{values}, 'other.' || email FROM auth.users",
+    )
+    # Nobody of auth's is known for this one.
+    nobody = "REFERENCES auth" not in columns
+    if nobody:
+        dba(clinic, f"INSERT INTO onagui.app_users ({column}, email) VALUES (NULL, 'nobody@example.com')")
+    [(_, _, remedy)] = [row for row in findings(clinic, "tables") if row[0] == "fail"]
+    assert remedy.startswith(f"ALTER TABLE onagui.app_users RENAME COLUMN {column} TO id;")
+    psql(clinic, remedy)
+    for _ in range(3):
+        for _, _, remedy in findings(clinic, "tables"):
+            psql(clinic, remedy or "")
+    statuses = dict(clinic.sql("SELECT sync_status, users FROM onagui.sync_summary() WHERE users > 0"))
+    assert statuses == {"EMAIL_MISMATCH": 2} | ({"MISSING_IN_AUTH": 1} if nobody else {})
+
+
+def test_ids_that_are_unique_within_a_tenant(clinic):
+    dba(
+        clinic,
+        "DROP TABLE onagui.app_users",
+        "CREATE TABLE onagui.app_users (tenant int DEFAULT 1, id uuid NOT NULL, email text, PRIMARY KEY (tenant, id)) PARTITION BY LIST (tenant)",
+        "CREATE TABLE onagui.p1 PARTITION OF onagui.app_users FOR VALUES IN (1)",
+    )
+    assert [row[0] for row in findings(clinic, "tables")] == ["warn"]
+    clinic.auth.signup("ann@example.com")
+    assert clinic.one("SELECT count(*) FROM onagui.app_users", role="supabase_admin") == 1
+
+
+def test_a_required_column_that_a_trigger_sets(clinic):
+    dba(
+        clinic,
+        "ALTER TABLE onagui.app_users ADD slug text NOT NULL",
+        "CREATE FUNCTION public.slug() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.slug := NEW.id; RETURN NEW; END'",
+        "CREATE TRIGGER slug BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.slug()",
+    )
+    [(status, detail, remedy)] = findings(clinic, "tables")
+    assert (status, detail.endswith("unless a trigger sets it (slug)")) == ("warn", True)
+    assert all(line.startswith("-- ") for line in remedy.splitlines())
+    clinic.auth.signup("ann@example.com")
+    assert clinic.one("SELECT slug = id::text FROM onagui.app_users")
+
+
+@pytest.mark.parametrize(
+    "event, body",
+    [
+        ("DELETE", "UPDATE onagui.app_users SET email = NULL WHERE id = OLD.id; RETURN NULL"),
+        ("DELETE", "DELETE FROM onagui.app_users WHERE id = OLD.id; RETURN NULL"),
+        ("UPDATE", "UPDATE onagui.app_users SET full_name = NEW.raw_user_meta_data ->> 'full_name' WHERE id = NEW.id; RETURN NULL"),
+        ("INSERT", "IF tg_table_name IN ('users', 'app_users') THEN PERFORM pg_notify('x', NEW.id::text); END IF; RETURN NULL"),
+        ("INSERT", "PERFORM 1 FROM public.other o, onagui.app_users u; RETURN NULL"),
+    ],
+)
+def test_a_trigger_that_makes_no_app_user_may_stay(clinic, event, body):
+    dba(
+        clinic,
+        f"CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $$DECLARE r onagui.app_users%ROWTYPE; BEGIN {body}; END$$",
+        f"CREATE TRIGGER other AFTER {event} ON auth.users FOR EACH ROW EXECUTE FUNCTION public.f()",
+    )
+    assert is_fine(clinic, "other triggers")
+
+
+@pytest.mark.parametrize(
+    "role, cmd, using, is_open",
+    [
+        ("anon", "SELECT", "true", True),
+        ("anon", "ALL", "true", True),
+        ("anon", "SELECT", "auth.uid() = id", False),
+        ("authenticated", "SELECT", "true", False),
+        ("authenticated", "UPDATE", "auth.uid() = id", True),
+        ("authenticated", "DELETE", "true", False),
+    ],
+)
+def test_emails_that_clients_may_read_or_change(clinic, role, cmd, using, is_open):
+    dba(
+        clinic,
+        f"GRANT USAGE ON SCHEMA onagui TO {role}",
+        f"GRANT ALL ON onagui.app_users TO {role}",
+        f"CREATE POLICY p ON onagui.app_users FOR {cmd} TO {role} USING ({using})",
+    )
+    if not is_open:
+        assert is_fine(clinic, "privileges")
+        return
+    mend(clinic, "privileges", says="e-mail in onagui.app_users")
+    columns = clinic.sql("SELECT a.attname FROM pg_attribute a WHERE attrelid = 'onagui.app_users'::regclass AND attnum > 0 AND has_column_privilege(%s, attrelid, attnum, %s)", [role, "SELECT" if role == "anon" else "UPDATE"])
+    assert ("username",) in columns and ("email",) not in columns
 
 
 @pytest.mark.parametrize("rows, says", [(1, "has 1 row without an id"), (1000, "has 1000 rows without an id"), (1200, "has more than 1000 rows without an id")])
@@ -497,8 +608,9 @@ def test_a_required_column_takes_a_default_as_well(clinic, key):
     if key:
         dba(clinic, 'ALTER TABLE onagui.app_users DROP CONSTRAINT app_users_pkey, ADD UNIQUE (id), ADD PRIMARY KEY ("Tenant id", id)')
     [(status, _, remedy)] = findings(clinic, "tables")
-    first, second = remedy.split("\n")
+    first, mapping, second = remedy.split("\n")
     assert status == "fail" and first.startswith("--") == key
+    assert mapping.endswith("INSERT INTO onagui.sync_column VALUES ('Tenant id', 'app_meta', '...');") and mapping.startswith("-- or")
     assert second.endswith('ALTER TABLE onagui.app_users ALTER COLUMN "Tenant id" SET DEFAULT ...;') and second.startswith("-- or")
     psql(clinic, remedy)
     assert is_fine(clinic, "tables") != key
@@ -645,12 +757,32 @@ def test_unindexed_references(clinic):
            CREATE TABLE "Odd schema"."Müller's" (id int PRIMARY KEY, "user" uuid REFERENCES onagui.app_users);
            CREATE TABLE public.parted (user_id uuid REFERENCES onagui.app_users, n int) PARTITION BY LIST (n);
            CREATE TABLE public.part PARTITION OF public.parted FOR VALUES IN (1);
-           CREATE TABLE public.partial_only (user_id uuid REFERENCES onagui.app_users);
-           CREATE INDEX ON public.partial_only (user_id) WHERE user_id IS NOT NULL;
+           CREATE TABLE public.partial_only (user_id uuid REFERENCES onagui.app_users, n int);
+           CREATE INDEX ON public.partial_only (user_id) WHERE n > 0;
+           CREATE TABLE public.all_that_refer (user_id uuid REFERENCES onagui.app_users);
+           CREATE INDEX ON public.all_that_refer (user_id) WHERE user_id IS NOT NULL;
            CREATE TABLE public.second_place (n int, user_id uuid REFERENCES onagui.app_users, UNIQUE (n, user_id));
            CREATE TABLE public.fine (user_id uuid REFERENCES onagui.app_users, n int, UNIQUE (user_id, n))"""
     )
     assert len(mend(clinic, "unindexed references", says="has no index")) == 4
+
+
+def test_unindexed_parts_of_keys_and_registered_columns(clinic):
+    clinic.sql(
+        """ALTER TABLE onagui.app_users ADD tenant int DEFAULT 1, ADD UNIQUE (tenant, id), ADD UNIQUE (tenant, username);
+           CREATE TABLE public.of_tenants (tenant int, user_id uuid, FOREIGN KEY (tenant, user_id) REFERENCES onagui.app_users (tenant, id));
+           CREATE INDEX ON public.of_tenants (user_id);
+           CREATE TABLE public.by_name (tenant int, name text, FOREIGN KEY (tenant, name) REFERENCES onagui.app_users (tenant, username));
+           CREATE INDEX ON public.by_name (tenant);
+           CREATE TABLE public.events (user_id uuid, user_ref text)"""
+    )
+    clinic.sql("SELECT onagui.register_reference('public.events', 'user_id'), onagui.register_reference('public.events', 'user_ref')")
+    found = mend(clinic, "unindexed references")
+    assert [detail for _, detail, _ in found] == [
+        "public.by_name (tenant, name) refers to onagui.app_users and has no index: each merge reads the whole table",
+        "public.events (user_id) is registered and has no index: each fix reads the whole table",
+        "public.events (user_ref) is registered and has no index: each fix reads the whole table",
+    ]
 
 
 def test_possible_references(clinic):

@@ -71,6 +71,14 @@ pub fn privileges(session: &Session, _: House, report: &mut Report) -> Result<()
             report.fail(detail.unwrap_or_else(String::new), remedy.unwrap_or_else(String::new));
         }
     }
+    if let Ok(app) = App::read(session) {
+        let rows = read(session, EXPOSED, &[app.table.into()]);
+        for row in 0..rows.len() {
+            fits = false;
+            let (detail, remedy) = (rows.get(row, 1), rows.get(row, 2));
+            report.warn(detail.unwrap_or_else(String::new), remedy.unwrap_or_else(String::new));
+        }
+    }
     let rows = read(session, PRIVILEGES, &[]);
     if fits || !rows.is_empty() {
         report
@@ -91,6 +99,33 @@ const OWNER: &str = "
            format('GRANT USAGE ON SCHEMA onagui TO %I;', r.rolname)
       FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
      WHERE c.oid = $1 AND NOT has_schema_privilege(r.oid, c.relnamespace, 'USAGE')";
+
+/// Clients of the API for whom row security and the table's rights leave e-mails open. By an e-mail that somebody else is to have a
+/// user keeps these from their app user.
+const EXPOSED: &str = "
+    SELECT CASE o.what
+           WHEN 'SELECT' THEN format('%I may read everybody''s e-mail in onagui.app_users', o.role)
+           ELSE format('%I may change the e-mail in onagui.app_users: whoever writes somebody else''s there keeps them from their app user', o.role) END,
+           format('REVOKE %1$s ON onagui.app_users FROM %2$s%3$I; GRANT %1$s (%4$s) ON onagui.app_users TO %3$I;', o.what,
+                  CASE WHEN o.is_public THEN 'PUBLIC, ' END, o.role, others.columns)
+      FROM (SELECT r.rolname AS role, p.what, c.oid,
+                   EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0 AND a.privilege_type = p.what) AS is_public
+              FROM pg_class c
+              JOIN pg_roles r ON r.rolname IN ('anon', 'authenticated')
+              JOIN (VALUES ('SELECT', 'r'), ('UPDATE', 'w')) AS p(what, cmd) ON p.what = 'UPDATE' OR r.rolname = 'anon'
+             WHERE c.oid = $1 AND has_schema_privilege(r.oid, c.relnamespace, 'USAGE') AND has_column_privilege(r.oid, c.oid, 'email', p.what)
+               AND (NOT c.relrowsecurity OR r.rolbypassrls
+                    OR EXISTS (SELECT FROM pg_policy y
+                                WHERE y.polrelid = c.oid AND y.polpermissive AND y.polcmd IN ('*', p.cmd)
+                                  AND (0 = ANY (y.polroles) OR r.oid = ANY (y.polroles))
+                                  -- A row of one's own shows nobody else's e-mail.
+                                  AND (p.what = 'UPDATE' OR pg_get_expr(y.polqual, y.polrelid) = 'true')))) o
+     CROSS JOIN LATERAL (
+           SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) AS columns
+             FROM pg_attribute a
+            WHERE a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'email'
+              AND (o.what = 'SELECT' OR a.attname <> 'id' AND a.attgenerated = '')) others
+     ORDER BY 1";
 
 const PRIVILEGES: &str = "
     WITH member AS (

@@ -119,17 +119,22 @@ fn check_all(house: House) -> Result<Vec<Finding>, Error> {
             return Err(failure.into());
         }
         findings.truncate(before);
-        let hint = failure.hint.map(|hint| format!("-- {}", one_line(&hint)));
-        // What a missing table keeps from being checked is told once, by the check of the tables.
-        let (state, detail) = if matches!(failure.sqlstate.as_str(), "42P01" | "42703" | "42804") {
-            (State::Warn, format!("could not be checked: {}", failure.message))
-        } else {
-            (
-                State::Fail,
-                format!("could not be checked: {} ({})", failure.message, failure.sqlstate),
-            )
-        };
-        findings.push(Finding { check, state, detail, remedy: hint });
+        let unchecked = format!("could not be checked: {}", failure.message);
+        // What a missing table keeps from being checked is told once, and how to make it.
+        findings.push(match failure.sqlstate.as_str() {
+            "42P01" | "42703" | "42804" => Finding {
+                check,
+                state: State::Warn,
+                detail: unchecked,
+                remedy: Some("-- See the check of the tables.".into()),
+            },
+            sqlstate => Finding {
+                check,
+                state: State::Fail,
+                detail: format!("{unchecked} ({sqlstate})"),
+                remedy: failure.hint.map(|hint| format!("-- {}", one_line(&hint))),
+            },
+        });
     }
     Ok(findings)
 }

@@ -5,30 +5,49 @@ use crate::catalog::{App, House};
 use crate::error::Error;
 use crate::pg::Session;
 
-/// Foreign keys to app users without an index: a fix reads the whole table for each user, and so does each DELETE.
+/// Foreign keys to app users, and registered columns, without an index: a fix reads the whole table for each user, and so does
+/// each DELETE. An index on the part that is the user's id will do.
 pub fn unindexed(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let app = App::read(session)?;
     let rows = read(
         session,
-        "SELECT format('%s (%s) refers to onagui.app_users and has no index: each fix reads the whole table',
-                       c.conrelid::regclass, k.columns),
+        "SELECT format('%s (%s) refers to onagui.app_users and has no index: each %s reads the whole table',
+                       c.conrelid::regclass, k.columns, CASE WHEN k.of_id IS NULL THEN 'merge' ELSE 'fix' END),
                 format('CREATE INDEX %sON %s (%s);', CASE r.relkind WHEN 'p' THEN '' ELSE 'CONCURRENTLY ' END,
                        c.conrelid::regclass, k.columns)
            FROM pg_constraint c
            JOIN pg_class r ON r.oid = c.conrelid
           CROSS JOIN LATERAL (
-                SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY n.place) AS columns
-                  FROM unnest(c.conkey) WITH ORDINALITY AS n(number, place)
+                SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY n.place) AS columns,
+                       max(n.number) FILTER (WHERE p.attname = 'id') AS of_id
+                  FROM unnest(c.conkey, c.confkey) WITH ORDINALITY AS n(number, key, place)
+                  JOIN pg_attribute p ON p.attrelid = c.confrelid AND p.attnum = n.key
                   JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = n.number) k
           WHERE c.contype = 'f' AND c.confrelid = $1 AND c.conparentid = 0
             AND NOT EXISTS (
                 SELECT FROM pg_index i
-                 WHERE i.indrelid = c.conrelid AND i.indisvalid AND i.indpred IS NULL
-                   AND (i.indkey::int2[])[0 : cardinality(c.conkey) - 1] @> c.conkey)
+                 WHERE i.indrelid = c.conrelid AND i.indisvalid
+                   AND (i.indkey[0] = k.of_id OR (i.indkey::int2[])[0 : cardinality(c.conkey) - 1] @> c.conkey)
+                   -- Rows that refer are in it.
+                   AND (i.indpred IS NULL
+                        OR EXISTS (SELECT FROM pg_attribute a
+                                    WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+                                      AND pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', a.attname))))
+          UNION
+         SELECT format('%s (%I) is registered and has no index: each fix reads the whole table', r.oid::regclass, a.attname),
+                format('CREATE INDEX %sON %s (%I);', CASE r.relkind WHEN 'p' THEN '' ELSE 'CONCURRENTLY ' END, r.oid::regclass, a.attname)
+           FROM onagui.sync_reference s
+           JOIN pg_namespace n ON n.nspname = s.table_schema
+           JOIN pg_class r ON r.relnamespace = n.oid AND r.relname = s.table_name AND r.relkind IN ('r', 'p')
+           JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = s.column_name AND NOT a.attisdropped
+          WHERE NOT EXISTS (
+                SELECT FROM pg_index i
+                 WHERE i.indrelid = r.oid AND i.indisvalid AND i.indkey[0] = a.attnum
+                   AND (i.indpred IS NULL OR pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', a.attname)))
           ORDER BY 1",
         &[app.table.into()],
     );
-    report.warn_each(&rows, "every foreign key to app users has an index");
+    report.warn_each(&rows, "whatever refers to app users has an index");
     Ok(())
 }
 

@@ -52,7 +52,12 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
             }
             _ => "ALTER TABLE onagui.app_users ADD UNIQUE (id);",
         };
-        report.fail("onagui.app_users.id is neither primary key nor unique", remedy);
+        let detail = "onagui.app_users.id is neither primary key nor unique";
+        match app.only {
+            // Users are synced even so.
+            "" => report.warn(detail, remedy),
+            _ => report.fail(detail, remedy),
+        }
     }
     if let Some(rows) = some(session, "row", &without_id(&app)) {
         fits = false;
@@ -71,21 +76,28 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
     }
     let Some(auth) = auth else { return Ok(()) };
     let mapped = mapping::read(session, &auth, &app);
+    let makers = read(session, MAKERS, &[app.table.into()]).one::<String>();
     for column in &app.columns {
         if is_in_the_way(column) && mapped.iter().all(|m| m.name != column.name) {
             fits = false;
             let name = quote(&column.name);
-            report.fail(
-                format!(
-                    "onagui.app_users.{name} is NOT NULL, has no default, and nothing is mapped to it: no sign-up can \
-                     make a row"
-                ),
-                format!(
-                    "{}\n-- or, where one value suits every new user: ALTER TABLE onagui.app_users ALTER COLUMN {} SET DEFAULT ...;",
-                    drop_not_null(session, &app, &column.name),
-                    one_line(&name)
-                ),
+            let detail = format!(
+                "onagui.app_users.{name} is NOT NULL, has no default, and nothing is mapped to it: no sign-up can make a row"
             );
+            let others = format!(
+                "\n-- or, where auth knows it of each new user: INSERT INTO onagui.sync_column VALUES ({}, 'app_meta', '...');\
+                 \n-- or, where one value suits every new user: ALTER TABLE onagui.app_users ALTER COLUMN {} SET DEFAULT ...;",
+                one_line(&literal(&column.name)),
+                one_line(&name)
+            );
+            let drop = drop_not_null(session, &app, &column.name);
+            match &makers {
+                None => report.fail(detail, drop + &others),
+                Some(makers) => report.warn(
+                    format!("{detail}, unless a trigger sets it ({makers})"),
+                    format!("-- If none does: {}{others}", one_line(&drop)),
+                ),
+            }
         }
     }
     if let Some(users) = some(session, "user", &shut_out(&auth, &app)) {
@@ -105,6 +117,11 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
     }
     Ok(())
 }
+
+/// Triggers that may fill in a new row. The bits of tgtype are those of src/include/catalog/pg_trigger.h.
+const MAKERS: &str = "
+    SELECT string_agg(t.tgname, ', ' ORDER BY t.tgname) FROM pg_trigger t
+     WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 7 = 7";
 
 fn drop_not_null(session: &Session, app: &App, column: &str) -> String {
     let name = quote(column);
@@ -146,7 +163,9 @@ fn misfit(session: &Session, report: &mut Report, error: Error) {
 fn remedy(session: &Session, error: &Error) -> String {
     match error {
         Error::TableMissing { table } if *table == APP_USERS => {
-            "SELECT onagui.create_app_users();".into()
+            "-- Where there is a table of users already, it can become this one (README). Else:\n\
+             SELECT onagui.create_app_users();"
+                .into()
         }
         Error::TableMissing { .. } => {
             "-- Start the Auth server once, it makes the table. Then: SELECT onagui.enable_sync();"
@@ -232,9 +251,12 @@ fn turn_id(session: &Session) -> String {
     }
 }
 
-/// A key of the application's own under another name is the id. Where there is none each row gets one: nobody can be linked
-/// to a row without.
+/// A column by which the rows are auth's users already, or else a key of the application's own under another name, is the id.
+/// Where there is none each row gets one: nobody can be linked to a row without.
 fn make_id(session: &Session) -> String {
+    if let Some(column) = auths_id(session) {
+        return rename(&column, "id");
+    }
     // What is unique but not the primary key may be a secret, or somebody else's id.
     let key = read(
         session,
@@ -263,6 +285,39 @@ fn make_id(session: &Session) -> String {
     )
 }
 
+/// The column that refers to auth's users, or in which most rows have the id of one.
+fn auths_id(session: &Session) -> Option<String> {
+    const REFERRING: &str = "
+        SELECT a.attname::text
+          FROM pg_constraint c
+          JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+          JOIN pg_attribute k ON k.attrelid = c.confrelid AND k.attnum = c.confkey[1] AND k.attname = 'id'
+         WHERE c.contype = 'f' AND c.conrelid = 'onagui.app_users'::regclass AND cardinality(c.conkey) = 1
+           AND c.confrelid = $1 AND a.attname <> 'id'
+         ORDER BY a.attnotnull DESC, a.attnum LIMIT 1";
+    const UUIDS: &str = "
+        SELECT a.attname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+         WHERE a.attrelid = 'onagui.app_users'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+           AND (a.atttypid = 'uuid'::regtype OR t.typcategory = 'S') AND a.attname <> 'id'
+         ORDER BY a.attnum";
+    let auth = Auth::find()?;
+    if let Some(column) = read(session, REFERRING, &[auth.into()]).one() {
+        return Some(column);
+    }
+    let holds_ids = |column: &String| {
+        let sql = format!(
+            "SELECT count(u.id) * 2 > count(*)
+               FROM (SELECT CASE WHEN a.{column}::text ~* '^[0-9a-f]{{8}}(-?[0-9a-f]{{4}}){{3}}-?[0-9a-f]{{12}}$'
+                                 THEN a.{column}::text::uuid END AS id
+                       FROM onagui.app_users a WHERE a.{column} IS NOT NULL LIMIT {MANY}) held
+               LEFT JOIN ONLY auth.users u ON u.id = held.id",
+            column = quote(column)
+        );
+        read(session, &sql, &[]).one() == Some(true)
+    };
+    read(session, UUIDS, &[]).column::<String>().into_iter().find(holds_ids)
+}
+
 fn make_email(session: &Session) -> String {
     let email = read(
         session,
@@ -278,7 +333,21 @@ fn make_email(session: &Session) -> String {
     );
     match email.one::<String>() {
         Some(email) => rename(&email, "email"),
-        None => format!("ALTER TABLE {APP_USERS} ADD COLUMN email text;"),
+        None => {
+            const MAYBE: &str = "
+                SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid AND t.typcategory = 'S'
+                 WHERE a.attrelid = 'onagui.app_users'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+                   AND a.attname ~* 'mail|login'";
+            let add = format!("ALTER TABLE {APP_USERS} ADD COLUMN email text;");
+            match read(session, MAYBE, &[]).one::<String>() {
+                None => add,
+                // Without the e-mails they have, everybody would get a second row.
+                Some(columns) => one_line(&format!(
+                    "-- Is it one of {columns}? Then: ALTER TABLE {APP_USERS} RENAME COLUMN ... TO email; If none is: {add}"
+                )),
+            }
+        }
     }
 }
 

@@ -113,7 +113,7 @@ const FRONT: &str = "
            FROM behind JOIN pg_class c ON c.oid = behind.oid JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.oid NOT IN (SELECT app.oid FROM app))";
 
-/// A function that only looks whether the app user is there does not write them.
+/// A function that only looks whether the app user is there, or changes the row that is, does not make them.
 const OTHERS: &str = "
     SELECT format('trigger %s on auth.users calls %s, which seems to write app_users as well%s', other.tgname, other.called,
                   ', through ' || through.names),
@@ -127,11 +127,14 @@ const OTHERS: &str = "
             WHERE other.prosrc ~* format(front.written, CASE WHEN position(front.nspname IN other.path) = 0 THEN '' ELSE '?' END)) through
      CROSS JOIN LATERAL (
            SELECT regexp_replace(
-                      regexp_replace(other.prosrc, 'delete[[:space:]]+from', '', 'gi'),
-                      '[[:<:]](from|join)[[:space:]]+(only[[:space:]]+)?(\"?onagui\"?[[:space:]]*[.][[:space:]]*)?\"?app_users[[:>:]]',
+                      other.prosrc,
+                      '([[:<:]](from|join|update|update[[:space:]]+only)[[:space:]]+|,[[:space:]]*)(only[[:space:]]+)?(\"?onagui\"?[[:space:]]*[.][[:space:]]*)?\"?app_users[[:>:]]'
+                      '|[[:<:]]app_users\"?([.][[:alnum:]_\"]+)?%(row)?type[[:>:]]',
                       '', 'gi') AS code) without_looks
      CROSS JOIN LATERAL (SELECT regexp_replace(other.called::text, '[[:cntrl:]]', ' ', 'g') AS called) one_line -- it would end the comment
-     WHERE without_looks.code ~* '[[:<:]]app_users[[:>:]]' OR through.names IS NOT NULL
+     WHERE (other.of_insert OR other.of_update)
+       AND (without_looks.code ~* '[[:<:]]app_users[[:>:]]' AND without_looks.code ~* '[[:<:]](insert|merge|execute)[[:>:]]'
+            OR through.names IS NOT NULL)
     UNION
     SELECT format('trigger %s on auth.users calls %s, which seems to write %s: its foreign key %s wants the app user''s row, which %s',
                   other.tgname, other.called, c.conrelid::regclass, c.conname,
@@ -139,7 +142,7 @@ const OTHERS: &str = "
                        WHEN other.is_early AND NOT c.condeferred THEN 'is made after that, so that sign-ups fail'
                        ELSE 'who is PENDING or in CONFLICT has not got, so that their sign-ups fail' END),
            CASE WHEN other.of_insert
-                THEN format('-- have app_users fire it instead, when the row comes: CREATE TRIGGER %1$s AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION %2$s();%3$s its names must be qualified, and it may ask nothing of NEW that app_users has not got; then DROP TRIGGER %1$s ON auth.users;',
+                THEN format('-- have app_users fire it instead, when the row comes: CREATE TRIGGER %1$s AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION %2$s();%3$s its names must be qualified, and it may ask nothing of NEW that app_users has not got (who may not drop triggers of auth.users makes it anew under another name for this, and drops the old one: DROP FUNCTION %2$s CASCADE); then DROP TRIGGER %1$s ON auth.users;',
                             regexp_replace(format('%I', other.tgname), '[[:cntrl:]]', ' ', 'g'), regexp_replace(other.name::text, '[[:cntrl:]]', ' ', 'g'),
                             CASE WHEN other.has_more THEN ' with its WHEN and its arguments;' END)
                 ELSE '-- let the function leave out whoever has no row: ... WHERE EXISTS (SELECT FROM onagui.app_users a WHERE a.id = NEW.id)' END

@@ -103,8 +103,10 @@ impl Occasion {
     /// Fails, so that everything begins anew, where `failure` may come of tables that have been altered since the look at them, or
     /// was a deadlock: whoever stood in the way goes on, and is waited for the next time.
     fn may_pass_now(&self, target: &Target, failure: &Failure) -> Result<(), Error> {
+        // Nobody waits for a lock more than once.
+        let in_vain = failure.sqlstate == LOCK_NOT_AVAILABLE;
         let may_pass = failure.sqlstate == DEADLOCK || target.is_outdated(&failure.sqlstate);
-        if !may_pass || must_pass_on(&failure.sqlstate) || !self.begins_anew() {
+        if !may_pass || in_vain || must_pass_on(&failure.sqlstate) || !self.begins_anew() {
             return Ok(());
         }
         self.again.set(true);

@@ -4,6 +4,7 @@
 mod access;
 mod activity;
 mod references;
+mod remedies;
 mod tables;
 mod triggers;
 

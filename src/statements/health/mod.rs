@@ -46,8 +46,15 @@ pub struct Report<'a> {
 }
 
 impl Report<'_> {
+    /// Names may hold what a terminal obeys: nothing is to be pasted then.
     fn add(&mut self, state: State, detail: impl Into<String>, remedy: Option<String>) {
-        self.findings.push(Finding { check: self.check, state, detail: detail.into(), remedy });
+        let obeyed = |c: char| c.is_control() && c != '\n';
+        let remedy = remedy.map(|remedy| match remedy.contains(obeyed) {
+            true => format!("-- {}", one_line(&remedy)),
+            false => remedy,
+        });
+        let detail = detail.into().replace(obeyed, " ");
+        self.findings.push(Finding { check: self.check, state, detail, remedy });
     }
 
     pub fn ok(&mut self, detail: impl Into<String>) {

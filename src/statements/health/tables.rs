@@ -41,7 +41,7 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
     let app = App::read(session).map_err(|error| misfit(session, report, error)).ok();
     let mut fits = auth.is_some() && app.is_some();
     let Some(app) = app else { return Ok(()) };
-    if !id_is_unique(session, &app) {
+    if !id_is_unique(session, &app, true) {
         fits = false;
         // A key of a table with partitions has all of their columns in it.
         let remedy = match app.only {
@@ -52,11 +52,13 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
             }
             _ => "ALTER TABLE onagui.app_users ADD UNIQUE (id);",
         };
-        let detail = "onagui.app_users.id is neither primary key nor unique";
-        match app.only {
+        match app.only.is_empty() && id_is_unique(session, &app, false) {
             // Users are synced even so.
-            "" => report.warn(detail, remedy),
-            _ => report.fail(detail, remedy),
+            true => report.warn(
+                "onagui.app_users.id is unique only together with other columns: nothing else keeps a second row with an id out",
+                remedy,
+            ),
+            false => report.fail("onagui.app_users.id is neither primary key nor unique", remedy),
         }
     }
     if let Some(rows) = some(session, "row", &without_id(&app)) {
@@ -196,14 +198,16 @@ pub fn shut_out(auth: &Auth, app: &App) -> Option<String> {
     ))
 }
 
-fn id_is_unique(session: &Session, app: &App) -> bool {
+/// Whether a key is of the id, `alone` or with others.
+fn id_is_unique(session: &Session, app: &App, alone: bool) -> bool {
     read(
         session,
         "SELECT EXISTS (
             SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = 'id'
              WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
-               AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum)",
-        &[app.table.into()],
+               AND CASE WHEN $2 THEN i.indnkeyatts = 1 AND i.indkey[0] = a.attnum
+                        ELSE a.attnum = ANY ((i.indkey::int2[])[0 : i.indnkeyatts - 1]) END)",
+        &[app.table.into(), alone.into()],
     )
     .one()
     .unwrap_or_default()

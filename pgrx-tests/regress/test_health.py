@@ -550,6 +550,15 @@ def test_emails_that_clients_may_read_or_change(clinic, role, cmd, using, is_ope
     assert ("username",) in columns and ("email",) not in columns
 
 
+def test_an_email_that_clients_may_change_beside_no_other_column(clinic):
+    dba(
+        clinic,
+        "DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text)",
+        "GRANT USAGE ON SCHEMA onagui TO authenticated; GRANT UPDATE ON onagui.app_users TO PUBLIC",
+    )
+    mend(clinic, "privileges", says="may change the e-mail in onagui.app_users")
+
+
 @pytest.mark.parametrize("rows, says", [(1, "has 1 row without an id"), (1000, "has 1000 rows without an id"), (1200, "has more than 1000 rows without an id")])
 def test_rows_without_an_id(clinic, rows, says):
     dba(

@@ -46,8 +46,8 @@ impl Entry {
 }
 
 /// What is recorded already, for the same user and for the same reason, is not recorded again where its action is one of
-/// `$10`: attempts that repeat do not pile up. (An error's DETAIL may hold the whole row, with the time; its context, where the row was to lie.) A failure is recorded
-/// once a transaction.
+/// `$10`: attempts that repeat do not pile up. (An error's DETAIL may hold the whole row, with the time; its context, where the
+/// row was to lie.) A failure is recorded once a transaction.
 const RECORD: &str = "
     INSERT INTO onagui.sync_audit_log (action, outcome, auth_user_id, old_app_user_id, new_app_user_id, email,
                                        rows_changed, details, actor)

@@ -70,14 +70,9 @@ pub fn privileges(session: &Session, _: House, report: &mut Report) -> Result<()
             let (detail, remedy) = (rows.get(row, 1), rows.get(row, 2));
             report.fail(detail.unwrap_or_else(String::new), remedy.unwrap_or_else(String::new));
         }
-    }
-    if let Ok(app) = App::read(session) {
         let rows = read(session, EXPOSED, &[app.table.into()]);
-        for row in 0..rows.len() {
-            fits = false;
-            let (detail, remedy) = (rows.get(row, 1), rows.get(row, 2));
-            report.warn(detail.unwrap_or_else(String::new), remedy.unwrap_or_else(String::new));
-        }
+        fits &= rows.is_empty();
+        report.warn_rows(&rows);
     }
     let rows = read(session, PRIVILEGES, &[]);
     if fits || !rows.is_empty() {
@@ -106,8 +101,9 @@ const EXPOSED: &str = "
     SELECT CASE o.what
            WHEN 'SELECT' THEN format('%I may read everybody''s e-mail in onagui.app_users', o.role)
            ELSE format('%I may change the e-mail in onagui.app_users: whoever writes somebody else''s there keeps them from their app user', o.role) END,
-           format('REVOKE %1$s ON onagui.app_users FROM %2$s%3$I; GRANT %1$s (%4$s) ON onagui.app_users TO %3$I;', o.what,
-                  CASE WHEN o.is_public THEN 'PUBLIC, ' END, o.role, others.columns)
+           format('REVOKE %s ON onagui.app_users FROM %s%I;', o.what, CASE WHEN o.is_public THEN 'PUBLIC, ' END, o.role)
+           || CASE WHEN others.columns IS NULL THEN '' -- there is no other one
+                   ELSE format(' GRANT %s (%s) ON onagui.app_users TO %I;', o.what, others.columns, o.role) END
       FROM (SELECT r.rolname AS role, p.what, c.oid,
                    EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0 AND a.privilege_type = p.what) AS is_public
               FROM pg_class c

@@ -69,13 +69,18 @@ impl Report<'_> {
         self.add(State::Fail, detail, Some(remedy.into()));
     }
 
-    /// A warning for each row (detail, remedy) of a query; `fine` where there is none.
-    pub fn warn_each(&mut self, rows: &Rows, fine: &str) {
+    /// A warning for each row (detail, remedy) of a query.
+    pub fn warn_rows(&mut self, rows: &Rows) {
         for row in 0..rows.len() {
             let detail: String = rows.get(row, 1).unwrap_or_default();
             let remedy: String = rows.get(row, 2).unwrap_or_default();
             self.warn(detail, remedy);
         }
+    }
+
+    /// The same; `fine` where there is none.
+    pub fn warn_each(&mut self, rows: &Rows, fine: &str) {
+        self.warn_rows(rows);
         if rows.is_empty() {
             self.ok(fine);
         }

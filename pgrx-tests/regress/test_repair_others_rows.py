@@ -3,7 +3,7 @@
 import uuid
 
 import pytest
-from repairs import ADMIN, auth_user, content, fix_one, undo
+from repairs import ADMIN, auth_user, content, fix, fix_one, undo
 
 OWN, SPARE, THIRD = (uuid.UUID(int=n) for n in (0xA, 0xB, 0xC))
 
@@ -82,3 +82,61 @@ def test_a_generated_part_of_a_key_is_given_up_with_what_it_is_made_of(db):
     row = fix_one(db, "ann@example.com")
     assert (row["outcome"], row["details"].get("taken_over"), row["details"]["given_up"]) == ("done", None, ["tenant", "role"])
     assert db.sql("SELECT tenant, role FROM onagui.app_users") == [("t2", None)]
+
+
+@pytest.fixture
+def pages(db):
+    """The page of the user who goes has a slug, the one that stays has none."""
+    db.install(app_users=False)
+    db.sql(
+        """CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, username text, featured text);
+           CREATE TABLE public.pages (user_id uuid UNIQUE REFERENCES onagui.app_users, slug text UNIQUE);
+           ALTER TABLE onagui.app_users ADD FOREIGN KEY (featured) REFERENCES public.pages (slug)"""
+    )
+    auth_user(db, "ann@example.com", OWN)
+    for id in OWN, SPARE:
+        db.sql("INSERT INTO onagui.app_users (id, email) VALUES (%s, 'ann@example.com')", [id])
+    db.sql("INSERT INTO pages VALUES (%s, NULL), (%s, 'ann')", [OWN, SPARE])
+    db.sql("UPDATE onagui.app_users SET featured = 'ann' WHERE id = %s", [SPARE])
+    return db
+
+
+def test_a_field_that_refers_to_what_gives_way_to_a_row_without_that_key(pages):
+    before = content(pages, "onagui.app_users", "public.pages")
+    planned = fix_one(pages, "ann@example.com", False, "keep_auth")
+    row = fix_one(pages, "ann@example.com", True, "keep_auth")
+    assert (planned["outcome"], row["outcome"], row["details"]) == ("planned", "done", planned["details"])
+    assert row["details"]["given_up"] == ["featured"]
+    assert "taken_over" not in row["details"]
+    assert pages.sql("SELECT user_id, slug FROM pages") == [(OWN, None)]
+    assert pages.sql("SELECT id, featured FROM onagui.app_users") == [(OWN, None)]
+    undo(pages, row["audit_id"])
+    assert content(pages, "onagui.app_users", "public.pages") == before
+
+
+def test_it_is_taken_over_where_the_other_row_stays(pages):
+    row = fix_one(pages, "ann@example.com", True, "keep_app")
+    assert (row["outcome"], row["details"]["taken_over"]) == ("done", ["featured"])
+    assert pages.sql("SELECT id, featured FROM onagui.app_users") == [(OWN, "ann")]
+
+
+@pytest.mark.parametrize("apply", [False, True])
+def test_anothers_row_that_refers_to_it_is_named(pages, apply):
+    pages.sql("INSERT INTO onagui.app_users (id, email, featured) VALUES (%s, 'third@example.com', 'ann')", [THIRD])
+    row = fix_one(pages, "ann@example.com", apply, "keep_auth")
+    assert row["outcome"] == "refused"
+    error = row["details"]["error"]
+    assert error["sqlstate"] == "23505"
+    assert error["message"] == "the users cannot be merged: rows refer to a key that the row which stays does not have"
+    assert error["detail"] == "Rows of onagui.app_users refer by (featured) to a key that is NULL in the row of public.pages that stays."
+    assert error["hint"].startswith("Give that row of public.pages a key, ")
+
+
+@pytest.mark.parametrize("apply", [False, True])
+def test_the_second_of_two_who_are_merged_leaves_such_a_field_too(pages, apply):
+    pages.sql("INSERT INTO onagui.app_users (id, email) VALUES (%s, 'ann@example.com')", [THIRD])
+    pages.sql("INSERT INTO pages VALUES (%s, 'ann too')", [THIRD])
+    pages.sql("UPDATE onagui.app_users SET featured = 'ann too' WHERE id = %s", [THIRD])
+    rows = [row for row in fix(pages, "ann@example.com", apply, "keep_auth") if row["action"] != "none"]
+    assert [row["outcome"] for row in rows] == ["done" if apply else "planned"] * 2
+    assert [row["details"]["given_up"] for row in rows] == [["featured"]] * 2

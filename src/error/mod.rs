@@ -135,9 +135,12 @@ pub enum Error {
     /// Foreign keys or columns were added or changed while somebody waited for a lock, or since the transaction took its
     /// snapshot.
     ReferencesChanged,
-    /// Rows refer to a key of the leaving user that the staying one does not have.
+    /// Rows refer to a key of a row that goes which the row that stays does not have.
     NoKeyToReferTo {
+        /// The table's place among what refers to users.
+        place: usize,
         table: String,
+        parent: String,
         columns: Vec<String>,
     },
     /// Rows would have to follow two keys that do not agree.

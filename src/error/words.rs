@@ -186,11 +186,11 @@ impl From<Error> for Failure {
                 "Foreign keys, columns or registered references are not what this transaction saw of them; nothing was changed.".into(),
                 "Try again, in a new transaction.".into(),
             ),
-            Error::NoKeyToReferTo { table, columns } => (
+            Error::NoKeyToReferTo { table, parent, columns, .. } => (
                 "23505",
-                "the users cannot be merged: rows refer to a key that the auth user's row does not have".into(),
-                format!("Rows of {table} refer by ({}) to a key that is NULL there.", columns.join(", ")),
-                "Give the auth user's row of onagui.app_users that key, or move those rows, then try again.".into(),
+                "the users cannot be merged: rows refer to a key that the row which stays does not have".into(),
+                format!("Rows of {table} refer by ({}) to a key that is NULL in the row of {parent} that stays.", columns.join(", ")),
+                format!("Give that row of {parent} a key, or have those rows refer to another, then try again."),
             ),
             Error::KeysDisagree { table, columns } => (
                 "23503",

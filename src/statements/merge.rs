@@ -62,11 +62,7 @@ impl<'a> Merge<'a> {
         policy: OnConflict,
         mode: Mode,
     ) -> Result<Self, Error> {
-        pg::with_stable_text(|| {
-            let mut plan = Plan::new(session, mover, mode);
-            let (users, own) = hand_over(&mut plan, from, to)?;
-            Ok(Merge { own, ..Self::settle(plan, users.to_vec(), policy)? })
-        })
+        Self::plan_after(&[], || Plan::new(session, mover, mode), from, to, policy)
     }
 
     /// The same for a rehearsal in which others, `before`, are merged into `to` before.
@@ -78,26 +74,61 @@ impl<'a> Merge<'a> {
         to: Uuid,
         policy: OnConflict,
     ) -> Result<Self, Error> {
+        Self::plan_after(before, || Plan::new(session, mover, Mode::Read), from, to, policy)
+    }
+
+    fn plan_after(
+        before: &[Uuid],
+        nothing: impl Fn() -> Plan<'a>,
+        from: Uuid,
+        to: Uuid,
+        policy: OnConflict,
+    ) -> Result<Self, Error> {
+        let mut left = Left::new();
         pg::with_stable_text(|| {
-            let mut plan = Plan::new(session, mover, Mode::Read);
-            let mut users = Vec::new();
-            for other in before {
-                users.extend(hand_over(&mut plan, *other, to)?.0);
-                plan.follow()?;
-                settle::settle(&mut plan, policy)?;
-                // What came over is the staying user's from now on.
-                plan.rows
-                    .values_mut()
-                    .for_each(|known| known.side = known.side.and(Some(Side::Auth)));
+            loop {
+                let mut turn = from;
+                let planned =
+                    Self::in_turn(nothing(), (before, from, to), policy, &left, &mut turn);
+                // The row by which the leaving user refers to another gives way, and the one that stays has no such key.
+                if let Err(Error::NoKeyToReferTo { place: 0, columns, .. }) = &planned {
+                    let left = left.entry(turn).or_default();
+                    let known = left.len();
+                    left.extend(columns.iter().cloned());
+                    if left.len() > known {
+                        continue;
+                    }
+                }
+                return planned;
             }
-            let state = |(row, known): (&Row, &Known)| {
-                (*row, (known.after.clone(), plan.gone.contains_key(row)))
-            };
-            plan.earlier = plan.rows.iter().map(state).collect();
-            let (last, own) = hand_over(&mut plan, from, to)?;
-            users.extend(last);
-            Ok(Merge { own, ..Self::settle(plan, users, policy)? })
         })
+    }
+
+    /// `turn` becomes the user who is planned last, also where that fails.
+    fn in_turn(
+        mut plan: Plan<'a>,
+        (before, from, to): (&[Uuid], Uuid, Uuid),
+        policy: OnConflict,
+        left: &Left,
+        turn: &mut Uuid,
+    ) -> Result<Self, Error> {
+        let mut users = Vec::new();
+        for other in before {
+            *turn = *other;
+            users.extend(hand_over(&mut plan, *other, to, left.get(other))?.0);
+            plan.follow()?;
+            settle::settle(&mut plan, policy)?;
+            // What came over is the staying user's from now on.
+            plan.rows.values_mut().for_each(|known| known.side = known.side.and(Some(Side::Auth)));
+        }
+        let state = |(row, known): (&Row, &Known)| {
+            (*row, (known.after.clone(), plan.gone.contains_key(row)))
+        };
+        plan.earlier = plan.rows.iter().map(state).collect();
+        *turn = from;
+        let (last, own) = hand_over(&mut plan, from, to, left.get(&from))?;
+        users.extend(last);
+        Ok(Merge { own, ..Self::settle(plan, users, policy)? })
     }
 
     /// Plans to give the app user `from` the id `to`, leaving alone the fields that held `from` before the user had it.
@@ -275,19 +306,32 @@ pub fn rekey(
     Ok(Rekeyed::new(mover, step, moved))
 }
 
-/// Notes that the app user `from` gives way to `to`, whose row takes over what it lacks. Answers the rows of the two, and what
-/// becomes of the fields.
-fn hand_over(plan: &mut Plan, from: Uuid, to: Uuid) -> Result<([Row; 2], OwnFields), Error> {
+/// Columns that are not taken over from the users who leave: what refers by them would find no key.
+type Left = BTreeMap<Uuid, BTreeSet<String>>;
+
+/// Notes that the app user `from` gives way to `to`, whose row takes over what it lacks, but for the columns in `left`. Answers
+/// the rows of the two, and what becomes of the fields.
+fn hand_over(
+    plan: &mut Plan,
+    from: Uuid,
+    to: Uuid,
+    left: Option<&BTreeSet<String>>,
+) -> Result<([Row; 2], OwnFields), Error> {
     let leaving = plan.user(from)?;
     let staying = plan.user(to)?;
-    let own = take_over(plan, &leaving, &staying, from, to);
+    let own = take_over(plan, (leaving, staying), (from, to), left);
     plan.give_way(&leaving, &staying, Side::App);
     plan.bring_soft_references(from, to);
     Ok(([leaving, staying], own))
 }
 
 /// The fields that only the user who leaves has are taken over. Columns that refer together are taken together.
-fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid) -> OwnFields {
+fn take_over(
+    plan: &mut Plan,
+    (leaving, staying): (Row, Row),
+    (from, to): (Uuid, Uuid),
+    left: Option<&BTreeSet<String>>,
+) -> OwnFields {
     let references = &plan.mover.references;
     let shape = plan.mover.shape(plan.session, 0);
     let own: Vec<&str> = shape
@@ -307,8 +351,8 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
         }
         fields
     };
-    let ours = fields(staying);
-    let theirs: Vec<Text> = fields(leaving)
+    let ours = fields(&staying);
+    let theirs: Vec<Text> = fields(&leaving)
         .into_iter()
         .zip(&own)
         .map(|(value, column)| {
@@ -317,7 +361,7 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
             if is_own_id { Some(to.to_string()) } else { value }
         })
         .collect();
-    let taken = together(plan, &own, (&theirs, &ours));
+    let taken = together(plan, &own, (&theirs, &ours), left);
     let mut given_up = Vec::new();
     for (place, column) in own.iter().enumerate().filter(|(place, _)| theirs[*place].is_some()) {
         let is_same = match *column {
@@ -330,20 +374,27 @@ fn take_over(plan: &mut Plan, leaving: &Row, staying: &Row, from: Uuid, to: Uuid
     }
     for (number, key) in references.keys.iter().enumerate().filter(|(_, key)| key.child == 0) {
         if taken.iter().any(|place| key.columns.iter().any(|c| c == own[*place])) {
-            plan.took_over.insert((*leaving, number), *staying);
+            plan.took_over.insert((leaving, number), staying);
         }
     }
     let taken_over = taken.iter().map(|place| unquoted(own[*place])).collect();
     let taken = taken.iter().map(|place| (own[*place].to_owned(), theirs[*place].clone()));
-    plan.set(staying, Side::Auth, taken.collect());
+    plan.set(&staying, Side::Auth, taken.collect());
     OwnFields { taken_over, given_up }
 }
 
 /// Which of the columns `own`, by their places, are taken over: those that are empty in `ours` and not in `theirs`, but of a
 /// foreign key all or none, so that it is `theirs` then, or stays.
-fn together(plan: &Plan, own: &[&str], (theirs, ours): (&[Text], &[Text])) -> BTreeSet<usize> {
+fn together(
+    plan: &Plan,
+    own: &[&str],
+    (theirs, ours): (&[Text], &[Text]),
+    left: Option<&BTreeSet<String>>,
+) -> BTreeSet<usize> {
     let shape = plan.mover.shape(plan.session, 0);
-    let is_missing = |place: &usize| ours[*place].is_none() && theirs[*place].is_some();
+    let is_left = |place: usize| left.is_some_and(|left| left.contains(&unquoted(own[place])));
+    let is_missing =
+        |place: &usize| ours[*place].is_none() && theirs[*place].is_some() && !is_left(*place);
     let mut taken: BTreeSet<usize> = (0..own.len()).filter(is_missing).collect();
     let place_of = |column: &str| own.iter().position(|c| *c == column);
     loop {

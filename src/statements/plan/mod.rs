@@ -320,7 +320,9 @@ impl<'a> Plan<'a> {
             let (was, is) = (self.before(parent, k), self.after(heir, k));
             if is.is_none() {
                 return Err(Error::NoKeyToReferTo {
+                    place: child.0,
                     table: table(),
+                    parent: self.mover.references.tables[key.parent].label.clone(),
                     columns: key.columns.iter().map(|c| unquoted(c)).collect(),
                 });
             }

@@ -19,6 +19,7 @@ CHECKS = [
     "row security",
     "unindexed references",
     "possible references",
+    "published references",
     "recent failures",
     "pending links",
     "users out of step",
@@ -793,6 +794,34 @@ def test_unindexed_parts_of_keys_and_registered_columns(clinic):
         "public.events (user_id) is registered and has no index: each fix reads the whole table",
         "public.events (user_ref) is registered and has no index: each fix reads the whole table",
     ]
+
+
+def test_published_references(clinic):
+    clinic.sql(
+        """CREATE TABLE public.log (user_id uuid REFERENCES onagui.app_users);
+           CREATE TABLE "Odd schema's" (user_id uuid);
+           CREATE TABLE public.parted (user_id uuid REFERENCES onagui.app_users, n int) PARTITION BY LIST (n);
+           CREATE TABLE public.part PARTITION OF public.parted FOR VALUES IN (1);
+           CREATE TABLE public.whole (user_id uuid REFERENCES onagui.app_users);
+           ALTER TABLE public.whole REPLICA IDENTITY FULL;
+           CREATE TABLE public.with_key (id int PRIMARY KEY, user_id uuid REFERENCES onagui.app_users);
+           CREATE TABLE public.inserted (user_id uuid REFERENCES onagui.app_users);
+           CREATE TABLE public.anothers (n int)"""
+    )
+    clinic.sql("""SELECT onagui.register_reference('"Odd schema''s"', 'user_id')""")
+    clinic.sql("CREATE PUBLICATION inserts FOR TABLE public.inserted WITH (publish = 'insert')", role="supabase_admin")
+    tables = """public.log, "Odd schema's", public.parted, public.whole, public.with_key, public.anothers, onagui.app_users"""
+    clinic.sql(f"CREATE PUBLICATION everything FOR TABLE {tables}", role="supabase_admin")
+    user = uuid.uuid4()
+    clinic.sql("INSERT INTO onagui.app_users (id, email) VALUES (%s, 'somebody@example.com')", [user])
+    clinic.sql("INSERT INTO public.log VALUES (%s)", [user])
+    with expect_error("55000", detail=False):
+        clinic.sql("UPDATE public.log SET user_id = user_id")
+    found = mend(clinic, "published references")
+    assert sorted(detail.split(" is published by ")[0] for _, detail, _ in found) == ["public.\"Odd schema's\"", "public.log", "public.part"]
+    what = 'is published by "everything" and has no replica identity: the server refuses each UPDATE there, also those of fixes'
+    assert all(detail.endswith(what) for _, detail, _ in found)
+    clinic.sql("UPDATE public.log SET user_id = user_id")
 
 
 def test_possible_references(clinic):

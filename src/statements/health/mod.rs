@@ -90,7 +90,7 @@ impl Report<'_> {
 type Check = fn(&Session, House, &mut Report) -> Result<(), Error>;
 
 /// In the order in which they are worth mending.
-const CHECKS: [(&str, Check); 14] = [
+const CHECKS: [(&str, Check); 15] = [
     ("version", tables::version),
     ("tables", tables::tables),
     ("triggers", triggers::triggers),
@@ -102,6 +102,7 @@ const CHECKS: [(&str, Check); 14] = [
     ("row security", access::row_security),
     ("unindexed references", references::unindexed),
     ("possible references", references::possible),
+    ("published references", references::published),
     ("recent failures", activity::failures),
     ("pending links", activity::pending),
     ("users out of step", activity::out_of_step),

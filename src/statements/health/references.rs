@@ -1,9 +1,11 @@
 //! What refers to app users, or seems to.
 
 use super::{Report, read};
+use crate::catalog::references::{Barred, References, Soft, Write};
 use crate::catalog::{App, House};
 use crate::error::Error;
-use crate::pg::Session;
+use crate::pg::{Mode, Session};
+use std::collections::BTreeSet;
 
 /// Foreign keys to app users, and registered columns, without an index: a fix reads the whole table for each user, and so does
 /// each DELETE. An index on the part that is the user's id will do.
@@ -48,6 +50,35 @@ pub fn unindexed(session: &Session, _: House, report: &mut Report) -> Result<(),
         &[app.table.into()],
     );
     report.warn_each(&rows, "whatever refers to app users has an index");
+    Ok(())
+}
+
+/// Tables that fixes and merges write to, and that the server refuses to change because they are published.
+pub fn published(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
+    let app = App::read(session)?;
+    let soft = Soft::read(session, Mode::Read);
+    let references = References::read(session, &app, &soft, Mode::Read)?;
+    let mut told = BTreeSet::new();
+    for table in &references.tables {
+        for write in [Write::Update, Write::Delete] {
+            let Some(Barred { publication, table }) = table.barred(write) else {
+                continue;
+            };
+            if told.insert(table) {
+                report.warn(
+                    format!(
+                        "{table} is published by {publication:?} and has no replica identity: the server refuses each {} there, \
+                         also those of fixes",
+                        write.name().to_uppercase(),
+                    ),
+                    format!("ALTER TABLE {table} REPLICA IDENTITY FULL; -- or give it a primary key"),
+                );
+            }
+        }
+    }
+    if told.is_empty() {
+        report.ok("whatever refers to app users can be changed where it is published");
+    }
     Ok(())
 }
 

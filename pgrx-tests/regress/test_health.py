@@ -582,12 +582,42 @@ def test_users_without_the_email_that_app_users_must_have(clinic):
     clinic.sql("UPDATE auth.users SET deleted_at = now() WHERE id = %s", [bob], role="supabase_auth_admin")
     ann = clinic.auth.signup("ann@x.org")
     [(status, detail, _)] = findings(clinic, "users out of step")
-    assert (status, detail) == ("ok", "1 user in step, 1 without the e-mail that app users must have")
+    assert (status, detail) == ("ok", "1 user in step, 1 without what app users must have")
     dba(clinic, f"DELETE FROM onagui.app_users WHERE id = '{ann}'")
     mended = clinic.one("SELECT count(*) FROM onagui.fix_user_ids() WHERE outcome = 'planned'")
     assert findings(clinic, "users out of step")[0][1].startswith(f"{mended} user out of step")
     mend(clinic, "tables", says="auth.users has 1 user without an e-mail who cannot have an app user")
     mend(clinic, "users out of step", says="2 users out of step")
+
+
+def test_users_without_a_value_that_app_users_must_have(clinic):
+    dba(clinic, 'ALTER TABLE onagui.app_users ALTER COLUMN username SET NOT NULL, ADD COLUMN "Company" varchar(20) NOT NULL')
+    dba(clinic, "INSERT INTO onagui.sync_column VALUES ('Company', 'user_meta', 'company')")
+    clinic.auth.signup("ann@x.org", meta={"company": "Initech"})
+    assert is_fine(clinic, "tables")
+    clinic.auth.signup("bob@x.org")
+    clinic.auth.signup(phone="4912345", meta={"company": "Initech"})
+    assert findings(clinic, "users out of step") == [("ok", "1 user in step, 2 without what app users must have", None)]
+    assert findings(clinic, "recent failures") == [("ok", "2 failures in the last day, all mended since, or for want of what app users must have", None)]
+    assert [detail for _, detail, _ in mend(clinic, "tables", says="without a value for ")] == [
+        "auth.users has 1 user without a value for username who cannot have an app user: onagui.app_users.username is NOT NULL",
+        'auth.users has 1 user without a value for "Company" who cannot have an app user: onagui.app_users."Company" is NOT NULL',
+    ]
+    mend(clinic, "users out of step", says="2 users out of step")
+
+
+def test_a_value_that_a_trigger_gives_is_not_missed(clinic):
+    dba(
+        clinic,
+        "ALTER TABLE onagui.app_users ALTER COLUMN username SET NOT NULL",
+        "CREATE FUNCTION public.fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.username := coalesce(NEW.username, NEW.id::text); RETURN NEW; END'",
+        "CREATE TRIGGER fill BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.fill()",
+        "ALTER TABLE auth.users DISABLE TRIGGER USER",
+    )
+    clinic.auth.signup(phone="4912345")
+    dba(clinic, "ALTER TABLE auth.users ENABLE TRIGGER USER")
+    assert is_fine(clinic, "tables")
+    mend(clinic, "users out of step", says="1 user out of step")
 
 
 def test_an_email_that_the_columns_default_gives_is_not_missed(clinic):

@@ -1,6 +1,6 @@
 //! What has happened lately, and who is out of step.
 
-use super::tables::shut_out;
+use super::tables::{any_is_lacking, required, shut_out};
 use super::{Report, count, literal, one_line, read};
 use crate::catalog::{App, Auth, House};
 use crate::error::Error;
@@ -13,19 +13,19 @@ use pgrx::pg_sys::UUIDARRAYOID;
 pub fn failures(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
     let mut mended = "mended since";
     let unmended = match (Auth::read(session), App::read(session)) {
-        (Ok(auth), Ok(app)) => format!(
-            "EXISTS (SELECT FROM ONLY auth.users u WHERE u.id = l.auth_user_id{})
-             AND NOT EXISTS (SELECT FROM {}onagui.app_users p WHERE p.id = l.auth_user_id)",
+        (Ok(auth), Ok(app)) => {
             // Those have a finding of their own, about the table.
-            match shut_out(&auth, &app) {
-                None => "",
-                Some(_) => {
-                    mended = "mended since, or for want of an e-mail";
-                    " AND u.email IS NOT NULL"
-                }
-            },
-            app.only
-        ),
+            let lacking = any_is_lacking(&required(session, &auth, &app));
+            if lacking.is_some() {
+                mended = "mended since, or for want of what app users must have";
+            }
+            format!(
+                "EXISTS (SELECT FROM ONLY auth.users n WHERE n.id = l.auth_user_id AND NOT ({}))
+                 AND NOT EXISTS (SELECT FROM {}onagui.app_users p WHERE p.id = l.auth_user_id)",
+                lacking.as_deref().unwrap_or("false"),
+                app.only
+            )
+        }
         _ => "true".to_owned(),
     };
     let sql = format!(
@@ -113,7 +113,11 @@ pub fn out_of_step(session: &Session, house: House, report: &mut Report) -> Resu
     let kept = if of("EMAIL_MISMATCH") > 0 { overview.kept_emails() } else { 0 };
     let shut_out = match of("MISSING_IN_APP_USERS") {
         0 => None,
-        _ => shut_out(&Auth::read(session)?, &App::read(session)?),
+        _ => {
+            let (auth, app) = (Auth::read(session)?, App::read(session)?);
+            let lacking = any_is_lacking(&required(session, &auth, &app));
+            lacking.map(|lacking| shut_out(&auth, &app, &lacking))
+        }
     };
     // These have a finding of their own, about the table.
     let shut_out = shut_out.map_or(0, |users| {
@@ -135,7 +139,7 @@ pub fn out_of_step(session: &Session, house: House, report: &mut Report) -> Resu
     if fixable + of("CONFLICT") == 0 {
         let besides = [
             (kept, "whose e-mail auth does not have"),
-            (shut_out, "without the e-mail that app users must have"),
+            (shut_out, "without what app users must have"),
         ];
         let mut detail = format!("{} in step", count(of("SYNCED"), "user"));
         for (users, whose) in besides.iter().filter(|(users, _)| *users > 0) {

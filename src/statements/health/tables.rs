@@ -102,16 +102,24 @@ pub fn tables(session: &Session, _: House, report: &mut Report) -> Result<(), Er
             }
         }
     }
-    if let Some(users) = some(session, "user", &shut_out(&auth, &app)) {
+    for Required { column, is_lacking } in required(session, &auth, &app) {
+        let Some(users) = some(session, "user", &Some(shut_out(&auth, &app, &is_lacking))) else {
+            continue;
+        };
         fits = false;
+        let drop = drop_not_null(session, &app, &column);
+        let column = quote(&column);
+        let (what, who) = match column.as_str() {
+            "email" => {
+                ("an e-mail".to_owned(), "who signs up by phone or anonymously has no e-mail")
+            }
+            _ => (format!("a value for {column}"), "or SET DEFAULT ..."),
+        };
         report.warn(
             format!(
-                "auth.users has {users} without an e-mail who cannot have an app user: onagui.app_users.email is NOT NULL"
+                "auth.users has {users} without {what} who cannot have an app user: onagui.app_users.{column} is NOT NULL"
             ),
-            format!(
-                "{} -- who signs up by phone or anonymously has no e-mail; then fix_user_ids() makes their rows",
-                drop_not_null(session, &app, "email")
-            ),
+            format!("{drop} -- {who}; then fix_user_ids() makes their rows"),
         );
     }
     if fits {
@@ -185,17 +193,46 @@ fn without_id(app: &App) -> Option<String> {
     Some(format!("{}onagui.app_users a WHERE a.id IS NULL", app.only))
 }
 
-/// Auth users whose rows no fix makes, for want of the e-mail that app users must have.
-pub fn shut_out(auth: &Auth, app: &App) -> Option<String> {
-    if !app.demands_email() {
-        return None;
+/// A column that a new app user must have a value for.
+pub struct Required {
+    pub column: String,
+    /// A condition on the row `n` of `auth.users`: there is no value in it.
+    pub is_lacking: String,
+}
+
+/// The columns for which an auth user may lack the value, unless a BEFORE trigger gives them one. Only such whose source cannot
+/// fail are looked at.
+pub fn required(session: &Session, auth: &Auth, app: &App) -> Vec<Required> {
+    let mut all = Vec::new();
+    if app.demands_email() {
+        all.push(Required { column: "email".into(), is_lacking: "n.email IS NULL".into() });
     }
-    let is_deleted = if auth.has("deleted_at") { "u.deleted_at IS NOT NULL" } else { "false" };
-    Some(format!(
-        "ONLY auth.users u WHERE u.email IS NULL AND u.id IS NOT NULL AND NOT {is_deleted}
-             AND NOT EXISTS (SELECT FROM {}onagui.app_users p WHERE p.id = u.id)",
+    if app.changes_rows {
+        return all;
+    }
+    let mapped = mapping::read(session, auth, app).into_iter();
+    all.extend(
+        mapped
+            .filter(|m| !m.is_optional && m.is_string && m.name != "email")
+            .map(|m| Required { is_lacking: format!("{} IS NULL", m.source()), column: m.name }),
+    );
+    all
+}
+
+/// Auth users for whom `is_lacking` holds, and who have no app row: no fix makes one.
+pub fn shut_out(auth: &Auth, app: &App, is_lacking: &str) -> String {
+    let is_deleted = if auth.has("deleted_at") { "n.deleted_at IS NOT NULL" } else { "false" };
+    format!(
+        "ONLY auth.users n WHERE ({is_lacking}) AND n.id IS NOT NULL AND NOT {is_deleted}
+             AND NOT EXISTS (SELECT FROM {}onagui.app_users p WHERE p.id = n.id)",
         app.only
-    ))
+    )
+}
+
+/// Whether any of the values is missing.
+pub fn any_is_lacking(required: &[Required]) -> Option<String> {
+    let all: Vec<String> = required.iter().map(|r| format!("({})", r.is_lacking)).collect();
+    (!all.is_empty()).then(|| all.join(" OR "))
 }
 
 /// Whether a key is of the id, `alone` or with others.

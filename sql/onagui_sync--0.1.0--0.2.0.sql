@@ -2,6 +2,22 @@
 -- pgrx-tests/upgrade/test_update.py compares the outcome with a fresh install, object by object. A new routine is besides
 -- listed in the block below, so that it belongs to, and may be called by, whom it should. Never changed once released.
 
+-- Whoever owns the schema may rename it, and put another one with code of their own in its place. Until this is over nobody does.
+DO $$
+BEGIN
+    PERFORM FROM pg_catalog.pg_namespace n
+      JOIN pg_catalog.pg_extension e ON e.extnamespace OPERATOR(pg_catalog.=) n.oid
+     WHERE e.extname OPERATOR(pg_catalog.=) 'onagui_sync' AND n.nspname OPERATOR(pg_catalog.=) 'onagui'
+       FOR SHARE OF n;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the schema onagui is not that of the extension'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'The extension''s schema was renamed, and another one may have its name.',
+                  HINT = 'Give it back: look at SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = ''onagui_sync''; then ALTER SCHEMA ... RENAME TO onagui;';
+    END IF;
+END
+$$;
+
 -- 10_tables.sql
 COMMENT ON COLUMN onagui.sync_audit_log.details IS
     'reason, error {sqlstate, message, detail, hint}, context (which code of the application raised it), references, and what undo_fix() needs, each where it applies';

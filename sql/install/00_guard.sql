@@ -1,3 +1,19 @@
+-- Whoever owns the schema may rename it, and put another one with code of their own in its place. Until this is over nobody does.
+DO $$
+BEGIN
+    PERFORM FROM pg_catalog.pg_namespace n
+      JOIN pg_catalog.pg_extension e ON e.extnamespace OPERATOR(pg_catalog.=) n.oid
+     WHERE e.extname OPERATOR(pg_catalog.=) 'onagui_sync' AND n.nspname OPERATOR(pg_catalog.=) 'onagui'
+       FOR SHARE OF n;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the schema onagui is not that of the extension'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'The extension''s schema was renamed, and another one may have its name.',
+                  HINT = 'Give it back: look at SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = ''onagui_sync''; then ALTER SCHEMA ... RENAME TO onagui;';
+    END IF;
+END
+$$;
+
 -- Whoever owns a schema can put code of their own beside ours, under the same names; and a trusted extension may be
 -- created by anybody with CREATE on the database. Both must be people who may do harm here anyway.
 DO $$

@@ -132,6 +132,10 @@ pub enum Error {
     ChangedMeanwhile {
         table: String,
     },
+    /// A table that was to be written to is another role's than a moment ago.
+    TableReplaced {
+        table: String,
+    },
     /// Foreign keys or columns were added or changed while somebody waited for a lock, or since the transaction took its
     /// snapshot.
     ReferencesChanged,

@@ -180,6 +180,12 @@ impl From<Error> for Failure {
                 format!("A row of {table} is not as it was a moment ago; nothing was changed."),
                 "Try again.".into(),
             ),
+            Error::TableReplaced { table } => (
+                "55000",
+                "a table has another owner than a moment ago".into(),
+                format!("{table} is not the table that was looked at, or was given to somebody else meanwhile; nothing was written to it."),
+                "Look at who has put it there, then try again.".into(),
+            ),
             Error::ReferencesChanged => (
                 "40001",
                 "what refers to users was changed meanwhile".into(),

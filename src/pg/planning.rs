@@ -6,11 +6,13 @@
 
 use super::capture::{failure_of, is_own, raise};
 use super::nobody::{Nobody, entrust};
+use super::server::{owner_of, table_name};
+use crate::error::Error;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{PgLogLevel, pg_guard, pg_sys};
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
-use std::panic::catch_unwind;
+use std::panic::{UnwindSafe, catch_unwind};
 
 /// A role whose statements are planned and carried out by nobody in particular: the extension's owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,10 @@ unsafe extern "C-unwind" fn plan(
         if CHECKING.get() && is_foreign_key_check(text) {
             return plan_in_memory(query, text, options, params);
         }
+        let owner = pg_sys::GetUserId();
+        if is_own(text) {
+            or_raise(|| check_targets(query, owner));
+        }
         if !GUARDED.get() {
             let planned = plan_next(query, text, options, params);
             if is_own(text) {
@@ -88,19 +94,48 @@ unsafe extern "C-unwind" fn plan(
             }
             return planned;
         }
-        let owner = pg_sys::GetUserId();
         let nobody = Nobody::become_it();
         let planned = plan_next(query, text, options, params);
         nobody.end();
         (*planned).jitFlags = pg_sys::PGJIT_NONE as i32;
-        let failure = match catch_unwind(|| entrust(planned, owner)) {
-            Ok(Ok(())) => return planned,
-            Ok(Err(error)) => error.into(),
-            Err(panic) => failure_of(panic),
-        };
-        raise(PgLogLevel::ERROR, failure);
-        unreachable!("an error was raised");
+        or_raise(|| entrust(planned, owner));
+        planned
     }
+}
+
+/// Raises what is wrong as an error of the server's; no destructor may be alive where it is called.
+fn or_raise(check: impl FnOnce() -> Result<(), Error> + UnwindSafe) {
+    let failure = match catch_unwind(check) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.into(),
+        Err(panic) => failure_of(panic),
+    };
+    raise(PgLogLevel::ERROR, failure);
+}
+
+/// Fails where a statement writes to a table that is not `owner`'s, in whose name it is to be written. It was when it was looked
+/// at: somebody has put another one under its name, and the triggers on that one would run with rights that are not theirs.
+///
+/// # Safety
+/// `query` is what the planner is called with.
+unsafe fn check_targets(query: *mut pg_sys::Query, owner: pg_sys::Oid) -> Result<(), Error> {
+    // SAFETY: by the function's contract; lists hold what their names say, and only queries write.
+    unsafe {
+        let ctes = pgrx::PgList::<pg_sys::CommonTableExpr>::from_pg((*query).cteList);
+        let inner = ctes.iter_ptr().map(|cte| (*cte).ctequery.cast::<pg_sys::Query>());
+        for query in inner.chain([query]) {
+            let tables = pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable);
+            let place = usize::try_from((*query).resultRelation).unwrap_or_default();
+            let Some(target) = place.checked_sub(1).and_then(|place| tables.get_ptr(place)) else {
+                continue;
+            };
+            let table = (*target).relid;
+            if owner_of(table) != Some(owner) {
+                return Err(Error::TableReplaced { table: table_name(table) });
+            }
+        }
+    }
+    Ok(())
 }
 
 unsafe fn plan_next(

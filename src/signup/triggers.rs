@@ -60,6 +60,11 @@ fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
 /// Gives roles of the REST interface their rights where they have been created since CREATE EXTENSION.
 const API_ROLES: &str = include_str!("../../sql/install/95_api_roles.sql");
 
+/// Keeps the name of the extension's schema from being given to another one, whose functions the triggers would call.
+const HOLD_SCHEMA: &str = "
+    SELECT n.nspname FROM pg_namespace n JOIN pg_extension e ON e.extnamespace = n.oid
+     WHERE e.extname = 'onagui_sync' AND n.nspname = 'onagui' FOR SHARE OF n";
+
 const MAPPING_TRIGGER: &str = "
     DO $$ BEGIN
         IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'onagui.sync_column'::regclass
@@ -76,6 +81,9 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
     may_attach()?;
     pg::as_role(house.owner, || {
         connect(|session| {
+            if session.run(HOLD_SCHEMA, &[], Mode::Fresh).is_empty() {
+                return Err(Error::NotWhole);
+            }
             let auth = Auth::read(session)?;
             let always = wanted_always.unwrap_or_else(|| is_always(session, &auth));
             session.run(API_ROLES, &[], Mode::Fresh);

@@ -20,6 +20,10 @@ pub fn as_one_statement(
     let constraints = by_owner(session, owners, references);
     let names: Vec<&str> = constraints.iter().map(|(_, name, _)| name.as_str()).collect();
     let said = fire_as_session(session, &names);
+    // What has fired may have given the names to constraints of others.
+    if !said.is_empty() && by_owner(session, owners, references) != constraints {
+        return Err(Error::ReferencesChanged);
+    }
     set_constraints(session, &constraints, "IMMEDIATE", |(_, name, _)| !said.contains(name));
     let mut levels = Vec::new();
     for owner in owners {

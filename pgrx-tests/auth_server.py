@@ -60,7 +60,11 @@ class AuthServer:
         self.run(["sign_in"], connection, id=str(id), session=str(uuid.uuid4()), token=uuid.uuid4().hex)
 
     def change_email(self, id, new, connection=None):
+        self.ask_to_change_email(id, new, connection)
         self.run(["change_email"], connection, id=str(id), email=new)
+
+    def ask_to_change_email(self, id, new, connection=None):
+        self.run(["ask_to_change_email"], connection, id=str(id), email=new)
 
     def unlink_identity(self, id, email, connection=None):
         """The address changes to one that is not confirmed."""

@@ -88,6 +88,31 @@ def test_by_a_change_of_email(db, boss):
     assert len(audit(db, action="conflict")) == 1
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_by_unlinking_an_identity(db, boss, asked):
+    """The Auth server sets the address that is left before it takes the confirmation of the old one back."""
+    mallory = db.auth.signup("mallory@example.com")
+    db.sql("DELETE FROM onagui.app_users WHERE id = %s", [mallory])
+    if asked:
+        db.auth.ask_to_change_email(mallory, VICTIM)
+    db.auth.unlink_identity(mallory, VICTIM)
+    untouched(db, boss)
+    assert [entry["old_app_user_id"] for entry in audit(db, action="pending")] == [boss]
+    assert db.sql("SELECT sync_status FROM onagui.sync_status(p_email => %s)", [VICTIM]) == [("PENDING",)]
+    assert register(db, mallory, VICTIM)["data"]["action"] == "pending"
+    untouched(db, boss)
+    db.auth.confirm(mallory)
+    assert db.sql("SELECT id FROM onagui.app_users") == [(mallory,)]
+
+
+@pytest.mark.parametrize("kind", ["email", "phone"])
+def test_an_address_that_was_asked_for_and_confirmed_links(db, boss, kind):
+    user = db.auth.signup("former@example.com") if kind == "email" else db.auth.signup(phone="4912345")
+    db.sql("DELETE FROM onagui.app_users WHERE id = %s", [user])
+    db.auth.change_email(user, VICTIM)
+    assert db.sql("SELECT id FROM onagui.app_users") == [(user,)]
+
+
 @pytest.mark.parametrize("how", ["delete", "soft_delete"])
 def test_by_the_address_of_a_deleted_user(db, how):
     db.install()

@@ -41,7 +41,7 @@ pub use owner::{
 pub use planning::{Guarded, Role};
 pub use procedure::{connect_nonatomic, restart_statement_timeout};
 pub use rows::Rows;
-pub use rowset::{Person, RowSet};
+pub use rowset::{Person, RowSet, Seen};
 pub use server::*;
 pub use spi::{Arg, Mode, Plan, Session, connect};
 pub use subxact::{go_on, rehearsal, subtransaction};

@@ -10,6 +10,16 @@ pub struct Person {
     pub email: Option<String>,
 }
 
+/// A row of `auth.users` as far as an UPDATE of it matters.
+pub struct Seen {
+    pub person: Person,
+    pub is_deleted: bool,
+    /// Since when the e-mail is confirmed, as text.
+    pub confirmed_at: Option<String>,
+    /// The e-mail that is asked for, and not confirmed yet.
+    pub email_change: Option<String>,
+}
+
 pub struct RowSet {
     store: *mut pg_sys::Tuplestorestate,
     table: pg_sys::Oid,
@@ -137,29 +147,40 @@ impl RowSet {
         }
     }
 
-    /// Who the first row is, and whether it has a `deleted_at`.
-    pub fn first(&self) -> Option<(Person, bool)> {
+    /// The first row.
+    pub fn first(&self) -> Option<Seen> {
         let mut first = None;
         self.scan(|slot| {
             // SAFETY: the slot holds a row of this set.
-            first = Some(unsafe { (self.person(slot), self.field(slot, c"deleted_at").is_some()) });
+            first = Some(unsafe {
+                Seen {
+                    person: self.person(slot),
+                    is_deleted: self.field(slot, c"deleted_at").is_some(),
+                    confirmed_at: self.text(slot, c"email_confirmed_at"),
+                    email_change: self.text(slot, c"email_change"),
+                }
+            });
             false
         });
         first
     }
 
     unsafe fn person(&self, slot: *mut pg_sys::TupleTableSlot) -> Person {
+        // SAFETY: the slot holds a row of this set.
+        unsafe { Person { id: self.id_of(slot), email: self.text(slot, c"email") } }
+    }
+
+    /// A column's value as text; None where it is NULL or there is no such column.
+    unsafe fn text(&self, slot: *mut pg_sys::TupleTableSlot, name: &CStr) -> Option<String> {
         // SAFETY: a type's output function takes a value of the type.
         unsafe {
-            let email = self.field(slot, c"email").map(|(value, kind)| {
-                let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
-                pg_sys::getTypeOutputInfo(kind, &mut output, &mut varlena);
-                let text = pg_sys::OidOutputFunctionCall(output, value);
-                let email = from_server_c(text);
-                pg_sys::pfree(text.cast());
-                email
-            });
-            Person { id: self.id_of(slot), email }
+            let (value, kind) = self.field(slot, name)?;
+            let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
+            pg_sys::getTypeOutputInfo(kind, &mut output, &mut varlena);
+            let text = pg_sys::OidOutputFunctionCall(output, value);
+            let value = from_server_c(text);
+            pg_sys::pfree(text.cast());
+            Some(value)
         }
     }
 

@@ -67,7 +67,7 @@ fn settle_first(
     new: &RowSet,
     occasion: &Occasion,
 ) -> Result<Option<RowSet>, Error> {
-    let facts = |rows: &RowSet| subtransaction(|| target.facts(rows));
+    let facts = |rows: &RowSet| subtransaction(|| occasion.facts(target, rows));
     let arrivals = match facts(new) {
         Ok(arrivals) => arrivals,
         Err(failure) => {
@@ -145,7 +145,7 @@ pub fn follow(
     if identified(target, new, occasion)?.is_some() {
         return Ok(());
     }
-    let arrivals = match subtransaction(|| target.facts(new)) {
+    let arrivals = match subtransaction(|| occasion.facts(target, new)) {
         Ok(arrivals) => arrivals,
         Err(failure) => {
             occasion.may_pass_now(target, &failure)?;
@@ -170,6 +170,17 @@ pub fn follow(
             visit.record(&[visit.conflict(0, conflict.reason())])
         }
         _ => Ok(()),
+    }
+}
+
+impl Occasion {
+    /// What is known of each of `new`. An e-mail whose confirmation is another one's counts as not confirmed.
+    fn facts(&self, target: &Target, new: &RowSet) -> Result<Vec<Arrival>, Error> {
+        let mut arrivals = target.facts(new)?;
+        if self.unproven.get() && target.auth.has("email_confirmed_at") {
+            arrivals.iter_mut().for_each(|arrival| arrival.facts.confirmed = false);
+        }
+        Ok(arrivals)
     }
 }
 
@@ -363,7 +374,7 @@ impl Visit<'_> {
             return Ok(failed);
         }
         let rows = self.rows(&places);
-        let now = match subtransaction(|| self.target.facts(&rows)) {
+        let now = match subtransaction(|| self.occasion.facts(self.target, &rows)) {
             Ok(now) => now,
             Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
             Err(_) => return Ok(failed),

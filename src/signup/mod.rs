@@ -11,7 +11,7 @@ pub mod triggers;
 use crate::catalog::{App, Auth, House};
 use crate::error::{Error, Failure};
 use crate::pg::{
-    self, Call, Lockwait, Mode, Person, Reply, RowSet, TriggerCall, TriggerEvent, connect,
+    self, Call, Lockwait, Mode, Person, Reply, RowSet, Seen, TriggerCall, TriggerEvent, connect,
     subtransaction,
 };
 use crate::settings;
@@ -27,6 +27,8 @@ struct Occasion {
     actor: LazyCell<String>,
     left: Cell<usize>,
     again: Cell<bool>,
+    /// The e-mail is another than the one whose confirmation there is: it counts as not confirmed.
+    unproven: Cell<bool>,
 }
 
 /// The trigger function `onagui.sync_auth_user_to_app_users()`.
@@ -76,6 +78,7 @@ impl Occasion {
             actor: LazyCell::new(|| pg::role_name(pg::current_role())),
             left: Cell::new(AGAIN),
             again: Cell::new(false),
+            unproven: Cell::new(false),
         }
     }
 
@@ -151,10 +154,12 @@ fn signed_up(house: House, new: &RowSet, occasion: &Occasion) -> Result<(), Erro
 }
 
 fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Result<(), Error> {
-    let (Some((before, was_deleted)), Some((after, is_deleted))) = (old.first(), new.first())
-    else {
+    let (Some(before), Some(after)) = (old.first(), new.first()) else {
         return Ok(());
     };
+    occasion.unproven.set(!is_proven(&before, &after));
+    let (was_deleted, is_deleted) = (before.is_deleted, after.is_deleted);
+    let (before, after) = (before.person, after.person);
     let change = Change { email_changed: before.email != after.email };
     if before.id != after.id || is_deleted && !was_deleted {
         forget(house, &occasion.actor, |remember| {
@@ -180,6 +185,20 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
             record_all(house, new, &failure, &occasion.actor)
         }
     }
+}
+
+/// Whether the confirmation that a changed row has is one of the e-mail it has. Where an identity is unlinked, the Auth server
+/// sets another e-mail first, which anybody may have named as theirs, and takes the confirmation of the old one back only in a
+/// later UPDATE (supabase/auth, internal/models/user.go, UpdateUserEmailFromIdentities). An e-mail that the user has asked for
+/// is confirmed by the UPDATE that sets it and ends the request (ConfirmEmailChange), or by the next one.
+fn is_proven(before: &Seen, after: &Seen) -> bool {
+    let address = |email: &Option<String>| email.as_ref().map(|email| email.to_lowercase());
+    let email = address(&after.person.email);
+    let is_asked_for =
+        address(&before.email_change) == email && after.email_change != before.email_change;
+    address(&before.person.email) == email
+        || after.confirmed_at != before.confirmed_at
+        || is_asked_for
 }
 
 /// What an UPDATE of an auth user changed.
@@ -226,7 +245,9 @@ fn forget(
 /// Records that none of `new` could be handled.
 fn record_all(house: House, new: &RowSet, failure: &Failure, actor: &str) -> Result<(), Error> {
     let whom = match new.first() {
-        Some((Person { id: Some(id), .. }, _)) if new.len() == 1 => format!("auth user {id}"),
+        Some(Seen { person: Person { id: Some(id), .. }, .. }) if new.len() == 1 => {
+            format!("auth user {id}")
+        }
         _ => format!("{} auth users", new.len()),
     };
     give_up(failure, Attempt::SignUp(whom), || people::record_failures(house, new, failure, actor))

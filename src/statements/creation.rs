@@ -147,7 +147,7 @@ impl Target {
                 Ok(found)
             }
             Err(failure) => {
-                let id = users.first().and_then(|(person, _)| person.id);
+                let id = users.first().and_then(|seen| seen.person.id);
                 Ok(id.map(|id| (id, Hindrance { failure, is_raised: true })).into_iter().collect())
             }
             found => Ok(found?),

@@ -268,33 +268,47 @@ class Cascade:
         anew = decides and new[decides] != old[decides] and any(row[0].column(c).generated_from for c in unique.uses)
         return row in self.moved() and (bool(anew) or any(new[c] != old[c] for c in unique.uses))
 
-    def tells_whose(self, table, column):
-        """Whether two rows with the same value there are of one user: the tenant in a key of tenant and id does not tell."""
-        seen, todo = set(), [(table, column)]
-        while todo:
-            table, column = one = todo.pop()
-            if one in seen:
-                continue
-            seen.add(one)
-            if one == (self.world.users, "id") or column in [c for c, _ in table.soft]:
-                return True
-            for key in self.world.keys:
-                if key.child is table and column in key.columns:
-                    if len(key.columns) == 1:
-                        return True
-                    todo.append((key.parent, key.keys[key.columns.index(column)]))
-        return False
+    def is_id(self, table, column, seen=()):
+        """Whether a user's id stands there, through whichever keys it came."""
+        if (table, column) == (self.world.users, "id") or column in [c for c, _ in table.soft]:
+            return True
+        parts = ((k.parent, k.keys[k.columns.index(column)]) for k in self.world.keys if k.child is table and column in k.columns)
+        return any(self.is_id(*part, (*seen, part)) for part in parts if part not in seen)
 
     def are_of_one(self, unique, row, other):
-        """Whether a row that stays where it was, and is met, is the staying user's as well, or refers to the same as the one that comes."""
-        table, new, old = row[0], self.new(row), self.old(row)
-        changed = {c.name for c in table.columns if new[c.name] != old[c.name]}
-        made_of = {table.column(c).generated_from for c in unique.uses}
-        if any(self.tells_whose(table, c) for c in changed if c in unique.uses or c in made_of):
+        """Whether a row that stays where it was, and is met, belongs where the other one comes: the index has in it the staying
+        user's id, or all by which both refer to the heir of something that gave way. By a part of a key it only does where the
+        row refers to the staying user by all such keys."""
+        table, new, old, theirs = row[0], self.new(row), self.old(row), self.new(other)
+        uses = set(unique.uses) | {table.column(c).generated_from for c in unique.uses}
+        changed = {c for c in new if new[c] != old[c]}
+
+        def is_same(columns, others):
+            return all(theirs[o] is not None and theirs[o] == new[c] for c, o in zip(columns, others))
+
+        ids = {c for c in uses if self.is_id(table, c)}
+        if any(is_same([c], [o]) for c in ids & changed for o in ids):
             return True
-        theirs = self.new(other)
-        keys = (key for key in self.world.keys if key.child is table and changed & set(key.columns))
-        return any(all(theirs[c] is not None and theirs[c] == new[c] for c in key.columns) for key in keys)
+        by_user, todo, seen = [], [(row, {c: c for c in new})], []
+        while todo:
+            one = todo.pop()
+            if one in seen:
+                continue
+            seen.append(one)
+            child, names = one
+            for key, parent in self.parents(child):
+                if not set(key.columns) <= set(names):
+                    continue
+                columns, heir = [names[c] for c in key.columns], self.heir(parent)
+                if heir != parent and changed & uses & set(columns) and (child == row or all(self.new(heir)[k] == new[c] for k, c in zip(key.keys, columns))):
+                    alike = [k.columns for k in self.world.keys if child == row and (k.child, k.parent, k.keys) == (table, key.parent, key.keys) and set(k.columns) <= uses]
+                    if set(columns) <= uses:
+                        if any(is_same(columns, others) for others in [columns, *alike]):
+                            return True
+                    elif child == row and key.parent is self.world.users:
+                        by_user.append(is_same(columns, columns))
+                todo.append((parent, dict(zip(key.keys, columns))))
+        return bool(by_user) and all(by_user)
 
     def settle(self, policy):
         """Lets rows give way, and answers {(table, constraint): rows that come over and collide}. Raises Refused where none may."""
@@ -310,7 +324,7 @@ class Cascade:
                 refused |= bool(meetings)
                 continue
             moved = set(self.moved())
-            theirs = [(u, one, other) for u, one, other in meetings if other in moved or self.are_of_one(u, one, other)]
+            theirs = [(u, one, other) for u, one, other in meetings if self.are_of_one(u, one, other) or other in moved and self.are_of_one(u, other, one)]
             refused |= theirs != meetings
             meetings = theirs
             if meetings:

@@ -7,7 +7,7 @@ use crate::pg::{self, Mode, Session};
 use crate::statements::candidates::Candidate;
 use crate::statements::checks;
 use crate::statements::creation::{Foreseen, Hindrance};
-use crate::statements::merge::{Merge, OnConflict};
+use crate::statements::merge::Merge;
 use crate::statements::rekey::Collision;
 use onagui_decide::failure::must_pass_on;
 use onagui_decide::repair::Action;
@@ -61,8 +61,8 @@ impl Repair {
                 let (app, auth) = pair()?;
                 let foreseer = self.foreseer();
                 let collisions = foreseer.collisions(session, app, auth, Mode::Read);
-                let unsettled = !collisions.is_empty();
-                if !unsettled
+                let unsettled = (!collisions.is_empty()).then(|| collides(&collisions, action));
+                if unsettled.is_none()
                     && let Err(error) =
                         checks::fail(foreseer.broken(session, app, auth, Mode::Read), false)
                 {
@@ -83,7 +83,8 @@ impl Repair {
                     Ok(merge) => {
                         matters = merge.matters();
                         row = row.merges(&merge.own);
-                        (merge.referring(), merge.collisions.clone(), merge.unsettled)
+                        let unsettled = merge.unsettled.then(|| unsettled(&merge, action));
+                        (merge.referring(), merge.collisions, unsettled)
                     }
                     Err(error) => return Ok(refused(candidate, action, error)),
                 }
@@ -102,10 +103,9 @@ impl Repair {
         if !collisions.is_empty() {
             row.details["conflicts"] = Collision::to_json(&collisions);
         }
-        if unsettled {
+        if let Some(error) = unsettled {
             row.outcome = "refused";
             row.new_app_user_id = row.old_app_user_id;
-            let error = self.unsettled(&collisions, action);
             row.details["reason"] = json!("rows would collide");
             row = row.refused_for(error);
         } else if action == Action::Merge && !self.apply && matters {
@@ -165,15 +165,6 @@ impl Repair {
         Ok(())
     }
 
-    /// Why rows that collide are left as they are.
-    pub(super) fn unsettled(&self, collisions: &[Collision], action: Action) -> Error {
-        match action == Action::Merge && self.policy != OnConflict::Error {
-            // Which of the two users' rows stays was said.
-            true => Error::CollidesWithOthers { what: Collision::in_words(collisions) },
-            false => collides(collisions, action),
-        }
-    }
-
     /// Whether a re-key is one statement for each table, and need not be planned row by row.
     fn is_plain(&self, session: &Session, candidate: &Candidate) -> Result<bool, Error> {
         let mover = self.mover();
@@ -194,6 +185,15 @@ pub(super) fn may_be_foreseen(failure: &Failure) -> bool {
 pub(super) fn refused(candidate: &Candidate, action: Action, error: Error) -> Outcome {
     let row = Outcome::failed(candidate, action, Box::new(error.into()));
     Outcome { outcome: "refused", ..row }
+}
+
+/// Why a merge cannot be done as planned.
+pub(super) fn unsettled(merge: &Merge, action: Action) -> Error {
+    match merge.stuck.is_empty() {
+        true => collides(&merge.collisions, action),
+        // Whosever rows are to stay.
+        false => Error::CollidesWithOthers { what: Collision::in_words(&merge.stuck) },
+    }
 }
 
 pub(super) fn collides(collisions: &[Collision], action: Action) -> Error {

@@ -2,6 +2,7 @@
 
 use super::emails;
 use super::outcome::Outcome;
+use super::rehearsal::unsettled;
 use crate::catalog::House;
 use crate::error::{Decision, Error};
 use crate::pg::{self, Mode, Raw, Session, subtransaction};
@@ -356,7 +357,7 @@ impl Repair {
         let mover = self.mover();
         let merge = Merge::plan(session, &mover, from, to, self.policy, Mode::Fresh)?;
         if merge.unsettled {
-            return Err(self.unsettled(&merge.collisions, Action::Merge));
+            return Err(unsettled(&merge, Action::Merge));
         }
         let mut row = Outcome::of(candidate, Action::Merge, "done")
             .moves(merge.referring())

@@ -39,6 +39,8 @@ pub struct Merge<'a> {
     users: Vec<Row>,
     pub own: OwnFields,
     pub collisions: Vec<Collision>,
+    /// Those in which no row may give way, whoever's rows are to stay.
+    pub stuck: Vec<Collision>,
     /// Some collision was left as it is: nothing may be done.
     pub unsettled: bool,
 }
@@ -193,8 +195,8 @@ impl<'a> Merge<'a> {
                 }
             }
         }
-        let settle::Settled { collisions, unsettled, .. } = settled;
-        Ok(Merge { plan, steps, users, own: OwnFields::default(), collisions, unsettled })
+        let settle::Settled { collisions, stuck, unsettled, .. } = settled;
+        Ok(Merge { plan, steps, users, own: OwnFields::default(), collisions, stuck, unsettled })
     }
 
     /// Does what was planned. Answers the steps that take it back.

@@ -35,6 +35,7 @@ pub mod steps;
 pub mod undo;
 pub mod variants;
 pub mod verify;
+mod whose;
 mod writing;
 
 use crate::pg::{Mode, RowSet, Session};

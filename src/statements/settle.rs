@@ -16,17 +16,19 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Two rows that collide, as things are planned now.
 pub struct Meeting {
     /// The place of the index in [`crate::catalog::shape::Shape::unique`].
-    unique: usize,
+    pub unique: usize,
     /// A row that changes.
-    moved: Row,
-    other: Row,
+    pub moved: Row,
+    pub other: Row,
     /// The other one changes too.
-    both: bool,
+    pub both: bool,
 }
 
 /// What came of letting rows give way.
 pub struct Settled {
     pub collisions: Vec<Collision>,
+    /// Those in which no row may give way, whoever's rows are to stay.
+    pub stuck: Vec<Collision>,
     /// Some collision was left as it is: nothing may be done.
     pub unsettled: bool,
     /// Which row gives way to which, in the order in which it was found.
@@ -37,32 +39,33 @@ pub struct Settled {
 pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
     let order = parents_first(plan.mover);
     let position = |place: &usize| order.iter().position(|p| p == place);
-    let mut met: BTreeMap<(usize, usize), BTreeSet<Row>> = BTreeMap::new();
+    let mut met = Met::new();
+    let mut stuck = Met::new();
     let mut unsettled = false;
     let mut rounds = Vec::new();
     let mut open: BTreeSet<usize> = plan.touched.iter().filter_map(position).collect();
     while let Some(next) = open.pop_first() {
-        let meetings = plan.meetings(order[next]);
-        for meeting in &meetings {
+        let mut meetings = Vec::new();
+        for meeting in plan.meetings(order[next]) {
             let both = meeting.both.then_some(&meeting.other);
             let moved = [&meeting.moved].into_iter().chain(both);
             let comes =
                 |row: &&Row| plan.comes_by(row, meeting.unique) && !plan.is_done_before(row);
-            met.entry((next, meeting.unique)).or_default().extend(moved.filter(comes).copied());
+            let moved: Vec<Row> = moved.filter(comes).copied().collect();
+            met.entry((next, meeting.unique)).or_default().extend(&moved);
+            // Another user's row neither gives way nor takes anything over, and nobody's own row does.
+            let is_merge = !plan.gone.is_empty();
+            if !is_merge || order[next] != 0 && plan.may_give_way(&meeting)? {
+                meetings.push(meeting);
+            } else {
+                stuck.entry((next, meeting.unique)).or_default().extend(moved);
+                unsettled = true;
+            }
         }
         if policy == OnConflict::Error || order[next] == 0 {
             unsettled |= !meetings.is_empty();
             continue;
         }
-        // Another user's row neither gives way nor takes anything over.
-        let mut theirs = Vec::new();
-        for meeting in meetings {
-            match meeting.both || plan.are_of_one(&meeting)? {
-                true => theirs.push(meeting),
-                false => unsettled = true,
-            }
-        }
-        let meetings = theirs;
         let losers = losers(plan, &meetings, policy);
         if losers.is_empty() {
             continue;
@@ -79,13 +82,20 @@ pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
         open.extend(plan.touched.iter().filter_map(position));
         rounds.push(losers.into_iter().map(|(loser, heir, _)| (loser, heir)).collect());
     }
-    let collisions = met.into_iter().map(|((next, unique), rows)| Collision {
-        table: plan.mover.references.tables[order[next]].label.clone(),
-        constraint: plan.shape(order[next]).unique[unique].name.clone(),
-        rows: rows.len() as u64,
-    });
-    Ok(Settled { collisions: collisions.collect(), unsettled, rounds })
+    let in_tables = |met: Met| -> Vec<Collision> {
+        let one = |((next, unique), rows): ((usize, usize), BTreeSet<Row>)| Collision {
+            table: plan.mover.references.tables[order[next]].label.clone(),
+            constraint: plan.shape(order[next]).unique[unique].name.clone(),
+            rows: rows.len() as u64,
+        };
+        met.into_iter().map(one).collect()
+    };
+    let (collisions, stuck) = (in_tables(met), in_tables(stuck));
+    Ok(Settled { collisions, stuck, unsettled, rounds })
 }
+
+/// The rows that collide, by the turn of their table and the place of the index.
+type Met = BTreeMap<(usize, usize), BTreeSet<Row>>;
 
 /// The places of the tables, each after those it refers to; where they refer to each other, by name.
 fn parents_first(mover: &Mover) -> Vec<usize> {
@@ -148,35 +158,6 @@ impl Plan<'_> {
         let shape = self.shape(row.0);
         let changed: Vec<String> = self.newly_changed(row).cloned().collect();
         !changed.is_empty() && shape.is_touched_by(&shape.unique[unique], &changed)
-    }
-
-    /// Whether the row that another one meets, and that stays as it is, belongs where that one comes: what changes in the index
-    /// names the user who stays, or a row of theirs, in both; or both refer to one and the same row.
-    fn are_of_one(
-        &mut self,
-        Meeting { unique, moved, other, .. }: &Meeting,
-    ) -> Result<bool, Error> {
-        let (place, shape) = (moved.0, self.shape(moved.0));
-        let Some(known) = self.rows.get(moved) else {
-            return Ok(false);
-        };
-        let changed: Vec<String> = known.after.names().cloned().collect();
-        let of_index = |column: &&String| {
-            shape.is_touched_by(&shape.unique[*unique], std::slice::from_ref(*column))
-        };
-        if changed.iter().filter(of_index).any(|column| self.mover.tells_whose(place, column)) {
-            return Ok(true);
-        }
-        self.learn(other)?;
-        let is_one = |column: &String| {
-            let held = self.before(other, column);
-            held.is_some() && held == self.after(moved, column)
-        };
-        Ok(self.keys().iter().any(|key| {
-            key.child == place
-                && key.columns.iter().any(|column| changed.contains(column))
-                && key.columns.iter().all(is_one)
-        }))
     }
 
     /// The rows of a table that collide as things are planned now.

@@ -24,7 +24,7 @@ use pgrx::pg_sys::{Oid, UUIDARRAYOID, UUIDOID};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use text::{count_sql, update_many_sql, update_sql};
 
@@ -307,33 +307,6 @@ impl Mover {
         let mut of_users = self.references.keys.iter().filter(|key| key.child == 0);
         of_users
             .any(|key| key.generated.contains(&true) || key.columns.iter().any(|c| c == "email"))
-    }
-
-    /// Whether two rows of a table with the same value in a column are of one user: it is the user's id, or all of a key to a
-    /// row, or refers to a column of which this is so. Of the tenant in a key of tenant and id it is not so.
-    pub fn tells_whose(&self, place: usize, column: &str) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut open = vec![(place, column.to_owned())];
-        while let Some((place, column)) = open.pop() {
-            let is_id = place == 0 && column == "id";
-            if is_id || self.references.tables[place].moving.iter().any(|m| m.column == column) {
-                return true;
-            }
-            let keys = self.references.keys.iter().filter(|key| key.child == place);
-            for key in keys {
-                let Some(part) = key.columns.iter().position(|c| *c == column) else {
-                    continue;
-                };
-                let to = (key.parent, key.keys[part].clone());
-                if key.columns.len() == 1 {
-                    return true;
-                }
-                if seen.insert(to.clone()) {
-                    open.push(to);
-                }
-            }
-        }
-        false
     }
 
     /// Whether there is a way to move many users at once.

@@ -560,6 +560,55 @@ def test_an_email_that_clients_may_change_beside_no_other_column(clinic):
     mend(clinic, "privileges", says="may change the e-mail in onagui.app_users")
 
 
+def columns_of(db, role, what):
+    query = "SELECT attname FROM pg_attribute WHERE attrelid = 'onagui.app_users'::regclass AND attnum > 0 AND has_column_privilege(%s, attrelid, attnum, %s) ORDER BY 1"
+    return [name for (name,) in db.sql(query, [role, what])]
+
+
+def test_the_remedy_for_open_emails_gives_nobody_what_they_have_not_got(clinic):
+    dba(
+        clinic,
+        "DROP TABLE onagui.app_users; CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, full_name text, is_admin bool NOT NULL DEFAULT false)",
+        "GRANT USAGE ON SCHEMA onagui TO anon, authenticated",
+        "GRANT SELECT (id, email, full_name) ON onagui.app_users TO anon, authenticated; GRANT UPDATE (full_name, email) ON onagui.app_users TO authenticated",
+    )
+    assert [remedy for *_, remedy in mend(clinic, "privileges", says="e-mail in onagui.app_users")] == [
+        "REVOKE SELECT (email) ON onagui.app_users FROM anon;",
+        "REVOKE UPDATE (email) ON onagui.app_users FROM authenticated;",
+    ]
+    assert columns_of(clinic, "authenticated", "UPDATE") == ["full_name"]
+    assert columns_of(clinic, "anon", "SELECT") == ["full_name", "id"]
+
+
+def test_the_remedy_for_open_emails_takes_nothing_from_the_others(clinic):
+    dba(
+        clinic,
+        "GRANT USAGE ON SCHEMA onagui TO anon, authenticated",
+        "GRANT SELECT, UPDATE ON onagui.app_users TO PUBLIC",
+        "CREATE POLICY p ON onagui.app_users USING (true)",
+    )
+    before = {role: columns_of(clinic, role, "SELECT") for role in ("authenticated", "service_role")}
+    mend(clinic, "privileges", says="e-mail in onagui.app_users")
+    assert {role: columns_of(clinic, role, "SELECT") for role in before} == before
+    assert columns_of(clinic, "service_role", "UPDATE") == before["service_role"]
+    for role in "anon", "authenticated":
+        assert columns_of(clinic, role, "UPDATE") == ["created_at", "full_name", "metadata", "updated_at", "username"]
+    assert columns_of(clinic, "anon", "SELECT") == ["created_at", "full_name", "id", "updated_at", "username"]
+
+
+def test_emails_in_other_columns_are_open_too(clinic):
+    dba(
+        clinic,
+        "ALTER TABLE onagui.app_users ADD COLUMN domain text GENERATED ALWAYS AS (split_part(email, '@', 2)) STORED, ADD COLUMN contact text, ADD COLUMN size text",
+        "INSERT INTO onagui.sync_column VALUES ('contact', 'user_meta', 'email'), ('size', 'user_meta', 'size')",
+        "GRANT USAGE ON SCHEMA onagui TO anon; GRANT SELECT (id, username, metadata, domain, contact, size) ON onagui.app_users TO anon",
+        "CREATE POLICY p ON onagui.app_users FOR SELECT USING (true)",
+    )
+    found = mend(clinic, "privileges", says="anon may read everybody's e-mail in onagui.app_users (contact, domain, metadata)")
+    assert len(found) == 1
+    assert columns_of(clinic, "anon", "SELECT") == ["id", "size", "username"]
+
+
 @pytest.mark.parametrize("rows, says", [(1, "has 1 row without an id"), (1000, "has 1000 rows without an id"), (1200, "has more than 1000 rows without an id")])
 def test_rows_without_an_id(clinic, rows, says):
     dba(

@@ -36,7 +36,8 @@ const SETTINGS: &str = "
     place AS (
         SELECT s.name, r.rolname,
                format('ALTER %s RESET %s; ',
-                      CASE WHEN r.oid IS NULL THEN 'DATABASE ' || quote_ident(d.datname)
+                      CASE WHEN r.oid IS NULL AND d.oid IS NULL THEN 'ROLE ALL'
+                           WHEN r.oid IS NULL THEN 'DATABASE ' || quote_ident(d.datname)
                            WHEN d.oid IS NULL THEN 'ROLE ' || quote_ident(r.rolname)
                            ELSE format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END, s.name) AS undo
           FROM pg_db_role_setting p
@@ -95,32 +96,71 @@ const OWNER: &str = "
       FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
      WHERE c.oid = $1 AND NOT has_schema_privilege(r.oid, c.relnamespace, 'USAGE')";
 
-/// Clients of the API for whom row security and the table's rights leave e-mails open. By an e-mail that somebody else is to have a
-/// user keeps these from their app user.
+/// Clients of the API for whom row security and the table's rights leave e-mails open, in whatever column they are. By an e-mail that
+/// somebody else is to have a user keeps these from their app user.
+///
+/// The remedy takes nothing else away, and gives nobody what they have not got.
 const EXPOSED: &str = "
+    WITH holds_email AS (
+        SELECT a.attname
+          FROM pg_attribute a
+         WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+           AND (a.attname = 'email'
+                OR CASE WHEN EXISTS (SELECT FROM onagui.sync_column s WHERE s.app_column = a.attname)
+                        THEN EXISTS (SELECT FROM onagui.sync_column s
+                                      WHERE s.app_column = a.attname
+                                        AND CASE s.source WHEN 'column' THEN s.key IN ('email', 'email_change', 'raw_user_meta_data', 'raw_app_meta_data')
+                                                          ELSE coalesce(s.key, 'email') = 'email' END)
+                        ELSE a.attname = 'metadata' END
+                OR a.attgenerated <> ''
+                   AND EXISTS (SELECT FROM pg_attribute e
+                                 JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid = e.attnum
+                                WHERE e.attrelid = $1 AND e.attname = 'email'
+                                  AND (d.classid = 'pg_class'::regclass AND d.objid = $1 AND d.objsubid = a.attnum
+                                       OR d.classid = 'pg_attrdef'::regclass
+                                          AND d.objid IN (SELECT f.oid FROM pg_attrdef f WHERE f.adrelid = $1 AND f.adnum = a.attnum))))),
+    client AS (
+        SELECT r.oid, r.rolname, r.rolbypassrls FROM pg_roles r WHERE r.rolname IN ('anon', 'authenticated')),
+    open AS (
+        SELECT r.rolname AS role, p.what, c.oid, has_table_privilege(r.oid, c.oid, p.what) AS of_table,
+               EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0 AND a.privilege_type = p.what) AS is_public,
+               (SELECT string_agg(quote_ident(h.attname), ', ' ORDER BY h.attname <> 'email', h.attname)
+                  FROM holds_email h
+                 WHERE (p.what = 'SELECT' OR h.attname = 'email') AND has_column_privilege(r.oid, c.oid, h.attname, p.what)) AS columns
+          FROM pg_class c
+         CROSS JOIN client r
+          JOIN (VALUES ('SELECT', 'r'), ('UPDATE', 'w')) AS p(what, cmd) ON p.what = 'UPDATE' OR r.rolname = 'anon'
+         WHERE c.oid = $1 AND has_schema_privilege(r.oid, c.relnamespace, 'USAGE')
+           AND (NOT c.relrowsecurity OR r.rolbypassrls
+                OR EXISTS (SELECT FROM pg_policy y
+                            WHERE y.polrelid = c.oid AND y.polpermissive AND y.polcmd IN ('*', p.cmd)
+                              AND (0 = ANY (y.polroles) OR r.oid = ANY (y.polroles))
+                              -- A row of one's own shows nobody else's e-mail.
+                              AND (p.what = 'UPDATE' OR pg_get_expr(y.polqual, y.polrelid) = 'true'))))
     SELECT CASE o.what
-           WHEN 'SELECT' THEN format('%I may read everybody''s e-mail in onagui.app_users', o.role)
+           WHEN 'SELECT' THEN format('%I may read everybody''s e-mail in onagui.app_users (%s)', o.role, o.columns)
            ELSE format('%I may change the e-mail in onagui.app_users: whoever writes somebody else''s there keeps them from their app user', o.role) END,
-           format('REVOKE %s ON onagui.app_users FROM %s%I;', o.what, CASE WHEN o.is_public THEN 'PUBLIC, ' END, o.role)
-           || CASE WHEN others.columns IS NULL THEN '' -- there is no other one
-                   ELSE format(' GRANT %s (%s) ON onagui.app_users TO %I;', o.what, others.columns, o.role) END
-      FROM (SELECT r.rolname AS role, p.what, c.oid,
-                   EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0 AND a.privilege_type = p.what) AS is_public
-              FROM pg_class c
-              JOIN pg_roles r ON r.rolname IN ('anon', 'authenticated')
-              JOIN (VALUES ('SELECT', 'r'), ('UPDATE', 'w')) AS p(what, cmd) ON p.what = 'UPDATE' OR r.rolname = 'anon'
-             WHERE c.oid = $1 AND has_schema_privilege(r.oid, c.relnamespace, 'USAGE') AND has_column_privilege(r.oid, c.oid, 'email', p.what)
-               AND (NOT c.relrowsecurity OR r.rolbypassrls
-                    OR EXISTS (SELECT FROM pg_policy y
-                                WHERE y.polrelid = c.oid AND y.polpermissive AND y.polcmd IN ('*', p.cmd)
-                                  AND (0 = ANY (y.polroles) OR r.oid = ANY (y.polroles))
-                                  -- A row of one's own shows nobody else's e-mail.
-                                  AND (p.what = 'UPDATE' OR pg_get_expr(y.polqual, y.polrelid) = 'true')))) o
+           CASE WHEN NOT o.of_table THEN format('REVOKE %s (%s) ON onagui.app_users FROM %I;', o.what, o.columns, o.role)
+                ELSE format('REVOKE %s ON onagui.app_users FROM %s%I;', o.what, CASE WHEN o.is_public THEN 'PUBLIC, ' END, o.role)
+                     || coalesce(anew.grants, '') END
+      FROM open o
+     -- What goes along with the right to the table.
      CROSS JOIN LATERAL (
-           SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) AS columns
-             FROM pg_attribute a
-            WHERE a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'email'
-              AND (o.what = 'SELECT' OR a.attname <> 'id' AND a.attgenerated = '')) others
+           SELECT string_agg(CASE WHEN g.whole THEN format(' GRANT %s ON onagui.app_users TO %I;', o.what, g.rolname)
+                                  WHEN g.columns IS NOT NULL THEN format(' GRANT %s (%s) ON onagui.app_users TO %I;', o.what, g.columns, g.rolname)
+                                  ELSE '' END, '' ORDER BY g.rolname) AS grants
+             FROM (SELECT r.rolname, r.rolname = 'service_role' OR r.rolname = 'authenticated' AND o.what = 'SELECT' AND o.role = 'anon' AS whole,
+                          (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                             FROM pg_attribute a
+                            WHERE a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
+                              AND has_column_privilege(r.oid, o.oid, a.attnum, o.what)
+                              AND CASE o.what WHEN 'SELECT' THEN a.attname NOT IN (SELECT h.attname FROM holds_email h)
+                                              ELSE a.attname NOT IN ('id', 'email') AND a.attgenerated = '' END) AS columns
+                     FROM pg_roles r
+                    WHERE r.rolname = o.role
+                       OR o.is_public AND r.rolname IN ('anon', 'authenticated', 'service_role')
+                          AND has_table_privilege(r.oid, o.oid, o.what)) g) anew
+     WHERE o.columns IS NOT NULL
      ORDER BY 1";
 
 const PRIVILEGES: &str = "

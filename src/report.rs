@@ -2,7 +2,7 @@
 
 mod text;
 
-use crate::catalog::House;
+use crate::catalog::{App, House};
 use crate::error::{Error, GIVE_IDS, SPARE_EMAIL};
 use crate::pg::{self, Call, Reply};
 use crate::statements::status::{
@@ -42,7 +42,7 @@ pub fn report(_: &Call) -> Result<Reply, Error> {
         for user in listed.iter().filter(|user| user.status == *status) {
             pg::check_interrupts();
             out.push(String::new());
-            tell(&mut out, user, fix(user, kept.app.demands_email()));
+            tell(&mut out, user, &kept.app);
             told += 1;
         }
         if told < all {
@@ -97,7 +97,7 @@ fn advice(status: &str) -> &'static str {
     }
 }
 
-fn tell(out: &mut Vec<String>, user: &Listed, fix: Option<String>) {
+fn tell(out: &mut Vec<String>, user: &Listed, app: &App) {
     let email = email(user);
     out.push(format!("  {}", email.map_or("(no e-mail)".into(), |email| shown(email, WIDTH - 2))));
     for (side, id, created) in
@@ -111,10 +111,10 @@ fn tell(out: &mut Vec<String>, user: &Listed, fix: Option<String>) {
     if let Some(detail) = &user.detail {
         wrapped(out, "    why   ", &shown(detail, 1_000), WIDTH);
     }
-    if let Some(fix) = fix {
+    if let Some(fix) = fix(user, app.demands_email()) {
         wrapped(out, "    fix   ", &fix, WIDTH);
     }
-    if let Some(other) = other_decision(user) {
+    if let Some(other) = other_decision(user, app) {
         wrapped(out, "    else  ", &other, WIDTH);
     }
     if is_anothers(user) {
@@ -178,12 +178,17 @@ fn fix(user: &Listed, demands_email: bool) -> Option<String> {
 }
 
 /// What leaves a CONFLICT's app row to whom it is, and gives the auth user one of their own.
-fn other_decision(user: &Listed) -> Option<String> {
+fn other_decision(user: &Listed, app: &App) -> Option<String> {
+    let no_email = match app.column("email").is_some_and(|email| email.not_null) {
+        // A domain that nobody has (RFC 2606).
+        true => "id || '@former.invalid'",
+        false => "NULL",
+    };
     let shares = user.detail.as_deref().is_some_and(|detail| detail.ends_with(NO_ROW_OF_SEVERAL));
     match (user.status.as_str(), &user.app_id, &user.auth_id, &user.email) {
-        ("CONFLICT", Some(app), _, _) => {
-            Some(format!("UPDATE onagui.app_users SET email = NULL{BREAK} WHERE id = '{app}';"))
-        }
+        ("CONFLICT", Some(app), _, _) => Some(format!(
+            "UPDATE onagui.app_users SET email = {no_email}{BREAK} WHERE id = '{app}';"
+        )),
         ("CONFLICT", None, Some(auth), Some(email)) if shares => Some(format!(
             "INSERT INTO onagui.app_users (id, email){BREAK} VALUES ('{auth}', {BREAK}{});",
             literal(email)

@@ -30,7 +30,8 @@ pub fn failures(session: &Session, _: House, report: &mut Report) -> Result<(), 
     };
     let sql = format!(
         "SELECT count(*), count(*) FILTER (WHERE {unmended}),
-                (array_agg(l.details #>> '{{error,message}}' ORDER BY l.audit_id DESC) FILTER (WHERE {unmended}))[1],
+                (array_agg((l.details #>> '{{error,message}}') || coalesce(' (' || substring(l.details ->> 'context' FROM '[^\n]*function [^\n]*') || ')', '')
+                           ORDER BY l.audit_id DESC) FILTER (WHERE {unmended}))[1],
                 string_agg(DISTINCT quote_literal(l.email), ', ') FILTER (WHERE {unmended} AND l.email <> ''),
                 count(*) FILTER (WHERE {unmended} AND coalesce(l.email, '') = '')
            FROM onagui.sync_audit_log l

@@ -144,7 +144,9 @@ fn auths_id(session: &Session) -> Option<String> {
           JOIN pg_attribute k ON k.attrelid = c.confrelid AND k.attnum = c.confkey[1] AND k.attname = 'id'
          WHERE c.contype = 'f' AND c.conrelid = 'onagui.app_users'::regclass AND cardinality(c.conkey) = 1
            AND c.confrelid = $1 AND a.attname <> 'id'
-         ORDER BY a.attnotnull DESC, a.attnum LIMIT 1";
+         ORDER BY EXISTS (SELECT FROM pg_index i
+                           WHERE i.indrelid = c.conrelid AND i.indisunique AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) DESC,
+                  a.attnotnull DESC, a.attnum LIMIT 1";
     const UUIDS: &str = "
         SELECT a.attname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
          WHERE a.attrelid = 'onagui.app_users'::regclass AND a.attnum > 0 AND NOT a.attisdropped

@@ -113,11 +113,13 @@ const FRONT: &str = "
            FROM behind JOIN pg_class c ON c.oid = behind.oid JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.oid NOT IN (SELECT app.oid FROM app))";
 
-/// A function that only looks whether the app user is there, or changes the row that is, does not make them.
+/// A function that only looks whether the app user is there, or changes the row that is, does not make them. One that writes a table
+/// which is gone (app users under their former name, mostly) fails.
 const OTHERS: &str = "
     SELECT format('trigger %s on auth.users calls %s, which seems to write app_users as well%s', other.tgname, other.called,
                   ', through ' || through.names),
-           format(E'DROP TRIGGER %I ON auth.users;\n-- or, as the function''s owner, with whatever else it is the trigger of: DROP FUNCTION %s CASCADE;',
+           format(E'DROP TRIGGER %I ON auth.users;\n-- or, as the function''s owner, with whatever else it is the trigger of: DROP FUNCTION %s CASCADE;'
+                  '\n-- What else the function does is lost; that belongs into an AFTER INSERT trigger on onagui.app_users.',
                   other.tgname, one_line.called)
       FROM other
      CROSS JOIN LATERAL (
@@ -164,4 +166,22 @@ const OTHERS: &str = "
        AND (other.prosrc ~* ('[[:<:]](insert|merge)[[:space:]]+into' || named.table)
             OR other.prosrc ~* ('[[:<:]]update' || named.table || '((?![[:<:]]where[[:>:]])[^;])*[[:<:]](' || named.columns || ')\"?[[:space:]]*:?='))
        AND (other.of_insert OR other.of_update AND other.is_early)
+    UNION
+    SELECT format('trigger %s on auth.users calls %s, which seems to write %s.%s: there is no such table, so that %s',
+                  other.tgname, other.called, gone.schema, gone.name,
+                  CASE WHEN other.of_insert THEN 'sign-ups fail' ELSE 'what it is fired by fails' END),
+           regexp_replace(
+               format('-- Have the function write what has taken its place, or leave that out; or DROP TRIGGER %I ON auth.users;', other.tgname),
+               '[[:cntrl:]]', ' ', 'g')
+      FROM other
+     CROSS JOIN LATERAL regexp_matches(
+           other.prosrc,
+           '[[:<:]](?:insert[[:space:]]+into|update|delete[[:space:]]+from)[[:space:]]+(?:only[[:space:]]+)?'
+           '(\"[^\"]+\"|[[:alpha:]_][[:alnum:]_$]*)[[:space:]]*[.][[:space:]]*(\"[^\"]+\"|[[:alpha:]_][[:alnum:]_$]*)', 'gi') AS m
+     CROSS JOIN LATERAL (
+           SELECT CASE WHEN m[1] LIKE '\"%' THEN btrim(m[1], '\"') ELSE lower(m[1]) END AS schema,
+                  CASE WHEN m[2] LIKE '\"%' THEN btrim(m[2], '\"') ELSE lower(m[2]) END AS name) gone
+     WHERE gone.schema <> 'pg_temp'
+       AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                        WHERE n.nspname = gone.schema AND c.relname = gone.name)
      ORDER BY 1";

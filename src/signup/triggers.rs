@@ -81,9 +81,6 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
     may_attach()?;
     pg::as_role(house.owner, || {
         connect(|session| {
-            if session.run(HOLD_SCHEMA, &[], Mode::Fresh).is_empty() {
-                return Err(Error::NotWhole);
-            }
             let auth = Auth::read(session)?;
             let always = wanted_always.unwrap_or_else(|| is_always(session, &auth));
             session.run(API_ROLES, &[], Mode::Fresh);
@@ -94,6 +91,9 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
             if !unlike.is_empty() {
                 // Another session may be about it.
                 lock(session, unlike.iter().any(|(_, is_there)| *is_there));
+                if session.run(HOLD_SCHEMA, &[], Mode::Fresh).is_empty() {
+                    return Err(Error::NotWhole);
+                }
                 unlike = self::unlike(session, &auth, &wanted, always)?;
             }
             let changed = unlike.len();

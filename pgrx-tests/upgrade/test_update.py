@@ -1,6 +1,7 @@
 """ALTER EXTENSION onagui_sync UPDATE from a released version: nothing is lost, and the outcome is that of a fresh install."""
 
 import hashlib
+import uuid
 
 import pytest
 
@@ -208,3 +209,33 @@ def test_a_second_update_does_nothing(old):
     old.sql(UPDATE)
     assert catalog(old) == before
     assert [notice.message for notice in old.notices if "already installed" in notice.message]
+
+
+def test_an_update_of_the_extension_in_a_schema_that_was_replaced(released):
+    role, name = (f"{what}_{uuid.uuid4().hex[:8]}" for what in ("plain", "replaced"))
+    with released.connect() as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN")
+        admin.execute(f"CREATE DATABASE {name}")
+        admin.execute(f"GRANT CREATE ON DATABASE {name} TO {role}")
+    try:
+        with released.connect(name, role) as own:
+            own.execute(
+                f"""CREATE SCHEMA auth; CREATE TABLE auth.users (id uuid PRIMARY KEY, email text);
+                    CREATE EXTENSION onagui_sync VERSION '0.1.0';
+                    ALTER SCHEMA onagui RENAME TO onagui_old; CREATE SCHEMA onagui;
+                    CREATE TABLE onagui.sync_audit_log (details int);
+                    CREATE TABLE onagui.sync_reference (table_schema name, table_name name);
+                    INSERT INTO onagui.sync_reference VALUES ('pg_catalog', 'pg_class');
+                    CREATE FUNCTION onagui.register_reference(regclass, name) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';
+                    CREATE FUNCTION onagui.trap() RETURNS trigger LANGUAGE plpgsql AS
+                        $trap$ BEGIN EXECUTE 'ALTER ROLE {role} SUPERUSER'; RETURN NEW; END $trap$;
+                    CREATE TRIGGER trap BEFORE UPDATE ON onagui.sync_reference FOR EACH ROW EXECUTE FUNCTION onagui.trap()"""
+            )
+            with support.expect_error("55000", "the schema onagui is not that of the extension"):
+                own.execute("ALTER EXTENSION onagui_sync UPDATE")
+            assert not own.one("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+            own.execute("ALTER SCHEMA onagui RENAME TO decoy; ALTER SCHEMA onagui_old RENAME TO onagui; ALTER EXTENSION onagui_sync UPDATE")
+    finally:
+        with released.connect() as admin:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            admin.execute(f"DROP ROLE {role}")

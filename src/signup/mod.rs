@@ -20,6 +20,8 @@ use crate::statements::people::{self, AT_ONCE};
 use crate::statements::signup::Target;
 use onagui_decide::failure::{DEADLOCK, LOCK_NOT_AVAILABLE, must_pass_on, not_about_the_row};
 use std::cell::{Cell, LazyCell};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// A statement of Auth's, and how often what is done about it may still begin anew.
 struct Occasion {
@@ -72,6 +74,9 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
 /// How often what is done about a statement begins anew.
 const AGAIN: usize = 3;
 
+/// Whoever was let go by the end of a deadlock wakes up first: who begins anew at once takes the same lock before them.
+const A_MOMENT: Duration = Duration::from_millis(20);
+
 impl Occasion {
     fn new() -> Self {
         Occasion {
@@ -90,6 +95,9 @@ impl Occasion {
                 Err(Error::Raised(failure))
                     if self.again.take() || pg::is_overtaken(&failure) && self.begins_anew() =>
                 {
+                    if failure.sqlstate == DEADLOCK {
+                        sleep(A_MOMENT);
+                    }
                     pg::check_interrupts();
                 }
                 done => return done,

@@ -85,24 +85,39 @@ def test_the_extensions_schema_is_replaced_by_a_trigger(db, call):
     assert not is_superuser(db, "postgres")
 
 
+#: What eve makes in place of the table, by what it runs.
+MADE = {
+    "trigger": """CREATE TABLE eve.zz (u uuid); INSERT INTO eve.zz VALUES (OLD.u);
+                  CREATE TRIGGER trap BEFORE UPDATE ON eve.zz FOR EACH ROW EXECUTE FUNCTION eve.trap()""",
+    "rule": """CREATE TABLE eve.zz (u uuid); INSERT INTO eve.zz VALUES (OLD.u);
+               CREATE RULE trap AS ON UPDATE TO eve.zz DO INSTEAD SELECT eve.gain()""",
+    "view": "CREATE VIEW eve.zz AS SELECT u FROM eve.theirs WHERE eve.gain()",
+    "policy": """CREATE TABLE eve.zz (u uuid); INSERT INTO eve.zz VALUES (OLD.u); ALTER TABLE eve.zz ENABLE ROW LEVEL SECURITY;
+                 CREATE POLICY trap ON eve.zz USING (eve.gain())""",
+}
+
+
+@pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize("owner", [ADMIN, "postgres"])
 @pytest.mark.parametrize("call", ["fix", "several", "link"])
-def test_a_table_that_refers_to_users_is_replaced_by_the_schemas_owner(db, plain, call, owner):
+def test_a_table_that_refers_to_users_is_replaced_by_the_schemas_owner(db, plain, call, owner, made):
     eve = plain("eve")
     db.install()
     db.sql(f"GRANT REFERENCES ON onagui.app_users TO {eve}; CREATE SCHEMA eve AUTHORIZATION {eve}; GRANT ALL ON SCHEMA eve TO PUBLIC", role=ADMIN)
     db.sql("CREATE TABLE eve.aa (u uuid REFERENCES onagui.app_users)", role=eve)
-    db.sql("CREATE TABLE eve.zz (u uuid REFERENCES onagui.app_users)", role=owner)
+    db.sql("CREATE TABLE eve.zz (u uuid REFERENCES onagui.app_users); CREATE TABLE eve.theirs (u uuid); GRANT ALL ON eve.theirs TO PUBLIC", role=owner)
     db.sql("CREATE TABLE eve.ran_as (who name); GRANT INSERT ON eve.ran_as TO PUBLIC", role=eve)
     db.sql(
         f"""{TRAP.format(schema="eve", role=eve).replace("BEGIN EXECUTE", "BEGIN INSERT INTO eve.ran_as VALUES (current_user); EXECUTE")};
+            CREATE FUNCTION eve.gain() RETURNS bool LANGUAGE plpgsql AS
+                $$ BEGIN INSERT INTO eve.ran_as VALUES (current_user); EXECUTE 'ALTER ROLE {eve} SUPERUSER'; RETURN true; END $$;
             CREATE FUNCTION eve.swap() RETURNS trigger LANGUAGE plpgsql AS $swap$ BEGIN
-                DROP TABLE eve.zz; CREATE TABLE eve.zz (u uuid); GRANT ALL ON eve.zz TO PUBLIC; INSERT INTO eve.zz VALUES (OLD.u);
-                CREATE TRIGGER trap BEFORE UPDATE ON eve.zz FOR EACH ROW EXECUTE FUNCTION eve.trap();
+                DROP TABLE eve.zz; {MADE[made]}; GRANT ALL ON eve.zz TO PUBLIC;
                 RETURN NEW; END $swap$;
             CREATE TRIGGER swap BEFORE UPDATE ON eve.aa FOR EACH ROW EXECUTE FUNCTION eve.swap()""",
         role=eve,
     )
+    db.sql("INSERT INTO eve.theirs VALUES (gen_random_uuid())", role=owner)
     emails = ["ann@example.com", "bob@example.com"][: 1 + (call == "several")]
     for email in emails:
         app = app_user(db, email)
@@ -118,3 +133,26 @@ def test_a_table_that_refers_to_users_is_replaced_by_the_schemas_owner(db, plain
     assert db.sql("SELECT * FROM eve.ran_as", role=ADMIN) == []
     assert failed and all(row["outcome"] == "failed" and row["details"]["error"]["sqlstate"] == "55000" for row in failed)
     assert db.sql("SELECT count(*) FROM onagui.app_users a JOIN auth.users u ON u.id = a.id", role=ADMIN) == [(0,)]
+
+
+@pytest.mark.parametrize("users", [1, 2])
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_the_users_table_is_replaced_while_a_sign_up_waits(db, users, is_warm):
+    db.install()
+    db.sql("ALTER TABLE onagui.app_users OWNER TO supabase_admin; GRANT SELECT, UPDATE ON onagui.app_users TO postgres", role=ADMIN)
+    session, installer = db.connect("supabase_auth_admin"), db.connect("postgres")
+    signup = f"INSERT INTO auth.users (id, email) SELECT gen_random_uuid(), gen_random_uuid() || '@example.com' FROM generate_series(1, {users})"
+    if is_warm:
+        session.execute(signup)
+    with installer.transaction():
+        installer.execute("LOCK TABLE onagui.app_users IN SHARE ROW EXCLUSIVE MODE")
+        waiting = db.in_background(signup, connection=session).wait_blocked(by=installer)
+        installer.execute(
+            f"""ALTER SCHEMA onagui RENAME TO onagui_old; CREATE SCHEMA onagui; GRANT USAGE ON SCHEMA onagui TO PUBLIC;
+                CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, username text); GRANT ALL ON onagui.app_users TO PUBLIC;
+                {TRAP.format(schema="onagui", role="postgres")};
+                CREATE TRIGGER trap AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION onagui.trap()"""
+        )
+    waiting.result()
+    assert not is_superuser(db, "postgres")
+    assert db.one("SELECT count(*) FROM onagui.app_users", role=ADMIN) == 0

@@ -24,6 +24,7 @@ impl Session {
     /// it is now. It may be fetched from in other connections than this one.
     pub fn open(&self, plan: &Plan, as_caller: bool) -> Cursor {
         // SAFETY: the plan takes no arguments; a NULL name has the server choose one.
+        let _own = plan.own();
         let portal = unsafe {
             let (name, values, nulls) = (std::ptr::null(), std::ptr::null_mut(), std::ptr::null());
             pg_sys::SPI_cursor_open(name, plan.raw(), values, nulls, as_caller)

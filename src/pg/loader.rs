@@ -51,6 +51,7 @@ impl Loader {
     ) -> Option<Self> {
         // SAFETY: within an SPI connection; the cached plan is pinned while it is read, and copied from.
         unsafe {
+            let _own = plan.own();
             let cached = pg_sys::SPI_plan_get_cached_plan(plan.raw());
             if cached.is_null() {
                 return None;

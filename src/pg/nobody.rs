@@ -19,7 +19,7 @@ const NOBODY: u32 = 4544;
 const BY_NOBODY: i32 = 1 << 30;
 
 /// Objects of the system have lower numbers (FirstNormalObjectId in src/include/access/transam.h).
-const FIRST_OF_USERS: u32 = 16_384;
+pub(super) const FIRST_OF_USERS: u32 = 16_384;
 
 // Not pgrx's, which make a Rust panic of an error: what the hooks call raises its errors right through them, and whoever
 // catches these puts the role back, as after any error.

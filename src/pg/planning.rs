@@ -5,8 +5,8 @@
 //! seconds, to run it among 100,000 users less than a tenth of that.
 
 use super::capture::{failure_of, is_own, raise};
-use super::nobody::{Nobody, entrust};
-use super::server::{owner_of, table_name};
+use super::nobody::{FIRST_OF_USERS, Nobody, entrust};
+use super::server::{is_superuser, owner_of, table_name};
 use crate::error::Error;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{PgLogLevel, pg_guard, pg_sys};
@@ -47,6 +47,7 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
     static CHECKING: Cell<bool> = const { Cell::new(false) };
     static NEXT: Cell<pg_sys::planner_hook_type> = const { Cell::new(None) };
+    static ANALYZED: Cell<pg_sys::post_parse_analyze_hook_type> = const { Cell::new(None) };
 }
 
 /// Says whether plans are to be guarded from now on, and answers what was so before.
@@ -59,6 +60,8 @@ pub(super) fn start() {
     unsafe {
         NEXT.set(pg_sys::planner_hook);
         pg_sys::planner_hook = Some(plan);
+        ANALYZED.set(pg_sys::post_parse_analyze_hook);
+        pg_sys::post_parse_analyze_hook = Some(analyzed);
     }
 }
 
@@ -83,10 +86,6 @@ unsafe extern "C-unwind" fn plan(
         if CHECKING.get() && is_foreign_key_check(text) {
             return plan_in_memory(query, text, options, params);
         }
-        let owner = pg_sys::GetUserId();
-        if is_own(text) {
-            or_raise(|| check_targets(query, owner));
-        }
         if !GUARDED.get() {
             let planned = plan_next(query, text, options, params);
             if is_own(text) {
@@ -94,6 +93,7 @@ unsafe extern "C-unwind" fn plan(
             }
             return planned;
         }
+        let owner = pg_sys::GetUserId();
         let nobody = Nobody::become_it();
         let planned = plan_next(query, text, options, params);
         nobody.end();
@@ -113,29 +113,80 @@ fn or_raise(check: impl FnOnce() -> Result<(), Error> + UnwindSafe) {
     raise(PgLogLevel::ERROR, failure);
 }
 
-/// Fails where a statement writes to a table that is not `owner`'s, in whose name it is to be written. It was when it was looked
-/// at: somebody has put another one under its name, and the triggers on that one would run with rights that are not theirs.
+/// Names of a statement of ours have become tables, and no rule has been applied yet. A kept plan comes by here again after any
+/// change of what it uses, or of a schema.
+unsafe extern "C-unwind" fn analyzed(
+    state: *mut pg_sys::ParseState,
+    query: *mut pg_sys::Query,
+    jumble: *mut pg_sys::JumbleState,
+) {
+    // SAFETY: the arguments are the server's own; no destructor is alive where an error jumps over this.
+    unsafe {
+        if let Some(next) = ANALYZED.get() {
+            next(state, query, jumble);
+        }
+        if is_own((*state).p_sourcetext) {
+            or_raise(|| check_tables(query, pg_sys::GetUserId(), GUARDED.get()));
+        }
+    }
+}
+
+/// Fails where a statement to be carried out as `role` names a table that is not the role's. It was when it was looked at:
+/// somebody has put another one under its name, whose triggers, rules and policies would run with rights that are not theirs.
+/// What is `guarded` may read others' tables, which nobody in particular does then, but views are not looked into.
 ///
 /// # Safety
-/// `query` is what the planner is called with.
-unsafe fn check_targets(query: *mut pg_sys::Query, owner: pg_sys::Oid) -> Result<(), Error> {
-    // SAFETY: by the function's contract; lists hold what their names say, and only queries write.
-    unsafe {
+/// `query` is what a statement has been analyzed to.
+unsafe fn check_tables(
+    query: *mut pg_sys::Query,
+    role: pg_sys::Oid,
+    guarded: bool,
+) -> Result<(), Error> {
+    let is_roles = |table| {
+        owner_of(table)
+            .is_some_and(|owner| owner == role || is_superuser(owner) && is_superuser(role))
+    };
+    // SAFETY: by the function's contract; lists hold what their names say, and of queries in a WITH only such write.
+    let (targets, named) = unsafe {
         let ctes = pgrx::PgList::<pg_sys::CommonTableExpr>::from_pg((*query).cteList);
         let inner = ctes.iter_ptr().map(|cte| (*cte).ctequery.cast::<pg_sys::Query>());
-        for query in inner.chain([query]) {
+        let target = |query: *mut pg_sys::Query| {
             let tables = pgrx::PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable);
-            let place = usize::try_from((*query).resultRelation).unwrap_or_default();
-            let Some(target) = place.checked_sub(1).and_then(|place| tables.get_ptr(place)) else {
-                continue;
-            };
-            let table = (*target).relid;
-            if owner_of(table) != Some(owner) {
-                return Err(Error::TableReplaced { table: table_name(table) });
-            }
+            let place = usize::try_from((*query).resultRelation).ok()?.checked_sub(1)?;
+            Some((*tables.get_ptr(place)?).relid)
+        };
+        let targets: Vec<pg_sys::Oid> = inner.chain([query]).filter_map(target).collect();
+        let (mut named, mut items) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let mut has_policies = false;
+        pg_sys::extract_query_dependencies(query.cast(), &mut named, &mut items, &mut has_policies);
+        let named: Vec<pg_sys::Oid> =
+            pgrx::PgList::<pg_sys::Oid>::from_pg(named).iter_oid().collect();
+        (targets, named)
+    };
+    let is_read = |table: pg_sys::Oid| {
+        // The table of the rows that are offered ([`super::rowset`]) is named, too.
+        let by_anybody = guarded || super::server::table_named(c"auth", c"users") == Some(table);
+        by_anybody
+            && matches!(
+                relkind_of(table) as u8,
+                pg_sys::RELKIND_RELATION
+                    | pg_sys::RELKIND_PARTITIONED_TABLE
+                    | pg_sys::RELKIND_FOREIGN_TABLE
+            )
+    };
+    for table in targets.iter().chain(&named).filter(|t| t.to_u32() >= FIRST_OF_USERS) {
+        let is_target = targets.contains(table);
+        let is_view = relkind_of(*table) as u8 == pg_sys::RELKIND_VIEW;
+        if is_view || !is_roles(*table) && (is_target || !is_read(*table)) {
+            return Err(Error::TableReplaced { table: table_name(*table) });
         }
     }
     Ok(())
+}
+
+fn relkind_of(table: pg_sys::Oid) -> std::ffi::c_char {
+    // SAFETY: a look-up in the system cache.
+    unsafe { pg_sys::get_rel_relkind(table) }
 }
 
 unsafe fn plan_next(

@@ -93,6 +93,12 @@ impl Plan {
         self.plan
     }
 
+    /// While it lives, it is known whose statement this is.
+    pub(super) fn own(&self) -> OwnStatement {
+        // SAFETY: the text is the plan's own, which outlives what is done with it.
+        unsafe { OwnStatement::begin(self.text) }
+    }
+
     /// Makes the generic plan that the statement will go on using, where there is none that holds.
     fn make(&self) {
         // SAFETY: the text is the plan's own; the hold on the plan is given back.
@@ -159,6 +165,7 @@ impl Session {
         let mut kinds = kinds.to_vec();
         // SAFETY: all pointers hold for the call; SPI_keepplan moves the plan to long-lived memory.
         unsafe {
+            let _own = OwnStatement::begin(text.as_ptr());
             let plan = pg_sys::SPI_prepare_cursor(
                 text.as_ptr(),
                 kinds.len() as i32,

@@ -6,6 +6,7 @@ use crate::catalog::references::References;
 use crate::error::Error;
 use crate::pg::{self, Mode, QueryLevel, Session};
 use pgrx::pg_sys::Oid;
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 /// Runs `write` as each owner in turn. Foreign-key checks and AFTER triggers of what it writes fire when all owners have
@@ -19,12 +20,17 @@ pub fn as_one_statement(
 ) -> Result<(), Error> {
     let constraints = by_owner(session, owners, references);
     let names: Vec<&str> = constraints.iter().map(|(_, name, _)| name.as_str()).collect();
-    let said = fire_as_session(session, &names);
-    // What has fired may have given the names to constraints of others.
-    if !said.is_empty() && by_owner(session, owners, references) != constraints {
-        return Err(Error::ReferencesChanged);
+    let mut said = BTreeSet::new();
+    for owner in distinct(constraints.iter().map(|(owner, _, _)| *owner)) {
+        said.extend(fire_as_session(session, &names));
+        // What has fired, or somebody while a turn waited, may have given the names to constraints of others.
+        if by_owner(session, owners, references) != constraints {
+            return Err(Error::ReferencesChanged);
+        }
+        set_constraints(session, &constraints, "IMMEDIATE", |(of, name, _)| {
+            *of == owner && !said.contains(name)
+        });
     }
-    set_constraints(session, &constraints, "IMMEDIATE", |(_, name, _)| !said.contains(name));
     let mut levels = Vec::new();
     for owner in owners {
         levels.push((*owner, QueryLevel::open()));

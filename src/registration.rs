@@ -15,7 +15,7 @@ use crate::statements::signup::{Target, all_written};
 use onagui_decide::failure::{DEADLOCK, must_pass_on};
 use onagui_decide::names::LONGEST_NAME;
 use onagui_decide::registration::{self, Body, Caller, Role, Wanted, Wrong};
-use onagui_decide::signup::{Decision, PENDING, decide};
+use onagui_decide::signup::{Decision, decide};
 use pgrx::Uuid;
 use serde_json::json;
 
@@ -165,7 +165,7 @@ impl Registration {
         new: &RowSet,
         decided: &mut Option<Decision<Uuid>>,
     ) -> Result<Outcome, Error> {
-        let Some(arrival) = target.facts(new)?.into_iter().next() else {
+        let Some(arrival) = target.facts_as_recorded(new)?.into_iter().next() else {
             return Ok(Outcome::Overtaken);
         };
         let decision = decide(&arrival.facts, settings::link_policy());
@@ -199,7 +199,7 @@ impl Registration {
                 let is_still_so = || {
                     let policy = settings::link_policy();
                     let link = Decision::Link(app_user);
-                    let now = target.facts(new)?;
+                    let now = target.facts_as_recorded(new)?;
                     Ok(now.iter().all(|now| decide(&now.facts, policy) == link))
                 };
                 let linked = Linker::start(target)?.link(
@@ -247,7 +247,7 @@ impl Registration {
         match failure.sqlstate.as_str() {
             // A row stands in the way, or is gone: that somebody else was faster, the next look tells.
             "23505" | "09000" => {
-                let now = subtransaction(|| target.facts(new))?.into_iter().next();
+                let now = subtransaction(|| target.facts_as_recorded(new))?.into_iter().next();
                 let now = now.map(|arrival| decide(&arrival.facts, settings::link_policy()));
                 if now != decided || target.is_stale() {
                     return Ok(failure);
@@ -312,7 +312,7 @@ impl Registration {
     fn record_pending(&self, arrival: &Arrival, app_user: Uuid) {
         let entry = Entry {
             old_app_user_id: Some(app_user),
-            details: json!({ "reason": PENDING }).to_string(),
+            details: json!({ "reason": arrival.why_pending() }).to_string(),
             ..self.entry(arrival, "pending", "planned")
         };
         self.record(entry);

@@ -95,6 +95,10 @@ pub enum Conflict {
 /// Why a link is pending, for the audit log.
 pub const PENDING: &str = "the e-mail is not confirmed yet; its confirmation links the app user";
 
+/// Why a link is pending where another e-mail is confirmed, for the audit log.
+pub const UNPROVEN: &str =
+    "the e-mail was set without being confirmed; its confirmation, or a fix, links the app user";
+
 impl Conflict {
     /// The reason in words, for the audit log and warnings.
     pub fn reason(self) -> &'static str {

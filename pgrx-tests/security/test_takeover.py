@@ -97,11 +97,40 @@ def test_by_unlinking_an_identity(db, boss, asked):
         db.auth.ask_to_change_email(mallory, VICTIM)
     db.auth.unlink_identity(mallory, VICTIM)
     untouched(db, boss)
-    assert [entry["old_app_user_id"] for entry in audit(db, action="pending")] == [boss]
+    assert [entry["old_app_user_id"] for entry in audit(db, action="pending")] == [boss] * 2
     assert db.sql("SELECT sync_status FROM onagui.sync_status(p_email => %s)", [VICTIM]) == [("PENDING",)]
     assert register(db, mallory, VICTIM)["data"]["action"] == "pending"
     untouched(db, boss)
     db.auth.confirm(mallory)
+    assert db.sql("SELECT id FROM onagui.app_users") == [(mallory,)]
+
+
+def test_by_an_address_that_auth_has_set_and_left_confirmed(db, boss):
+    """Older versions of the Auth server do, and an administrator may: no call or change of the user's makes more of it."""
+    mallory = db.auth.signup("mallory@example.com")
+    db.sql("DELETE FROM onagui.app_users WHERE id = %s", [mallory])
+
+    def as_auth(changes):
+        db.sql(f"UPDATE auth.users SET {changes} WHERE id = %s", [mallory], role="supabase_auth_admin")
+
+    as_auth(f"email = '{VICTIM}'")
+    for _ in range(2):
+        assert register(db, mallory, VICTIM)["data"]["action"] == "pending"
+        as_auth(f"email = '{VICTIM.upper()}'")
+        as_auth(f"email = '{VICTIM}'")
+    as_auth("deleted_at = now()")
+    db.sql("DELETE FROM onagui.sync_known_id", role=ADMIN)
+    as_auth("deleted_at = NULL")
+    untouched(db, boss)
+    reasons = {entry["details"]["reason"] for entry in audit(db, action="pending")}
+    assert reasons == {"the e-mail was set without being confirmed; its confirmation, or a fix, links the app user"}
+    # Confirmed her own again, and once more the victim's.
+    as_auth("email = 'mallory@example.com', email_confirmed_at = now()")
+    db.sql("DELETE FROM onagui.app_users WHERE id = %s", [mallory])
+    as_auth(f"email = '{VICTIM}'")
+    assert register(db, mallory, VICTIM)["data"]["action"] == "pending"
+    untouched(db, boss)
+    as_auth("email_confirmed_at = now() + interval '1 second'")
     assert db.sql("SELECT id FROM onagui.app_users") == [(mallory,)]
 
 

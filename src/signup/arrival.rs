@@ -1,7 +1,7 @@
 //! What is done for each auth user of a statement whose rows could not simply be inserted.
 
 use super::halving::{Act, Failed, do_for_most};
-use super::{Attempt, Change, Occasion, give_up};
+use super::{Attempt, Change, Occasion, Proof, give_up};
 use crate::error::{Error, Failure};
 use crate::fix::Linker;
 use crate::pg::{RowSet, subtransaction};
@@ -12,7 +12,7 @@ use crate::statements::people::AT_ONCE;
 use crate::statements::refresh::Refreshed;
 use crate::statements::signup::{Target, all_written};
 use onagui_decide::failure::{is_about_values, must_pass_on};
-use onagui_decide::signup::{Decision, PENDING, decide};
+use onagui_decide::signup::{Decision, decide};
 use pgrx::Uuid;
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
@@ -176,11 +176,17 @@ pub fn follow(
 impl Occasion {
     /// What is known of each of `new`. An e-mail whose confirmation is another one's counts as not confirmed.
     fn facts(&self, target: &Target, new: &RowSet) -> Result<Vec<Arrival>, Error> {
-        let mut arrivals = target.facts(new)?;
-        if self.unproven.get() && target.auth.has("email_confirmed_at") {
-            arrivals.iter_mut().for_each(|arrival| arrival.facts.confirmed = false);
+        match self.proof.get() {
+            Proof::Given => target.facts(new),
+            Proof::AsRecorded => target.facts_as_recorded(new),
+            Proof::Lacking => {
+                let mut arrivals = target.facts(new)?;
+                if target.auth.has("email_confirmed_at") {
+                    arrivals.iter_mut().for_each(Arrival::mistrust);
+                }
+                Ok(arrivals)
+            }
         }
-        Ok(arrivals)
     }
 }
 
@@ -214,7 +220,7 @@ impl Visit<'_> {
     fn pending(&self, place: usize, app_user: Uuid) -> Entry {
         Entry {
             old_app_user_id: Some(app_user),
-            details: json!({ "reason": PENDING }).to_string(),
+            details: json!({ "reason": self.arrivals[place].why_pending() }).to_string(),
             ..self.entry(place, "pending", "planned")
         }
     }
@@ -235,7 +241,11 @@ impl Visit<'_> {
             return Ok(());
         }
         subtransaction(|| {
-            audit::record_signup(self.target.house, entries.to_vec());
+            match self.occasion.proof.get() {
+                // Since when is of concern.
+                Proof::Lacking => audit::record_anew(self.target.house, entries.to_vec()),
+                _ => audit::record_signup(self.target.house, entries.to_vec()),
+            }
             Ok(())
         })
         .or_else(|failure| give_up(&failure, Attempt::SignUp(whom(entries)), || ()))

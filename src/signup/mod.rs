@@ -29,8 +29,7 @@ struct Occasion {
     actor: LazyCell<String>,
     left: Cell<usize>,
     again: Cell<bool>,
-    /// The e-mail is another than the one whose confirmation there is: it counts as not confirmed.
-    unproven: Cell<bool>,
+    proof: Cell<Proof>,
 }
 
 /// The trigger function `onagui.sync_auth_user_to_app_users()`.
@@ -83,7 +82,7 @@ impl Occasion {
             actor: LazyCell::new(|| pg::role_name(pg::current_role())),
             left: Cell::new(AGAIN),
             again: Cell::new(false),
-            unproven: Cell::new(false),
+            proof: Cell::new(Proof::Given),
         }
     }
 
@@ -165,7 +164,7 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
     let (Some(before), Some(after)) = (old.first(), new.first()) else {
         return Ok(());
     };
-    occasion.unproven.set(!is_proven(&before, &after));
+    occasion.proof.set(proof_of(&before, &after));
     let (was_deleted, is_deleted) = (before.is_deleted, after.is_deleted);
     let (before, after) = (before.person, after.person);
     let change = Change { email_changed: before.email != after.email };
@@ -195,18 +194,32 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
     }
 }
 
-/// Whether the confirmation that a changed row has is one of the e-mail it has. Where an identity is unlinked, the Auth server
-/// sets another e-mail first, which anybody may have named as theirs, and takes the confirmation of the old one back only in a
-/// later UPDATE (supabase/auth, internal/models/user.go, UpdateUserEmailFromIdentities). An e-mail that the user has asked for
-/// is confirmed by the UPDATE that sets it and ends the request (ConfirmEmailChange), or by the next one.
-fn is_proven(before: &Seen, after: &Seen) -> bool {
+/// Whether the confirmation that an auth user has is one of the e-mail they have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    Given,
+    /// It is of another one.
+    Lacking,
+    /// As it was before: the log may know better.
+    AsRecorded,
+}
+
+/// Where an identity is unlinked, the Auth server sets another e-mail first, which anybody may have named as theirs, and takes the
+/// confirmation of the old one back only in a later UPDATE (supabase/auth, internal/models/user.go,
+/// UpdateUserEmailFromIdentities). An e-mail that the user has asked for is confirmed by the UPDATE that sets it and ends the
+/// request (ConfirmEmailChange), or by the next one.
+fn proof_of(before: &Seen, after: &Seen) -> Proof {
     let address = |email: &Option<String>| email.as_ref().map(|email| email.to_lowercase());
     let email = address(&after.person.email);
     let is_asked_for =
         address(&before.email_change) == email && after.email_change != before.email_change;
-    address(&before.person.email) == email
-        || after.confirmed_at != before.confirmed_at
-        || is_asked_for
+    if after.confirmed_at != before.confirmed_at || is_asked_for {
+        Proof::Given
+    } else if address(&before.person.email) == email {
+        Proof::AsRecorded
+    } else {
+        Proof::Lacking
+    }
 }
 
 /// What an UPDATE of an auth user changed.

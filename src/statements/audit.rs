@@ -101,6 +101,11 @@ pub fn record_signup(house: House, entries: Vec<Entry>) {
     write(house, entries, &[ONCE[0], ONCE[1], "failure"]);
 }
 
+/// The same where a link that is pending is told of each time.
+pub fn record_anew(house: House, entries: Vec<Entry>) {
+    write(house, entries, &[ONCE[1], "failure"]);
+}
+
 /// The same for a user who may call as often as they like, each time with what does not fit.
 pub fn record_once(house: House, entry: Entry) {
     let action = entry.action;

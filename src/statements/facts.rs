@@ -6,7 +6,7 @@ use super::{email_key, offer_new};
 use crate::error::Error;
 use crate::pg::{self, Arg, Mode, Person, RowSet, connect};
 use crate::settings;
-use onagui_decide::signup::{Facts, LinkPolicy, Namesake, OwnRow};
+use onagui_decide::signup::{Facts, LinkPolicy, Namesake, OwnRow, PENDING, UNPROVEN};
 use pgrx::Uuid;
 use pgrx::pg_sys::UUIDOID;
 use std::collections::HashSet;
@@ -26,6 +26,21 @@ pub struct Arrival {
     pub same_key: bool,
     /// What [`pg::completions`] were when it was looked who else has confirmed the e-mail.
     looked_at: Option<u64>,
+    /// The confirmation there is is of another e-mail.
+    unproven: bool,
+}
+
+impl Arrival {
+    /// Counts the e-mail as not confirmed.
+    pub fn mistrust(&mut self) {
+        self.unproven |= self.facts.confirmed;
+        self.facts.confirmed = false;
+    }
+
+    /// Why a link is pending.
+    pub fn why_pending(&self) -> &'static str {
+        if self.unproven { UNPROVEN } else { PENDING }
+    }
 }
 
 impl Target {
@@ -57,6 +72,40 @@ impl Target {
     pub fn facts(&self, new: &RowSet) -> Result<Vec<Arrival>, Error> {
         let mut arrivals = self.facts_of_rows(new);
         self.find_sharers(&mut arrivals)?;
+        Ok(arrivals)
+    }
+
+    /// The same where nothing but auth's word says that the e-mail is confirmed: not if it was set without that, and has not been
+    /// confirmed since (the log tells; what was pruned is forgotten).
+    pub fn facts_as_recorded(&self, new: &RowSet) -> Result<Vec<Arrival>, Error> {
+        let mut arrivals = self.facts(new)?;
+        let is_believed =
+            |arrival: &&mut Arrival| arrival.facts.confirmed && arrival.facts.to_link().is_some();
+        let mut believed: Vec<&mut Arrival> = arrivals.iter_mut().filter(is_believed).collect();
+        let policy = settings::link_policy();
+        if believed.is_empty()
+            || policy != LinkPolicy::Verified
+            || !self.auth.has("email_confirmed_at")
+        {
+            return Ok(arrivals);
+        }
+        let sql = format!(
+            "SELECT l.auth_user_id
+               FROM onagui.sync_audit_log l JOIN ONLY auth.users u ON u.id = l.auth_user_id
+              WHERE l.auth_user_id = ANY ($1) AND l.action = 'pending' AND l.details ->> 'reason' = $2
+                AND {} = {} AND l.occurred_at > u.email_confirmed_at",
+            email_key("l.email"),
+            email_key(&self.auth.email("u")),
+        );
+        let ids: Vec<Uuid> = believed.iter().map(|arrival| arrival.id).collect();
+        let unproven: Vec<Uuid> = pg::as_role(self.house.owner, || {
+            connect(|session| {
+                session.run_by_key(&sql, &[ids.into(), UNPROVEN.into()], Mode::Fresh).column()
+            })
+        });
+        for arrival in believed.iter_mut().filter(|arrival| unproven.contains(&arrival.id)) {
+            arrival.mistrust();
+        }
         Ok(arrivals)
     }
 
@@ -104,6 +153,7 @@ impl Target {
                         },
                         same_key: rows.get(row, 8).unwrap_or_default(),
                         looked_at: None,
+                        unproven: false,
                         email,
                         key,
                     });

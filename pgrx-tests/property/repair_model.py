@@ -262,11 +262,16 @@ class Cascade:
             todo += [parent for key, parent in self.parents(one) if self.is_disturbed(key, parent)]
         return "app" if "app" in found else "auth"
 
-    def comes_by(self, unique, row):
-        """Whether the row comes over by what the index is of. Whom it names elsewhere does not make it anybody's."""
-        new, old, decides = self.new(row), self.old(row), row[0].partition_by
-        anew = decides and new[decides] != old[decides] and any(row[0].column(c).generated_from for c in unique.uses)
-        return row in self.moved() and (bool(anew) or any(new[c] != old[c] for c in unique.uses))
+    def comes_by(self, unique, row, against):
+        """Whether the row comes over by the key of the index, or, where neither does, by what else decides whether it is in it. Whom it
+        names elsewhere does not make it anybody's."""
+
+        def comes(row, columns):
+            new, old, decides = self.new(row), self.old(row), row[0].partition_by
+            anew = decides and new[decides] != old[decides] and any(row[0].column(c).generated_from for c in columns)
+            return row in self.moved() and (bool(anew) or any(new[c] != old[c] for c in columns))
+
+        return comes(row, unique.columns) or not comes(against, unique.columns) and comes(row, unique.uses)
 
     def is_id(self, table, column, seen=()):
         """Whether a user's id stands there, through whichever keys it came."""
@@ -275,69 +280,79 @@ class Cascade:
         parts = ((k.parent, k.keys[k.columns.index(column)]) for k in self.world.keys if k.child is table and column in k.columns)
         return any(self.is_id(*part, (*seen, part)) for part in parts if part not in seen)
 
-    def are_of_one(self, unique, row, other):
-        """Whether a row that stays where it was, and is met, belongs where the other one comes: the index has in it the staying
-        user's id, or all by which both refer to the heir of something that gave way. By a part of a key it only does where the
-        row refers to the staying user by all such keys."""
-        table, new, old, theirs = row[0], self.new(row), self.old(row), self.new(other)
-        uses = set(unique.uses) | {table.column(c).generated_from for c in unique.uses}
-        changed = {c for c in new if new[c] != old[c]}
-
-        def is_same(columns, others):
-            return all(theirs[o] is not None and theirs[o] == new[c] for c, o in zip(columns, others))
-
-        ids = {c for c in uses if self.is_id(table, c)}
-        if any(is_same([c], [o]) for c in ids & changed for o in ids):
+    def are_of_one(self, unique, *pair):
+        """Whether rows that collide are both of the two users: the key of the index has in it the staying user's id, or all by which
+        both refer to a row that two became. By a part of that they are if both refer to it, and neither names anybody else."""
+        table, staying = pair[0][0], self.new(self.users[1])["id"]
+        keys = set(unique.columns) | {table.column(c).generated_from for c in unique.columns}
+        named = [{c: self.new(row)[c] for c in self.new(row) if self.new(row)[c] is not None and self.is_id(table, c)} for row in pair]
+        if all(any(c in keys and id.lower() == staying for c, id in ids.items()) for ids in named):
             return True
-        by_user, todo, seen = [], [(row, {c: c for c in new})], []
-        while todo:
-            one = todo.pop()
-            if one in seen:
-                continue
-            seen.append(one)
-            child, names = one
-            for key, parent in self.parents(child):
-                if not set(key.columns) <= set(names):
+        names_others = any(id.lower() != staying for ids in named for id in ids.values())
+        uses = set(unique.uses) | {table.column(c).generated_from for c in unique.uses}
+        if not names_others and all(any(c in uses for c in ids) for ids in named):
+            return True
+        heirs = {self.heir(row) for row in self.gone}
+        for one, other in pair, pair[::-1]:
+            new, theirs = self.new(one), self.new(other)
+
+            def is_alike(columns, others):
+                return all(theirs[o] is not None and theirs[o] == new[c] for c, o in zip(columns, others))
+
+            todo, seen = [(one, {c: c for c in new})], []
+            while todo:
+                step = todo.pop()
+                if step in seen:
                     continue
-                columns, heir = [names[c] for c in key.columns], self.heir(parent)
-                if heir != parent and changed & uses & set(columns) and (child == row or all(self.new(heir)[k] == new[c] for k, c in zip(key.keys, columns))):
-                    alike = [k.columns for k in self.world.keys if child == row and (k.child, k.parent, k.keys) == (table, key.parent, key.keys) and set(k.columns) <= uses]
-                    if set(columns) <= uses:
-                        if any(is_same(columns, others) for others in [columns, *alike]):
+                seen.append(step)
+                child, names = step
+                for key, parent in self.parents(child):
+                    if not set(key.columns) <= set(names):
+                        continue
+                    columns, heir = [names[c] for c in key.columns], self.heir(parent)
+                    if heir in heirs and (child == one or all(self.new(heir)[k] == new[c] for k, c in zip(key.keys, columns))):
+                        alike = [k.columns for k in self.world.keys if child == one and (k.child, k.parent, k.keys) == (table, key.parent, key.keys) and set(k.columns) <= keys]
+                        if set(columns) <= keys:
+                            if any(is_alike(columns, others) for others in [columns, *alike]):
+                                return True
+                        elif child == one and keys & set(columns) and is_alike(columns, columns) and not names_others:
                             return True
-                    elif child == row and key.parent is self.world.users:
-                        by_user.append(is_same(columns, columns))
-                todo.append((parent, dict(zip(key.keys, columns))))
-        return bool(by_user) and all(by_user)
+                    todo.append((parent, dict(zip(key.keys, columns))))
+        return False
 
     def settle(self, policy):
         """Lets rows give way, and answers {(table, constraint): rows that come over and collide}. Raises Refused where none may."""
-        met, refused = {}, False
+        met, stuck = {}, set()
+
+        def note(table, meetings):
+            moved = set(self.moved())
+            for u, one, other in meetings:
+                come = {a for a, b in ((one, other), (other, one)) if a in moved and self.comes_by(u, a, b)}
+                met.setdefault((label(table), u.name), set()).update(come)
+
         todo = self.tables()
         while todo:
             table = todo.pop(0)
             meetings = self.meetings(table)
-            for u, one, _ in meetings:
-                if self.comes_by(u, one):
-                    met.setdefault((label(table), u.name), set()).add(one)
-            if policy == "error" or table is self.world.users:
-                refused |= bool(meetings)
+            theirs = [m for m in meetings if not self.gone or table is not self.world.users and self.are_of_one(*m)]
+            others = [m for m in meetings if m not in theirs]
+            note(table, theirs)
+            stuck.discard(table)
+            if policy == "error" or table is self.world.users or not theirs:
+                note(table, others)
+                if meetings:
+                    stuck.add(table)
                 continue
-            moved = set(self.moved())
-            theirs = [(u, one, other) for u, one, other in meetings if self.are_of_one(u, one, other) or other in moved and self.are_of_one(u, other, one)]
-            refused |= theirs != meetings
-            meetings = theirs
-            if meetings:
-                self.let_give_way(table, meetings, policy.removeprefix("keep_"))
-                self.follow()
-                todo = self.tables()
+            self.let_give_way(table, theirs, policy.removeprefix("keep_"))
+            self.follow()
+            todo = self.tables()
         self.met = {key: len(rows) for key, rows in met.items()}
-        if refused:
+        if stuck:
             raise Refused("conflicts")
 
     def let_give_way(self, table, meetings, side):
         other = "app" if side == "auth" else "auth"
-        come = {row for u, *pair in meetings for row in pair if self.comes_by(u, row)}
+        come = {row for u, *pair in meetings for row, against in (pair, pair[::-1]) if self.comes_by(u, row, against)}
         ranks = {}
         for _, *pair in meetings:
             for row in pair:

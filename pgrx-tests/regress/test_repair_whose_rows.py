@@ -10,7 +10,8 @@ IDS = {name: f"'{id}'" for name, id in zip("ABCD", (A, B, C, D))}
 
 TENANTS = """
     CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, tenant text NOT NULL, UNIQUE (tenant, id));
-    INSERT INTO onagui.app_users VALUES ({A}, 'ann@example.com', 't2'), ({B}, 'Ann@example.com', 't1'), ({C}, 'cyn@example.com', 't2');"""
+    INSERT INTO onagui.app_users VALUES ({A}, 'ann@example.com', 't2'), ({B}, 'Ann@example.com', 't1'), ({C}, 'cyn@example.com', 't2'),
+        ({D}, 'dan@example.com', 't1');"""
 USERS = """
     CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text);
     INSERT INTO onagui.app_users VALUES ({A}, 'ann@example.com'), ({B}, 'Ann@example.com'), ({C}, 'cyn@example.com'), ({D}, 'dan@example.com');"""
@@ -61,6 +62,25 @@ OF_OTHERS = {
     CREATE TABLE projects_rest PARTITION OF projects DEFAULT;
     CREATE UNIQUE INDEX ON projects_rest (slug);
     INSERT INTO projects VALUES (1, {B}, 'home'), (2, {C}, 'home');""",
+}
+
+OWN = "FOREIGN KEY (tenant, {0}) REFERENCES onagui.app_users (tenant, id)"
+OF_OTHERS |= {
+    "users in what the index includes": TENANTS
+    + f"""
+    CREATE TABLE projects (id int PRIMARY KEY, tenant text NOT NULL, number int, requester uuid, agent uuid REFERENCES onagui.app_users, {OWN.format("requester")});
+    CREATE UNIQUE INDEX projects_number ON projects (tenant, number) INCLUDE (agent);
+    INSERT INTO projects VALUES (1, 't1', 7, {{B}}, {{B}}), (2, 't2', 7, {{C}}, {{A}});""",
+    "users assigned to them": TENANTS
+    + f"""
+    CREATE TABLE projects (id int PRIMARY KEY, tenant text NOT NULL, number int, requester uuid REFERENCES onagui.app_users, assignee uuid,
+        UNIQUE (tenant, number), {OWN.format("assignee")});
+    INSERT INTO projects VALUES (1, 't1', 7, {{D}}, {{B}}), (2, 't2', 7, {{C}}, {{A}});""",
+    "whoever was invited by them": TENANTS
+    + f"""
+    CREATE TABLE projects (tenant text, member uuid REFERENCES onagui.app_users, invited_by uuid, id int UNIQUE, PRIMARY KEY (tenant, member),
+        {OWN.format("invited_by")});
+    INSERT INTO projects VALUES ('t1', {{C}}, {{B}}, 1), ('t2', {{C}}, {{A}}, 2);""",
 }
 
 FILES = """
@@ -122,6 +142,60 @@ THEIRS = {
 }
 
 
+THEIRS |= {
+    "the auth user's own row, ranked as it was": (
+        USERS
+        + """
+    CREATE TABLE kept (id int PRIMARY KEY, owner uuid REFERENCES onagui.app_users, name text, updated_by uuid REFERENCES onagui.app_users,
+        UNIQUE (owner, name) INCLUDE (updated_by));
+    INSERT INTO kept VALUES (2, {B}, 'h', {B}), (1, {A}, 'h', {B});""",
+        {"keep_auth": [1], "keep_app": [2]},
+    ),
+    "tasks of one number in projects of one number": (
+        TENANTS
+        + f"""
+    CREATE TABLE projects (tenant text, no int, owner uuid, PRIMARY KEY (tenant, no), {OWN.format("owner")});
+    CREATE TABLE kept (id int, tenant text, project int, no int, PRIMARY KEY (tenant, project, no), FOREIGN KEY (tenant, project) REFERENCES projects);
+    INSERT INTO projects VALUES ('t1', 1, {{B}}), ('t2', 1, {{A}});
+    INSERT INTO kept VALUES (2, 't1', 1, 1), (1, 't2', 1, 1), (3, 't1', 1, 2);""",
+        {"keep_auth": [1, 3], "keep_app": [2, 3]},
+    ),
+    "folders in folders": (
+        TENANTS
+        + f"""
+    CREATE TABLE kept (tenant text, id int, parent int, name text, owner uuid, PRIMARY KEY (tenant, id), UNIQUE (tenant, parent, name),
+        FOREIGN KEY (tenant, parent) REFERENCES kept, {OWN.format("owner")});
+    INSERT INTO kept VALUES ('t1', 1, NULL, 'root', {{B}}), ('t2', 1, NULL, 'root', {{A}}), ('t1', 2, 1, 'sub', NULL), ('t2', 3, 1, 'sub', NULL),
+        ('t1', 4, 1, 'other', NULL);""",
+        {"keep_auth": [1, 3, 4], "keep_app": [1, 2, 4]},
+    ),
+    "boards that are the user's already": (
+        TENANTS
+        + f"""
+    CREATE TABLE kept (id int PRIMARY KEY, tenant text NOT NULL, owner uuid REFERENCES onagui.app_users, created_by uuid, UNIQUE (tenant, owner),
+        {OWN.format("created_by")});
+    INSERT INTO kept VALUES (2, 't1', {{A}}, {{B}}), (1, 't2', {{A}}, NULL);""",
+        {"keep_auth": [1], "keep_app": [2]},
+    ),
+    "projects that they lead, or review as well": (
+        TENANTS
+        + f"""
+    CREATE TABLE kept (id int, tenant text, lead uuid, reviewer uuid, slug text, UNIQUE (tenant, slug), {OWN.format("lead")}, {OWN.format("reviewer")});
+    INSERT INTO kept VALUES (2, 't1', {{B}}, {{B}}, 'home'), (1, 't2', {{A}}, NULL, 'home');""",
+        {"keep_auth": [1], "keep_app": [2]},
+    ),
+    "projects by way of a membership": (
+        USERS
+        + """
+    CREATE TABLE staff (org int, u uuid NOT NULL UNIQUE REFERENCES onagui.app_users, PRIMARY KEY (org, u));
+    CREATE TABLE kept (id int PRIMARY KEY, org int, lead uuid, slug text, UNIQUE (org, slug), FOREIGN KEY (org, lead) REFERENCES staff);
+    INSERT INTO staff VALUES (1, {A}), (2, {B}), (1, {C});
+    INSERT INTO kept VALUES (2, 2, {B}, 'website'), (1, 1, {A}, 'website');""",
+        {"keep_auth": [1], "keep_app": [2]},
+    ),
+}
+
+
 def install(db, schema):
     db.install(app_users=False)
     db.sql(schema.format(**IDS))
@@ -139,14 +213,14 @@ def test_what_is_somebody_elses_stays_as_it_is(db, schema, policy):
         pytest.skip("the staff of the other organisation stays, and nothing collides")
     tables = install(db, OF_OTHERS[schema] + FILES)
     if "PARTITION" not in OF_OTHERS[schema]:
-        db.sql("ALTER TABLE files ADD FOREIGN KEY (project) REFERENCES projects")
+        db.sql("ALTER TABLE files ADD FOREIGN KEY (project) REFERENCES projects (id)")
     before = content(db, *tables)
     for apply in False, True:
         row = fix_one(db, "ann@example.com", apply, policy)
         error = row["details"]["error"]
         assert row["outcome"] == "refused" and error["sqlstate"] in ("23505", "23503"), row
-        if policy != "keep_auth" and "staff" in OF_OTHERS[schema]:
-            continue  # It does not come to that: their own rows of staff collide, or the project's lead is not of the other staff.
+        if policy != "keep_auth" and ("staff" in OF_OTHERS[schema] or policy == "error" and "categories" in OF_OTHERS[schema]):
+            continue  # It does not come to that: other rows of theirs collide, or the project's lead is not of the other staff.
         assert error["message"] == "the users cannot be merged: rows would collide with others that are not theirs"
         assert error["detail"].startswith("1 row in public.projects (projects_")
     assert content(db, *tables) == before
@@ -175,3 +249,23 @@ def test_only_what_cannot_be_settled_is_named(db, policy):
     row = fix_one(db, "ann@example.com", False, policy)
     assert row["details"]["error"]["detail"] == "1 row in public.projects (projects_tenant_slug_key)."
     assert [conflict["table"] for conflict in row["details"]["conflicts"]] == ["public.projects", "public.roles"]
+
+
+def test_what_gives_way_to_their_own_row_meets_nobody_elses(db):
+    tables = install(
+        db,
+        TENANTS
+        + f"""
+        CREATE TABLE profiles (owner uuid PRIMARY KEY, tenant text NOT NULL, handle text, UNIQUE (tenant, handle), {OWN.format("owner")});
+        INSERT INTO profiles VALUES ({{B}}, 't1', 'ann'), ({{A}}, 't2', 'ann2'), ({{C}}, 't2', 'ann');""",
+    )
+    before = content(db, *tables)
+    row = fix_one(db, "ann@example.com", False, "keep_app")
+    assert row["outcome"] == "refused" and row["details"]["error"]["detail"] == "1 row in public.profiles (profiles_tenant_handle_key)."
+    planned = fix_one(db, "ann@example.com", False, "keep_auth")
+    row = fix_one(db, "ann@example.com", True, "keep_auth")
+    assert (planned["outcome"], row["outcome"], row["details"]) == ("planned", "done", planned["details"])
+    assert row["details"]["conflicts"] == [{"table": "public.profiles", "constraint": "profiles_pkey", "rows": 1}]
+    assert db.sql("SELECT owner, handle FROM profiles ORDER BY 1") == [(A, "ann2"), (C, "ann")]
+    undo(db, row["audit_id"])
+    assert content(db, *tables) == before

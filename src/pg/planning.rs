@@ -6,7 +6,7 @@
 
 use super::capture::{failure_of, is_own, raise};
 use super::nobody::{FIRST_OF_USERS, Nobody, entrust};
-use super::server::{is_superuser, owner_of, table_name};
+use super::server::{is_superuser, owner_of, table_name, table_named};
 use crate::error::Error;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{PgLogLevel, pg_guard, pg_sys};
@@ -163,30 +163,17 @@ unsafe fn check_tables(
             pgrx::PgList::<pg_sys::Oid>::from_pg(named).iter_oid().collect();
         (targets, named)
     };
-    let is_read = |table: pg_sys::Oid| {
-        // The table of the rows that are offered ([`super::rowset`]) is named, too.
-        let by_anybody = guarded || super::server::table_named(c"auth", c"users") == Some(table);
-        by_anybody
-            && matches!(
-                relkind_of(table) as u8,
-                pg_sys::RELKIND_RELATION
-                    | pg_sys::RELKIND_PARTITIONED_TABLE
-                    | pg_sys::RELKIND_FOREIGN_TABLE
-            )
-    };
+    // The table of the rows that are offered ([`super::rowset`]) is named, too.
+    let may_read = |table| guarded || table_named(c"auth", c"users") == Some(table);
     for table in targets.iter().chain(&named).filter(|t| t.to_u32() >= FIRST_OF_USERS) {
-        let is_target = targets.contains(table);
-        let is_view = relkind_of(*table) as u8 == pg_sys::RELKIND_VIEW;
-        if is_view || !is_roles(*table) && (is_target || !is_read(*table)) {
+        // SAFETY: a look-up in the system cache.
+        let is_view = unsafe { pg_sys::get_rel_relkind(*table) } as u8 == pg_sys::RELKIND_VIEW;
+        let may_use = is_roles(*table) || !targets.contains(table) && may_read(*table);
+        if is_view || !may_use {
             return Err(Error::TableReplaced { table: table_name(*table) });
         }
     }
     Ok(())
-}
-
-fn relkind_of(table: pg_sys::Oid) -> std::ffi::c_char {
-    // SAFETY: a look-up in the system cache.
-    unsafe { pg_sys::get_rel_relkind(table) }
 }
 
 unsafe fn plan_next(

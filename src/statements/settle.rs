@@ -45,31 +45,28 @@ pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
     let mut rounds = Vec::new();
     let mut open: BTreeSet<usize> = plan.touched.iter().filter_map(position).collect();
     while let Some(next) = open.pop_first() {
-        let mut meetings = Vec::new();
+        let is_merge = !plan.gone.is_empty();
+        let (mut theirs, mut others) = (Vec::new(), Vec::new());
         for meeting in plan.meetings(order[next]) {
-            let both = meeting.both.then_some(&meeting.other);
-            let moved = [&meeting.moved].into_iter().chain(both);
-            let comes =
-                |row: &&Row| plan.comes_by(row, meeting.unique) && !plan.is_done_before(row);
-            let moved: Vec<Row> = moved.filter(comes).copied().collect();
-            met.entry((next, meeting.unique)).or_default().extend(&moved);
             // Another user's row neither gives way nor takes anything over, and nobody's own row does.
-            let is_merge = !plan.gone.is_empty();
-            if !is_merge || order[next] != 0 && plan.may_give_way(&meeting)? {
-                meetings.push(meeting);
-            } else {
-                stuck.entry((next, meeting.unique)).or_default().extend(moved);
-                unsettled = true;
+            match !is_merge || order[next] != 0 && plan.are_of_one(&meeting)? {
+                true => theirs.push(meeting),
+                false => others.push(meeting),
             }
         }
-        if policy == OnConflict::Error || order[next] == 0 {
-            unsettled |= !meetings.is_empty();
+        note(&mut met, plan, next, &theirs);
+        // A row that others stand in the way of may itself give way.
+        stuck.retain(|(table, _), _| *table != next);
+        if policy == OnConflict::Error || order[next] == 0 || theirs.is_empty() {
+            note(&mut met, plan, next, &others);
+            // What would be whose if rows gave way is not known.
+            if policy != OnConflict::Error || !unsettled && theirs.is_empty() {
+                note(&mut stuck, plan, next, &others);
+            }
+            unsettled |= !theirs.is_empty() || policy == OnConflict::Error && !others.is_empty();
             continue;
         }
-        let losers = losers(plan, &meetings, policy);
-        if losers.is_empty() {
-            continue;
-        }
+        let losers = losers(plan, &theirs, policy);
         plan.touched.clear();
         for (loser, heir, _) in &losers {
             plan.learn(loser)?;
@@ -90,8 +87,20 @@ pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
         };
         met.into_iter().map(one).collect()
     };
+    let unsettled = unsettled || !stuck.is_empty();
     let (collisions, stuck) = (in_tables(met), in_tables(stuck));
     Ok(Settled { collisions, stuck, unsettled, rounds })
+}
+
+/// Notes the rows of `meetings` that come over.
+fn note(met: &mut Met, plan: &Plan, next: usize, meetings: &[Meeting]) {
+    for Meeting { unique, moved, other, both } in meetings {
+        let pairs = [(moved, other), (other, moved)].into_iter().take(1 + usize::from(*both));
+        let come = pairs.filter(|(row, against)| {
+            plan.comes_by(row, *unique, against) && !plan.is_done_before(row)
+        });
+        met.entry((next, *unique)).or_default().extend(come.map(|(row, _)| *row));
+    }
 }
 
 /// The rows that collide, by the turn of their table and the place of the index.
@@ -128,7 +137,7 @@ fn losers(plan: &Plan, meetings: &[Meeting], policy: OnConflict) -> Vec<(Row, Ro
     // A row that is where it was is on the other side of whatever comes, whomever else it names.
     let side = |row: &Row| {
         let known = plan.rows.get(row)?;
-        let comes = against[row].iter().any(|(unique, _)| plan.comes_by(row, *unique));
+        let comes = against[row].iter().any(|(unique, other)| plan.comes_by(row, *unique, other));
         known.side.filter(|_| comes)
     };
     let preference = |row: &Row| {
@@ -153,11 +162,14 @@ fn losers(plan: &Plan, meetings: &[Meeting], policy: OnConflict) -> Vec<(Row, Ro
 }
 
 impl Plan<'_> {
-    /// Whether a row comes over by what an index of its table is made of.
-    fn comes_by(&self, row: &Row, unique: usize) -> bool {
+    /// Whether a row comes over by the key of an index of its table, or, where neither of the two does, by what else decides
+    /// whether the index has the row in it.
+    fn comes_by(&self, row: &Row, unique: usize, against: &Row) -> bool {
         let shape = self.shape(row.0);
-        let changed: Vec<String> = self.newly_changed(row).cloned().collect();
-        !changed.is_empty() && shape.is_touched_by(&shape.unique[unique], &changed)
+        let unique = &shape.unique[unique];
+        let changed = |row: &Row| self.newly_changed(row).cloned().collect::<Vec<String>>();
+        let comes = |row: &Row| shape.is_keyed_by(unique, &changed(row));
+        comes(row) || !comes(against) && shape.is_touched_by(unique, &changed(row))
     }
 
     /// The rows of a table that collide as things are planned now.

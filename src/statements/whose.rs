@@ -1,53 +1,64 @@
-//! Whose a row is that one which comes over in a merge collides with.
+//! Whose the rows are that collide in a merge.
 
 use super::plan::{Plan, Row};
 use super::settle::Meeting;
 use crate::error::Error;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The columns of a row, or of one that it refers to, by what they are called in the row that comes over.
+/// The columns of a row, or of one that it refers to, by what they are called in the row that collides.
 type Names = BTreeMap<String, String>;
 
 impl Plan<'_> {
-    /// Whether of two rows that meet each belongs where the other one comes, or is.
-    pub fn may_give_way(&mut self, meeting: &Meeting) -> Result<bool, Error> {
+    /// Whether two rows that collide are both of the two users, so that one may give way to the other.
+    ///
+    /// They are where the key of the index has in it what says so: the id of the user who stays, or all by which both refer to one
+    /// row that two became (two cards of one number on a board). Where it has but a part of that in it, the tenant in (tenant, owner),
+    /// both must refer to that row, and neither may name another user. So it is where only the predicate, or the bounds of a
+    /// partition, have the id in them.
+    pub fn are_of_one(&mut self, meeting: &Meeting) -> Result<bool, Error> {
         let (unique, moved, other) = (meeting.unique, meeting.moved, meeting.other);
         self.learn(&other)?;
-        let mut of_one = self.is_of_one(unique, &moved, &other);
-        if meeting.both {
-            of_one |= self.is_of_one(unique, &other, &moved);
-        }
-        Ok(of_one)
+        Ok(self.is_of_one(unique, &moved, &other) || self.is_of_one(unique, &other, &moved))
     }
 
-    /// Whether the row `other` belongs where `moved` comes.
-    ///
-    /// It does where the index has in it what says so: the id of the user who stays, or all by which both refer to one row, theirs,
-    /// to which another gave way (two cards of one number on a board). Where the index has but a part of a key in it, the tenant in
-    /// (tenant, owner), it says nothing: then the row must refer to the user who stays by every such key.
-    fn is_of_one(&self, unique: usize, moved: &Row, other: &Row) -> bool {
-        let Some(known) = self.rows.get(moved) else {
-            return false;
+    fn is_of_one(&self, unique: usize, one: &Row, other: &Row) -> bool {
+        let shape = self.shape(one.0);
+        let is_key = |column: &String| {
+            shape.is_keyed_by(&shape.unique[unique], std::slice::from_ref(column))
         };
-        let shape = self.shape(moved.0);
         let uses = |column: &String| {
             shape.is_touched_by(&shape.unique[unique], std::slice::from_ref(column))
         };
-        let comes = |column: &String| known.after.get(column).is_some();
-        let is_same = |column: &String, others: &String| {
-            let held = self.after(other, others);
-            held.is_some() && held == self.after(moved, column)
+        let leaving = self.gone.keys().find(|row| row.0 == 0);
+        let staying = leaving.and_then(|row| self.after(self.heir(row), "id")).unwrap_or_default();
+        let ids: Vec<&String> =
+            self.mover.references.tables[one.0].moving.iter().map(|m| &m.column).collect();
+        let named = |row: &Row, column: &String| {
+            self.after(row, column).map(|id| id.eq_ignore_ascii_case(&staying))
         };
-        let moving = self.mover.references.tables[moved.0].moving.iter().map(|m| &m.column);
-        let ids: Vec<&String> = moving.filter(|column| uses(column)).collect();
-        if ids.iter().any(|id| comes(id) && ids.iter().any(|others| is_same(id, others))) {
+        let says_whose =
+            |row: &Row| ids.iter().any(|id| is_key(id) && named(row, id) == Some(true));
+        if says_whose(one) && says_whose(other) {
             return true;
         }
-        let mut by_user = Vec::new();
+        let names_others = |row: &Row| ids.iter().any(|id| named(row, id) == Some(false));
+        let is_only_theirs = |row: &Row| {
+            let mut used = ids.iter().filter(|id| uses(id));
+            used.any(|id| named(row, id) == Some(true)) && !names_others(row)
+        };
+        if is_only_theirs(one) && is_only_theirs(other) {
+            return true;
+        }
+        let is_alike = |columns: &[String], others: &[String]| {
+            columns.iter().zip(others).all(|(column, others)| {
+                let held = self.after(other, others);
+                held.is_some() && held == self.after(one, column)
+            })
+        };
         let mut seen: BTreeSet<(Row, Names)> = BTreeSet::new();
-        let own = self.keys().iter().filter(|key| key.child == moved.0).flat_map(|k| &k.columns);
+        let own = self.keys().iter().filter(|key| key.child == one.0).flat_map(|k| &k.columns);
         let own: Names = own.map(|column| (column.clone(), column.clone())).collect();
-        let mut open = vec![(*moved, own)];
+        let mut open = vec![(*one, own)];
         while let Some((row, names)) = open.pop() {
             for (number, key) in self.keys().iter().enumerate().filter(|(_, k)| k.child == row.0) {
                 let ids = key.columns.len() - usize::from(key.period);
@@ -59,26 +70,32 @@ impl Plan<'_> {
                 };
                 let heir = self.heir(parent);
                 let mut parts = key.keys.iter().zip(&columns);
-                let is_to_heir = heir != parent
-                    && (row == *moved
-                        || parts.all(|(k, c)| self.after(heir, k) == self.after(moved, c)));
-                if is_to_heir && columns.iter().any(|column| comes(column) && uses(column)) {
-                    // The other row may refer to the heir by another key of the same kind: the pair of a chat has no order.
-                    let is_alike = |others: &[String]| {
-                        columns.iter().zip(others).all(|(column, others)| is_same(column, others))
-                    };
+                let refers =
+                    row == *one || parts.all(|(k, c)| self.after(heir, k) == self.after(one, c));
+                if refers && self.has_losers(heir) {
+                    let is_inside = columns.iter().all(is_key);
+                    // The other row may refer to it by another key of the same kind: the pair of a chat has no order.
                     let mut alike = self.keys().iter().filter(|k| {
-                        row == *moved
+                        row == *one
                             && (k.child, k.parent) == (key.child, key.parent)
                             && k.keys == key.keys
-                            && k.columns.iter().all(uses)
+                            && k.columns.iter().all(is_key)
                     });
-                    if columns.iter().all(uses) {
-                        if is_alike(&columns) || alike.any(|k| is_alike(&k.columns)) {
-                            return true;
+                    let of_one = match is_inside {
+                        true => {
+                            is_alike(&columns, &columns)
+                                || alike.any(|k| is_alike(&columns, &k.columns))
                         }
-                    } else if row == *moved && key.parent == 0 {
-                        by_user.push(is_alike(&columns));
+                        false => {
+                            row == *one
+                                && columns.iter().any(is_key)
+                                && is_alike(&columns, &columns)
+                                && !names_others(one)
+                                && !names_others(other)
+                        }
+                    };
+                    if of_one {
+                        return true;
                     }
                 }
                 let up: Names = key.keys.iter().cloned().zip(columns).collect();
@@ -87,6 +104,6 @@ impl Plan<'_> {
                 }
             }
         }
-        !by_user.is_empty() && !by_user.contains(&false)
+        false
     }
 }

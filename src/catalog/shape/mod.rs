@@ -232,6 +232,11 @@ impl Shape {
         self.depends_on(&unique.uses, changed)
     }
 
+    /// Whether the key of an index is made of any of these (quoted) columns.
+    pub fn is_keyed_by(&self, unique: &Uniqueness, columns: &[String]) -> bool {
+        self.depends_on(&unique.keys, columns)
+    }
+
     /// What a change of these (quoted) columns may break.
     pub fn checks_of<'a>(&'a self, changed: &'a [String]) -> impl Iterator<Item = &'a Check> {
         self.checks.iter().filter(|check| {

@@ -40,6 +40,8 @@ pub struct Uniqueness {
     pub joinable: bool,
     /// The quoted columns that keys and predicate are made of, and the partition's bounds where it stands on one.
     pub(super) uses: Vec<String>,
+    /// Those of them that the key itself is made of, as far as is known.
+    pub(super) keys: Vec<String>,
     /// Where it stands on a partition alone: the condition, over the table's column names, that a row lies in there.
     pub partition: Option<String>,
 }
@@ -53,7 +55,8 @@ const UNIQUE: &str = "
            i.indnullsnotdistinct,
            uses.columns,
            CASE WHEN i.indrelid <> $1 THEN pg_get_partition_constraintdef(i.indrelid) END,
-           con.conexclop IS NULL AND parts.joinable, parts.enums
+           con.conexclop IS NULL AND parts.joinable, parts.enums,
+           keys.columns
       FROM (SELECT $1 UNION SELECT t.relid FROM pg_partition_tree($1::oid::regclass) t) AS x(id)
       CROSS JOIN LATERAL (SELECT i.* FROM pg_index i WHERE i.indrelid = x.id OFFSET 0) i
       CROSS JOIN LATERAL (SELECT c.relname, c.relkind FROM pg_class c WHERE c.oid = i.indexrelid OFFSET 0) ic
@@ -89,6 +92,18 @@ const UNIQUE: &str = "
                                 WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
                                   AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
                                   AND d.refobjsubid = a.attnum))) uses
+      -- What an expression is made of is not told apart from what the predicate is.
+      CROSS JOIN LATERAL (
+            SELECT array_agg(DISTINCT quote_ident(a.attname)) AS columns
+              FROM pg_attribute a
+             CROSS JOIN (SELECT (i.indkey::int2[])[0 : i.indnkeyatts - 1], (i.indkey::int2[])[i.indnkeyatts : ]) AS k(key, included)
+             WHERE a.attrelid = i.indrelid AND a.attnum > 0
+               AND (a.attnum = ANY (k.key)
+                    OR 0 = ANY (k.key) AND NOT a.attnum = ANY (k.included)
+                       AND EXISTS (SELECT FROM pg_depend d
+                                    WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+                                      AND d.refobjsubid = a.attnum))) keys
      WHERE (i.indisunique OR i.indisexclusion) AND i.indislive AND i.indisready AND (i.indisvalid OR ic.relkind <> 'I')
        AND (i.indrelid = $1
             OR NOT EXISTS (SELECT FROM (SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = i.indexrelid OFFSET 0) h
@@ -124,6 +139,7 @@ pub(super) fn read_unique(session: &Session, table: Oid) -> Vec<Uniqueness> {
                 uses: texts(7),
                 partition: rows.get(row, 8),
                 joinable: rows.get(row, 9).unwrap_or_default(),
+                keys: texts(11),
             })
         })
         .collect()

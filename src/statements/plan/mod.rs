@@ -126,6 +126,11 @@ impl<'a> Plan<'a> {
         heir
     }
 
+    /// Whether rows gave way to this one.
+    pub fn has_losers(&self, row: &Row) -> bool {
+        self.losers.contains_key(row)
+    }
+
     /// Whether others will have left the row as it is planned to be now.
     pub fn is_done_before(&self, row: &Row) -> bool {
         match (self.rows.get(row), self.earlier.get(row)) {

@@ -90,15 +90,18 @@ def test_a_decision_can_be_pasted_and_is_rehearsed_first(town):
     assert town.sql("SELECT id FROM onagui.app_users") == [(a,)]
 
 
-def test_the_other_decision_can_be_pasted(town):
+@pytest.mark.parametrize("required", [False, True])
+def test_the_other_decision_can_be_pasted(town, required):
     """The address is somebody else's now."""
     a, b = address_of_a_deleted_user(town)
+    if required:
+        town.sql("ALTER TABLE onagui.app_users ALTER COLUMN email SET NOT NULL", role="supabase_admin")
     text = report(town)
     [call] = calls(text, "else")
     paste(town, call)
     [then] = re.findall(r"SELECT \* FROM onagui.fix_user_ids\(ARRAY\['\.\.\.'\], p_apply => true\);", " ".join(text.split()))
     paste(town, then.replace("...", "ada@x.org"))
-    assert set(town.sql("SELECT id, email FROM onagui.app_users")) == {(a, "ada@x.org"), (b, None)}
+    assert set(town.sql("SELECT id, email FROM onagui.app_users")) == {(a, "ada@x.org"), (b, f"{b}@former.invalid" if required else None)}
 
 
 @pytest.mark.parametrize("email", ["ada@x.org", "o'neil@x.org", "long" * 40 + "@x.org"])

@@ -132,7 +132,7 @@ pub enum Error {
     ChangedMeanwhile {
         table: String,
     },
-    /// A table that was to be written to is another role's than a moment ago.
+    /// A statement names a table that is another role's than a moment ago, or a view by now.
     TableReplaced {
         table: String,
     },

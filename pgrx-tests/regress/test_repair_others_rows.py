@@ -39,11 +39,22 @@ def test_a_row_that_is_not_theirs_neither_gives_way_nor_takes_over(tenants, owne
         assert row["outcome"] == "refused"
         error = row["details"]["error"]
         assert error["sqlstate"] == "23505"
-        assert error["detail"] == "1 row in public.projects (projects_tenant_slug_key)."
+        assert error["detail"] == "1 row in public.projects (projects_tenant_slug_key): (id)=(1) with (id)=(2)."
         if policy != "error":
             assert error["message"] == "the users cannot be merged: rows would collide with others that are not theirs"
             assert "p_on_conflict" in error["hint"]
     assert content(tenants, *TABLES) == before
+
+
+def test_of_several_rows_one_is_named(tenants):
+    """By its primary key, or by where it lies."""
+    tenants.sql("INSERT INTO projects SELECT n, 't1', %s, n FROM unnest(ARRAY[1, 2]) n", [SPARE])
+    tenants.sql("INSERT INTO projects SELECT n, 't2', %s, n - 10 FROM unnest(ARRAY[11, 12]) n", [THIRD])
+    detail = fix_one(tenants, "ann@example.com", False, "keep_auth")["details"]["error"]["detail"]
+    assert detail == "2 rows in public.projects (projects_tenant_slug_key), such as (id)=(1) with (id)=(11)."
+    tenants.sql("ALTER TABLE projects DROP CONSTRAINT projects_pkey CASCADE")
+    detail = fix_one(tenants, "ann@example.com", False, "keep_auth")["details"]["error"]["detail"]
+    assert detail == "2 rows in public.projects (projects_tenant_slug_key), such as (ctid)=((0,1)) with (ctid)=((0,3))."
 
 
 @pytest.mark.parametrize("policy, left", [("keep_auth", 2), ("keep_app", 1)])

@@ -247,7 +247,7 @@ def test_only_what_cannot_be_settled_is_named(db, policy):
     for id in A, B:
         db.sql("INSERT INTO roles VALUES (%s, 'admin')", [id])
     row = fix_one(db, "ann@example.com", False, policy)
-    assert row["details"]["error"]["detail"] == "1 row in public.projects (projects_tenant_slug_key)."
+    assert row["details"]["error"]["detail"] == "1 row in public.projects (projects_tenant_slug_key): (id)=(1) with (id)=(2)."
     assert [conflict["table"] for conflict in row["details"]["conflicts"]] == ["public.projects", "public.roles"]
 
 
@@ -261,7 +261,7 @@ def test_what_gives_way_to_their_own_row_meets_nobody_elses(db):
     )
     before = content(db, *tables)
     row = fix_one(db, "ann@example.com", False, "keep_app")
-    assert row["outcome"] == "refused" and row["details"]["error"]["detail"] == "1 row in public.profiles (profiles_tenant_handle_key)."
+    assert row["outcome"] == "refused" and row["details"]["error"]["detail"].startswith("1 row in public.profiles (profiles_tenant_handle_key): (owner)=(")
     planned = fix_one(db, "ann@example.com", False, "keep_auth")
     row = fix_one(db, "ann@example.com", True, "keep_auth")
     assert (planned["outcome"], row["outcome"], row["details"]) == ("planned", "done", planned["details"])

@@ -192,7 +192,7 @@ pub(super) fn unsettled(merge: &Merge, action: Action) -> Error {
     match merge.stuck.is_empty() {
         true => collides(&merge.collisions, action),
         // Whosever rows are to stay.
-        false => Error::CollidesWithOthers { what: Collision::in_words(&merge.stuck) },
+        false => Error::CollidesWithOthers { what: format!("{}.", merge.stuck.join("; ")) },
     }
 }
 

@@ -39,8 +39,8 @@ pub struct Merge<'a> {
     users: Vec<Row>,
     pub own: OwnFields,
     pub collisions: Vec<Collision>,
-    /// Those in which no row may give way, whoever's rows are to stay.
-    pub stuck: Vec<Collision>,
+    /// Those in which no row may give way, whosever rows are to stay, in words.
+    pub stuck: Vec<String>,
     /// Some collision was left as it is: nothing may be done.
     pub unsettled: bool,
 }
@@ -196,6 +196,13 @@ impl<'a> Merge<'a> {
             }
         }
         let settle::Settled { collisions, stuck, unsettled, .. } = settled;
+        let stuck = stuck
+            .iter()
+            .map(|(collision, [one, other])| {
+                let so = if collision.rows == 1 { ":" } else { ", such as" };
+                format!("{collision}{so} {} with {}", plan.name(one), plan.name(other))
+            })
+            .collect();
         Ok(Merge { plan, steps, users, own: OwnFields::default(), collisions, stuck, unsettled })
     }
 

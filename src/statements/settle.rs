@@ -27,8 +27,8 @@ pub struct Meeting {
 /// What came of letting rows give way.
 pub struct Settled {
     pub collisions: Vec<Collision>,
-    /// Those in which no row may give way, whoever's rows are to stay.
-    pub stuck: Vec<Collision>,
+    /// Those in which no row may give way, whosever rows are to stay, each with two rows that collide.
+    pub stuck: Vec<(Collision, [Row; 2])>,
     /// Some collision was left as it is: nothing may be done.
     pub unsettled: bool,
     /// Which row gives way to which, in the order in which it was found.
@@ -41,6 +41,7 @@ pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
     let position = |place: &usize| order.iter().position(|p| p == place);
     let mut met = Met::new();
     let mut stuck = Met::new();
+    let mut examples: BTreeMap<(usize, usize), [Row; 2]> = BTreeMap::new();
     let mut unsettled = false;
     let mut rounds = Vec::new();
     let mut open: BTreeSet<usize> = plan.touched.iter().filter_map(position).collect();
@@ -62,6 +63,8 @@ pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
             // What would be whose if rows gave way is not known.
             if policy != OnConflict::Error || !unsettled && theirs.is_empty() {
                 note(&mut stuck, plan, next, &others);
+                examples
+                    .extend(others.iter().rev().map(|m| ((next, m.unique), [m.moved, m.other])));
             }
             unsettled |= !theirs.is_empty() || policy == OnConflict::Error && !others.is_empty();
             continue;
@@ -79,16 +82,17 @@ pub fn settle(plan: &mut Plan, policy: OnConflict) -> Result<Settled, Error> {
         open.extend(plan.touched.iter().filter_map(position));
         rounds.push(losers.into_iter().map(|(loser, heir, _)| (loser, heir)).collect());
     }
-    let in_tables = |met: Met| -> Vec<Collision> {
-        let one = |((next, unique), rows): ((usize, usize), BTreeSet<Row>)| Collision {
-            table: plan.mover.references.tables[order[next]].label.clone(),
-            constraint: plan.shape(order[next]).unique[unique].name.clone(),
-            rows: rows.len() as u64,
-        };
-        met.into_iter().map(one).collect()
+    let collision = |(next, unique): (usize, usize), rows: &BTreeSet<Row>| Collision {
+        table: plan.mover.references.tables[order[next]].label.clone(),
+        constraint: plan.shape(order[next]).unique[unique].name.clone(),
+        rows: rows.len() as u64,
     };
     let unsettled = unsettled || !stuck.is_empty();
-    let (collisions, stuck) = (in_tables(met), in_tables(stuck));
+    let collisions = met.iter().map(|(place, rows)| collision(*place, rows)).collect();
+    let stuck = stuck
+        .iter()
+        .filter_map(|(place, rows)| Some((collision(*place, rows), *examples.get(place)?)))
+        .collect();
     Ok(Settled { collisions, stuck, unsettled, rounds })
 }
 

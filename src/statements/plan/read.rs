@@ -94,6 +94,16 @@ impl Plan<'_> {
         found.unwrap_or_else(|| vec![None; columns.len()])
     }
 
+    /// What a person finds a row by: its primary key as it is in the table, or where the row lies.
+    pub fn name(&self, row: &Row) -> String {
+        let key: Vec<&str> = self.shape(row.0).primary_key.iter().map(String::as_str).collect();
+        if key.is_empty() {
+            return format!("(ctid)=({})", row.1.1);
+        }
+        let values = self.fields(row, &key).into_iter().map(Option::unwrap_or_default);
+        format!("({})=({})", key.join(", "), values.collect::<Vec<String>>().join(", "))
+    }
+
     /// Finds the rows that refer through a foreign key to any of `parents`, as those are now.
     pub(super) fn look_up<'r>(
         &mut self,

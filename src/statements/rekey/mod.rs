@@ -25,6 +25,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 use text::{count_sql, update_many_sql, update_sql};
 
@@ -89,15 +90,16 @@ pub struct Collision {
     pub rows: u64,
 }
 
+impl fmt::Display for Collision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.rows == 1 { "" } else { "s" };
+        write!(f, "{} row{s} in {} ({})", self.rows, self.table, self.constraint)
+    }
+}
+
 impl Collision {
     pub fn in_words(all: &[Collision]) -> String {
-        let what: Vec<String> = all
-            .iter()
-            .map(|c| {
-                let s = if c.rows == 1 { "" } else { "s" };
-                format!("{} row{s} in {} ({})", c.rows, c.table, c.constraint)
-            })
-            .collect();
+        let what: Vec<String> = all.iter().map(Collision::to_string).collect();
         format!("{}.", what.join(", "))
     }
 

@@ -240,3 +240,47 @@ def test_a_partition_that_is_a_foreign_table(app):
     assert app.one("SELECT count(*) FROM auth.users", role=ADMIN) == 20
     assert {entry["details"]["error"]["sqlstate"] for entry in audit(app)} == {"08001"}
     assert ("tables", "fail") in app.sql("SELECT check_name, status FROM onagui.sync_health()")
+
+
+@pytest.mark.parametrize("column", ["username text NOT NULL UNIQUE DEFAULT 'guest' || nextval('public.guest_no')", "member_no bigint"])
+@pytest.mark.parametrize("owner, sequence_owner", [("service_role", "postgres"), ("postgres", ADMIN)])
+def test_a_default_takes_its_number_from_a_sequence_of_somebody_elses(db, column, owner, sequence_owner):
+    """A sequence does not go along when its table changes hands."""
+    db.install(app_users=False)
+    db.sql(
+        f"""GRANT USAGE, CREATE ON SCHEMA onagui TO service_role; CREATE SEQUENCE public.guest_no;
+            ALTER SEQUENCE public.guest_no OWNER TO {sequence_owner}; GRANT USAGE ON SEQUENCE public.guest_no TO PUBLIC;
+            CREATE TABLE onagui.app_users (id uuid PRIMARY KEY, email text, {column});
+            ALTER TABLE onagui.app_users OWNER TO {owner}""",
+        role=ADMIN,
+    )
+    if "member" in column:
+        db.sql("ALTER TABLE onagui.app_users ALTER member_no SET DEFAULT nextval('public.guest_no')", role=ADMIN)
+        db.sql("INSERT INTO onagui.sync_column VALUES ('member_no', 'user_meta', 'member_no')", role=ADMIN)
+    id = db.auth.signup(None)
+    assert db.sql("SELECT id FROM onagui.app_users", role=ADMIN) == [(id,)] and log(db, action="failure") == []
+    auth_user(db, "new@example.com")
+    for apply in False, True:
+        assert {row["outcome"] for row in fix(db, None, apply, role=ADMIN)} == {"done" if apply else "planned"}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER TABLE public.orders ADD k regclass DEFAULT 'public.sup'; CREATE UNIQUE INDEX ON public.orders (user_id, n) WHERE k = 'public.sup'::regclass",
+        "ALTER TABLE onagui.app_users ADD k regclass, ADD CHECK (k IN ('public.sup'::regclass, 'public.orders'::regclass) OR full_name IS NULL)",
+    ],
+    ids=["index", "check"],
+)
+def test_a_condition_that_names_a_table_of_somebody_elses(db, sql):
+    db.install()
+    db.sql("CREATE TABLE public.sup (); CREATE TABLE public.orders (user_id uuid REFERENCES onagui.app_users, n int)", role=ADMIN)
+    db.sql("ALTER TABLE public.orders OWNER TO postgres", role=ADMIN)
+    db.sql(sql)
+    mismatched(db, "ann@example.com")
+    duplicate(db, "bob@example.com")
+    auth_user(db, "new@example.com")
+    db.sql("INSERT INTO public.orders SELECT id, 1 FROM onagui.app_users")
+    for apply in False, True:
+        outcomes = {row["outcome"] for row in fix(db, None, apply, "keep_auth")}
+        assert outcomes == {"done" if apply else "planned"}

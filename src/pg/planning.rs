@@ -11,7 +11,7 @@ use crate::error::Error;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{PgLogLevel, pg_guard, pg_sys};
 use std::cell::Cell;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 use std::panic::{UnwindSafe, catch_unwind};
 
 /// A role whose statements are planned and carried out by nobody in particular: the extension's owner.
@@ -156,11 +156,8 @@ unsafe fn check_tables(
             Some((*tables.get_ptr(place)?).relid)
         };
         let targets: Vec<pg_sys::Oid> = inner.chain([query]).filter_map(target).collect();
-        let (mut named, mut items) = (std::ptr::null_mut(), std::ptr::null_mut());
-        let mut has_policies = false;
-        pg_sys::extract_query_dependencies(query.cast(), &mut named, &mut items, &mut has_policies);
-        let named: Vec<pg_sys::Oid> =
-            pgrx::PgList::<pg_sys::Oid>::from_pg(named).iter_oid().collect();
+        let mut named: Vec<pg_sys::Oid> = Vec::new();
+        find_tables(query.cast(), (&raw mut named).cast());
         (targets, named)
     };
     // The table of the rows that are offered ([`super::rowset`]) is named, too.
@@ -174,6 +171,34 @@ unsafe fn check_tables(
         }
     }
     Ok(())
+}
+
+/// Notes the tables that a query reads or writes, those of its subqueries too. What is merely named in it, like the sequence of
+/// a default, is nobody's code.
+///
+/// # Safety
+/// `node` is a query, or a part of one; `found` is a vector of oids.
+unsafe extern "C-unwind" fn find_tables(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: by the function's contract; a node is what its tag says.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_RangeTblEntry => {
+                let table = node.cast::<pg_sys::RangeTblEntry>();
+                if (*table).rtekind == pg_sys::RTEKind::RTE_RELATION {
+                    (*found.cast::<Vec<pg_sys::Oid>>()).push((*table).relid);
+                }
+                false
+            }
+            pg_sys::NodeTag::T_Query => {
+                let flags = pg_sys::QTW_EXAMINE_RTES_BEFORE as i32;
+                pg_sys::query_tree_walker(node.cast(), Some(find_tables), found, flags)
+            }
+            _ => pg_sys::expression_tree_walker(node, Some(find_tables), found),
+        }
+    }
 }
 
 unsafe fn plan_next(

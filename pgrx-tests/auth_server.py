@@ -66,6 +66,14 @@ class AuthServer:
     def ask_to_change_email(self, id, new, connection=None):
         self.run(["ask_to_change_email"], connection, id=str(id), email=new)
 
+    def correct_email(self, id, email, confirm=True, connection=None):
+        """An administrator sets it, and confirms it in the same call: first (adminUserUpdate)."""
+        self.run([*(["confirm_email"] if confirm else []), "set_email"], connection, id=str(id), email=email)
+
+    def follow_provider(self, id, email, verified=True, connection=None):
+        """A provider's new address becomes the user's (syncOAuthUserEmail); the Auth server does so only where it is verified."""
+        self.run(["refresh_identity", "set_email"], connection, id=str(id), email=email, verified=verified)
+
     def unlink_identity(self, id, email, connection=None):
         """The address changes to one that is not confirmed."""
         self.run(["unlink_identity"], connection, id=str(id), email=email)

@@ -134,6 +134,117 @@ def test_by_an_address_that_auth_has_set_and_left_confirmed(db, boss):
     assert db.sql("SELECT id FROM onagui.app_users") == [(mallory,)]
 
 
+def test_by_an_administrator_who_corrects_an_address(db, boss):
+    """It is confirmed before it is set, in one transaction: what is confirmed is the one that comes."""
+    mallory = db.auth.signup(VICTIM, confirmed=False)
+    db.auth.correct_email(mallory, "mallory@example.net")
+    untouched(db, boss)
+    assert db.sql("SELECT email FROM onagui.app_users WHERE id = %s", [mallory]) == [("mallory@example.net",)]
+    link, undo = (audit(db, action=action)[0] for action in ("link", "undo"))
+    assert link["undone_by"] == undo["audit_id"] and undo["outcome"] == "done"
+    user = db.auth.signup(VICTIM)
+    assert db.sql("SELECT user_id FROM onagui.roles") == [(user,)]
+
+
+def test_an_administrator_may_correct_an_address_to_that_of_a_former_user(db, boss):
+    ann = app_user(db, "ann@example.com")
+    user = db.auth.signup("ann@example.com", confirmed=False)
+    db.auth.correct_email(user, VICTIM)
+    assert db.sql("SELECT id, email FROM onagui.app_users ORDER BY email") == [(ann, "ann@example.com"), (user, VICTIM)]
+    assert db.sql("SELECT user_id FROM onagui.roles") == [(user,)]
+
+
+def test_what_an_administrator_corrects_back_stays(db, boss):
+    """The same address in other letters is confirmed by its own confirmation."""
+    user = db.auth.signup(VICTIM, confirmed=False)
+    db.auth.correct_email(user, VICTIM.upper())
+    assert db.sql("SELECT id, email FROM onagui.app_users") == [(user, VICTIM.upper())]
+    assert audit(db, action="undo") == []
+
+
+def test_a_link_that_cannot_be_taken_back_is_told_of(db, boss):
+    """A trigger of the application has deleted the row meanwhile; the sign-in goes on."""
+    db.sql(
+        """CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN IF NEW.id = '%s' THEN RAISE 'not back'; END IF; RETURN NEW; END $$;
+           CREATE TRIGGER refuse BEFORE UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.refuse()"""
+        % boss
+    )
+    mallory = db.auth.signup(VICTIM, confirmed=False)
+    db.auth.correct_email(mallory, "mallory@example.net")
+    assert db.one("SELECT email FROM auth.users") == "mallory@example.net"
+    error = audit(db, action="failure")[0]["details"]["error"]
+    link = audit(db, action="link")[0]["audit_id"]
+    assert error["message"].endswith("cannot be taken back: not back") and error["hint"].endswith(f"SELECT onagui.undo_fix({link});")
+    assert db.warnings[0].message.endswith("cannot be taken back: not back")
+    assert db.sql("SELECT sync_status FROM onagui.sync_status()", role=ADMIN) == [("EMAIL_MISMATCH",)]
+    db.sql("DROP TRIGGER refuse ON onagui.app_users")
+    db.sql("SELECT onagui.undo_fix(%s)", [link])
+    untouched(db, boss)
+
+
+def test_an_address_that_an_administrator_sets_and_confirms_links(db, boss):
+    db.sql("ALTER TABLE onagui.app_users ALTER email SET NOT NULL")
+    user = db.auth.signup(phone="4912345")
+    db.auth.correct_email(user, VICTIM)
+    assert db.sql("SELECT id FROM onagui.app_users") == [(user,)]
+
+
+@pytest.mark.parametrize("verified", [True, False])
+@pytest.mark.parametrize("how", ["sign-in", "unlink"])
+def test_an_identity_vouches_for_the_address_that_its_provider_has_verified(db, boss, how, verified):
+    user = db.auth.signup("former@example.com")
+    db.sql("DELETE FROM onagui.app_users WHERE id = %s", [user])
+    if how == "sign-in":
+        db.auth.follow_provider(user, VICTIM, verified)
+    else:
+        # The identity that is left has another address; the Auth server takes the confirmation back where that is not verified.
+        db.auth.run(["refresh_identity"], id=str(user), email=VICTIM, verified=verified)
+        db.auth.run(["set_email"], id=str(user), email=VICTIM)
+    assert db.sql("SELECT id FROM onagui.app_users") == [(user if verified else boss,)]
+    if not verified:
+        assert register(db, user, VICTIM)["data"]["action"] == "pending"
+        db.sql("UPDATE auth.identities SET identity_data = identity_data || '{\"email_verified\": true}'", role=ADMIN)
+        assert register(db, user, VICTIM)["data"]["action"] == "linked"
+
+
+@pytest.mark.parametrize("identities", ["DROP TABLE auth.identities CASCADE", "ALTER TABLE auth.identities RENAME user_id TO person", "REVOKE"])
+def test_where_there_are_no_identities_nobody_vouches(db, boss, identities):
+    user = db.auth.signup("former@example.com")
+    db.sql("DELETE FROM onagui.app_users WHERE id = %s", [user])
+    if identities == "REVOKE":
+        db.sql("UPDATE auth.identities SET identity_data = '{\"email\": \"other@example.com\", \"email_verified\": true}'", role=ADMIN)
+    else:
+        db.sql(identities, role=ADMIN)
+    db.auth.run(["set_email"], id=str(user), email=VICTIM)
+    untouched(db, boss)
+    assert audit(db, action="failure") == []
+
+
+@pytest.mark.parametrize("when", ["two rows have it", "linking is off", "there is a row of their own"])
+def test_by_an_address_that_was_set_when_it_could_not_link(db, boss, when):
+    """That nobody has confirmed it is known later, too; also of the second time, after her own had been confirmed again."""
+    mallory = db.auth.signup("mallory@example.com")
+    if when == "two rows have it":
+        db.sql("DROP INDEX onagui.app_users_email_key")
+        app_user(db, VICTIM.upper(), username="second")
+    as_auth = db.session(ADMIN)
+
+    def change(changes):
+        if when != "there is a row of their own":
+            db.sql("DELETE FROM onagui.app_users WHERE id = %s", [mallory])
+        as_auth.execute(f"UPDATE auth.users SET {changes} WHERE id = %s", [mallory])
+
+    if when == "linking is off":
+        as_auth.execute("SET onagui_sync.link_by_email = never")
+    for _ in range(2):
+        change("email = 'mallory@example.com', email_confirmed_at = clock_timestamp()")
+        change(f"email = '{VICTIM}'")
+    db.sql("DELETE FROM onagui.app_users WHERE id = %s OR username = 'second'", [mallory])
+    assert register(db, mallory, VICTIM)["data"]["action"] == "pending"
+    untouched(db, boss)
+
+
 @pytest.mark.parametrize("kind", ["email", "phone"])
 def test_an_address_that_was_asked_for_and_confirmed_links(db, boss, kind):
     user = db.auth.signup("former@example.com") if kind == "email" else db.auth.signup(phone="4912345")

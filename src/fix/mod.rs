@@ -16,7 +16,7 @@ pub use link::Linker;
 pub use registry::{
     prune_audit, register_reference, unregister_reference, unregister_reference_by_name,
 };
-pub use undo::undo_fix;
+pub use undo::{take_back, undo_fix};
 
 use crate::catalog::House;
 use crate::error::{Error, plain};

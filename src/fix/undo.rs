@@ -52,11 +52,29 @@ struct Undone {
 /// `onagui.undo_fix(p_audit_id)`.
 pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     let audit_id: i64 = call.arg(0).ok_or(Error::NullArgument { name: "p_audit_id" })?;
-    let house = House::find()?;
+    let TakenBack { action, email, rows, by } =
+        take_back(House::find()?, audit_id, &super::actor())?;
+    Ok(Reply::of(plain(&format!(
+        "UNDONE: {action} of {}, with {} to the user; audit_id {by}",
+        email.as_deref().unwrap_or("a user without e-mail"),
+        super::rows_that_refer(rows)
+    ))))
+}
+
+/// What was taken back, and which entry tells of that.
+pub struct TakenBack {
+    action: String,
+    email: Option<String>,
+    rows: u64,
+    by: i64,
+}
+
+/// Takes back what an entry of the audit log tells of, and records that.
+pub fn take_back(house: House, audit_id: i64, actor: &str) -> Result<TakenBack, Error> {
     let logged = read(house, audit_id)?;
-    let repair = Repair::start(house, true, OnConflict::Error, super::actor())?;
+    let repair = Repair::start(house, true, OnConflict::Error, actor.to_owned())?;
     let attempt =
-        || subtransaction(|| pg::connect(|session| take_back(&repair, session, audit_id, &logged)));
+        || subtransaction(|| pg::connect(|session| reverse(&repair, session, audit_id, &logged)));
     let undone = repair
         .once_more(|| repair.mover().at_once_or_in_order(attempt))
         .map_err(|failure| refusal(audit_id, failure))?;
@@ -81,12 +99,7 @@ pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
             );
         })
     });
-    Ok(Reply::of(plain(&format!(
-        "UNDONE: {} of {}, with {} to the user; audit_id {by}",
-        logged.action,
-        logged.email.as_deref().unwrap_or("a user without e-mail"),
-        super::rows_that_refer(rows)
-    ))))
+    Ok(TakenBack { action: logged.action, email: logged.email, rows, by })
 }
 
 /// What stands in the way was not foreseen: a constraint refused, or a table is not what it was.
@@ -214,7 +227,7 @@ impl Undone {
     }
 }
 
-fn take_back(
+fn reverse(
     repair: &Repair,
     session: &Session,
     audit_id: i64,

@@ -76,6 +76,12 @@ pub fn has_written() -> bool {
     unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
+/// What tells this transaction from any other, once it [`has_written`].
+pub fn transaction() -> u64 {
+    // SAFETY: backend-local state.
+    unsafe { pg_sys::GetTopFullTransactionIdIfAny().value }
+}
+
 /// Locks a table as statements do that write rows of it, until the transaction ends. Without effect on one that is gone.
 pub fn lock_for_writing(table: pg_sys::Oid) {
     // SAFETY: within a transaction.

@@ -1,7 +1,8 @@
 //! What is done for each auth user of a statement whose rows could not simply be inserted.
 
 use super::halving::{Act, Failed, do_for_most};
-use super::{Attempt, Change, Occasion, Proof, give_up};
+use super::proof::Proof;
+use super::{Attempt, Change, Occasion, give_up};
 use crate::error::{Error, Failure};
 use crate::fix::Linker;
 use crate::pg::{RowSet, subtransaction};
@@ -182,7 +183,7 @@ impl Occasion {
             Proof::Lacking => {
                 let mut arrivals = target.facts(new)?;
                 if target.auth.has("email_confirmed_at") {
-                    arrivals.iter_mut().for_each(Arrival::mistrust);
+                    target.mistrust(arrivals.iter_mut().collect());
                 }
                 Ok(arrivals)
             }
@@ -230,10 +231,9 @@ impl Visit<'_> {
         let mut others: Vec<String> = others.map(|other| other.id.to_string()).collect();
         // An entry that is repeated must be the same.
         others.sort();
-        Entry {
-            details: json!({ "reason": reason, "app_users": others }).to_string(),
-            ..self.entry(place, "conflict", "refused")
-        }
+        let mut details = json!({ "reason": reason, "app_users": others });
+        self.arrivals[place].tell_if_unproven(&mut details);
+        Entry { details: details.to_string(), ..self.entry(place, "conflict", "refused") }
     }
 
     fn record(&self, entries: &[Entry]) -> Result<(), Error> {
@@ -300,9 +300,11 @@ impl Visit<'_> {
         Refreshed { written, details }: Refreshed,
     ) -> Result<(), Error> {
         all_written(written, new)?;
-        let details = details.to_string();
-        let entry =
-            |place: &usize| Entry { details: details.clone(), ..self.own(*place, "update_email") };
+        let entry = |place: &usize| {
+            let mut details = details.clone();
+            self.arrivals[*place].tell_if_unproven(&mut details);
+            Entry { details: details.to_string(), ..self.own(*place, "update_email") }
+        };
         let entries: Vec<Entry> = places.iter().map(entry).collect();
         audit::record_signup(self.target.house, entries);
         Ok(())

@@ -6,10 +6,12 @@
 mod arrival;
 mod create;
 mod halving;
+mod proof;
 pub mod triggers;
 
 use crate::catalog::{App, Auth, House};
 use crate::error::{Error, Failure};
+use crate::fix::take_back;
 use crate::pg::{
     self, Call, Lockwait, Mode, Person, Reply, RowSet, Seen, TriggerCall, TriggerEvent, connect,
     subtransaction,
@@ -19,6 +21,8 @@ use crate::statements::audit::{self, Entry};
 use crate::statements::people::{self, AT_ONCE};
 use crate::statements::signup::Target;
 use onagui_decide::failure::{DEADLOCK, LOCK_NOT_AVAILABLE, must_pass_on, not_about_the_row};
+use pgrx::Uuid;
+use proof::Proof;
 use std::cell::{Cell, LazyCell};
 use std::thread::sleep;
 use std::time::Duration;
@@ -164,7 +168,9 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
     let (Some(before), Some(after)) = (old.first(), new.first()) else {
         return Ok(());
     };
-    occasion.proof.set(proof_of(&before, &after));
+    occasion.proof.set(Proof::of(&before, &after));
+    let is_newly_confirmed = before.confirmed_at.is_none() && after.confirmed_at.is_some();
+    let was_wrong = proof::was_of_another(&before, &after);
     let (was_deleted, is_deleted) = (before.is_deleted, after.is_deleted);
     let (before, after) = (before.person, after.person);
     let change = Change { email_changed: before.email != after.email };
@@ -185,7 +191,17 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
     // Nearly always: a confirmation of somebody whose row was made when they signed up.
     match subtransaction(|| Ok(target.is_in_step(&after))) {
         Ok(true) => Ok(()),
-        Ok(false) => arrival::follow(&target, new, &change, occasion),
+        Ok(false) => {
+            if let Some(id) = after.id.filter(|_| is_newly_confirmed) {
+                proof::note(id);
+            }
+            if let Some(id) = after.id.filter(|_| was_wrong)
+                && !unlink(&target, new, id, occasion)?
+            {
+                return Ok(());
+            }
+            arrival::follow(&target, new, &change, occasion)
+        }
         Err(failure) if must_pass_on(&failure.sqlstate) => Err(failure.into()),
         Err(failure) => {
             occasion.may_pass_now(&target, &failure)?;
@@ -194,32 +210,35 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
     }
 }
 
-/// Whether the confirmation that an auth user has is one of the e-mail they have.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Proof {
-    Given,
-    /// It is of another one.
-    Lacking,
-    /// As it was before: the log may know better.
-    AsRecorded,
-}
-
-/// Where an identity is unlinked, the Auth server sets another e-mail first, which anybody may have named as theirs, and takes the
-/// confirmation of the old one back only in a later UPDATE (supabase/auth, internal/models/user.go,
-/// UpdateUserEmailFromIdentities). An e-mail that the user has asked for is confirmed by the UPDATE that sets it and ends the
-/// request (ConfirmEmailChange), or by the next one.
-fn proof_of(before: &Seen, after: &Seen) -> Proof {
-    let address = |email: &Option<String>| email.as_ref().map(|email| email.to_lowercase());
-    let email = address(&after.person.email);
-    let is_asked_for =
-        address(&before.email_change) == email && after.email_change != before.email_change;
-    if after.confirmed_at != before.confirmed_at || is_asked_for {
-        Proof::Given
-    } else if address(&before.person.email) == email {
-        Proof::AsRecorded
-    } else {
-        Proof::Lacking
+/// Takes back that the auth user was linked in this transaction: the confirmation was one of another e-mail than the one by which
+/// they were. Answers whether nothing of that is left.
+fn unlink(target: &Target, new: &RowSet, id: Uuid, occasion: &Occasion) -> Result<bool, Error> {
+    let house = target.house;
+    let link = Cell::new(None);
+    let undone = subtransaction(|| {
+        link.set(audit::link_in_this_transaction(house, id));
+        match link.get() {
+            Some(link) => take_back(house, link, &occasion.actor).map(|_| ()),
+            None => Ok(()),
+        }
+    });
+    let mut failure = match undone {
+        Ok(()) => return Ok(true),
+        Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
+        Err(failure) => failure,
+    };
+    occasion.may_pass_now(target, &failure)?;
+    if let Some(link) = link.get() {
+        failure.message = format!(
+            "the link to an e-mail that was not the confirmed one cannot be taken back: {}",
+            failure.message
+        );
+        failure.hint = Some(format!(
+            "See to what stands in the way, then run SELECT onagui.undo_fix({link});"
+        ));
     }
+    record_all(house, new, &failure, &occasion.actor)?;
+    Ok(false)
 }
 
 /// What an UPDATE of an auth user changed.

@@ -60,10 +60,19 @@ fn wanted(auth: &Auth, always: bool) -> Vec<Wanted> {
 /// Gives roles of the REST interface their rights where they have been created since CREATE EXTENSION.
 const API_ROLES: &str = include_str!("../../sql/install/95_api_roles.sql");
 
-/// Keeps the name of the extension's schema from being given to another one, whose functions the triggers would call.
-const HOLD_SCHEMA: &str = "
-    SELECT n.nspname FROM pg_namespace n JOIN pg_extension e ON e.extnamespace = n.oid
-     WHERE e.extname = 'onagui_sync' AND n.nspname = 'onagui' FOR SHARE OF n";
+/// Keeps the name of the extension's schema from being given to another one, whose functions the triggers would call. Only a
+/// superuser can.
+fn hold_schema(session: &Session, house: House) -> Result<(), Error> {
+    let hold = if pg::is_superuser(house.owner.0) { "FOR SHARE OF n" } else { "" };
+    let sql = format!(
+        "SELECT n.nspname FROM pg_namespace n JOIN pg_extension e ON e.extnamespace = n.oid
+          WHERE e.extname = 'onagui_sync' AND n.nspname = 'onagui' {hold}"
+    );
+    match session.run(&sql, &[], Mode::Fresh).is_empty() {
+        true => Err(Error::NotWhole),
+        false => Ok(()),
+    }
+}
 
 const MAPPING_TRIGGER: &str = "
     DO $$ BEGIN
@@ -89,11 +98,10 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
             let wanted = wanted(&auth, always);
             let mut unlike = unlike(session, &auth, &wanted, always)?;
             if !unlike.is_empty() {
+                // Whoever changes its rights is waited for before sign-ups have to wait for this.
+                hold_schema(session, house)?;
                 // Another session may be about it.
                 lock(session, unlike.iter().any(|(_, is_there)| *is_there));
-                if session.run(HOLD_SCHEMA, &[], Mode::Fresh).is_empty() {
-                    return Err(Error::NotWhole);
-                }
                 unlike = self::unlike(session, &auth, &wanted, always)?;
             }
             let changed = unlike.len();

@@ -101,9 +101,9 @@ pub fn record_signup(house: House, entries: Vec<Entry>) {
     write(house, entries, &[ONCE[0], ONCE[1], "failure"]);
 }
 
-/// The same where a link that is pending is told of each time.
+/// The same, where what is pending or in conflict is told of each time.
 pub fn record_anew(house: House, entries: Vec<Entry>) {
-    write(house, entries, &[ONCE[1], "failure"]);
+    write(house, entries, &["failure"]);
 }
 
 /// The same for a user who may call as often as they like, each time with what does not fit.
@@ -143,6 +143,16 @@ fn write(house: House, mut entries: Vec<Entry>, once: &[&str]) -> Vec<i64> {
             catch_up(session);
             session.run_kept_by_key(RECORD, &args, Mode::Fresh).column()
         })
+    })
+}
+
+/// The entry that tells of the link of an auth user in this transaction, if there is one.
+pub fn link_in_this_transaction(house: House, auth: Uuid) -> Option<i64> {
+    let sql = "SELECT l.audit_id FROM onagui.sync_audit_log l
+                WHERE l.auth_user_id = $1 AND l.action = 'link' AND l.outcome = 'done' AND l.occurred_at = now() AND l.undone_by IS NULL
+                ORDER BY l.audit_id DESC LIMIT 1";
+    pg::as_role(house.owner, || {
+        connect(|session| session.run_by_key(sql, &[auth.into()], Mode::Fresh).one())
     })
 }
 

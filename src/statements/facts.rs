@@ -9,7 +9,17 @@ use crate::settings;
 use onagui_decide::signup::{Facts, LinkPolicy, Namesake, OwnRow, PENDING, UNPROVEN};
 use pgrx::Uuid;
 use pgrx::pg_sys::UUIDOID;
+use serde_json::{Value, json};
 use std::collections::HashSet;
+
+/// Whether `auth.identities` can be read, and is what the Auth server makes it.
+const IDENTITIES: &str = "
+    SELECT has_table_privilege(t.oid, 'SELECT')
+           AND 2 = (SELECT count(*) FROM pg_attribute a
+                     WHERE a.attrelid = t.oid AND NOT a.attisdropped
+                       AND (a.attname = 'user_id' AND a.atttypid = 'uuid'::regtype
+                            OR a.attname = 'identity_data' AND a.atttypid = 'jsonb'::regtype))
+      FROM pg_class t WHERE t.oid = $1 AND t.relkind = 'r'";
 
 /// What is known of one arriving auth user.
 pub struct Arrival {
@@ -32,9 +42,16 @@ pub struct Arrival {
 
 impl Arrival {
     /// Counts the e-mail as not confirmed.
-    pub fn mistrust(&mut self) {
+    fn mistrust(&mut self) {
         self.unproven |= self.facts.confirmed;
         self.facts.confirmed = false;
+    }
+
+    /// For the audit log, where `details` do not say so by their reason.
+    pub fn tell_if_unproven(&self, details: &mut Value) {
+        if self.unproven {
+            details["unproven"] = json!(true);
+        }
     }
 
     /// Why a link is pending.
@@ -92,7 +109,7 @@ impl Target {
         let sql = format!(
             "SELECT l.auth_user_id
                FROM onagui.sync_audit_log l JOIN ONLY auth.users u ON u.id = l.auth_user_id
-              WHERE l.auth_user_id = ANY ($1) AND l.action = 'pending' AND l.details ->> 'reason' = $2
+              WHERE l.auth_user_id = ANY ($1) AND (l.details ->> 'reason' = $2 OR l.details -> 'unproven' = 'true')
                 AND {} = {} AND l.occurred_at > u.email_confirmed_at",
             email_key("l.email"),
             email_key(&self.auth.email("u")),
@@ -103,10 +120,39 @@ impl Target {
                 session.run_by_key(&sql, &[ids.into(), UNPROVEN.into()], Mode::Fresh).column()
             })
         });
-        for arrival in believed.iter_mut().filter(|arrival| unproven.contains(&arrival.id)) {
-            arrival.mistrust();
-        }
+        believed.retain(|arrival| unproven.contains(&arrival.id));
+        self.mistrust(believed);
         Ok(arrivals)
+    }
+
+    /// Counts the e-mails of `arrivals` as not confirmed, but where an identity of the user's vouches for it: its provider has
+    /// verified that e-mail, which Auth takes for a confirmation too (supabase/auth, internal/models/user.go,
+    /// UpdateUserEmailFromIdentities, and internal/api/external_oauth_email.go).
+    pub fn mistrust(&self, arrivals: Vec<&mut Arrival>) {
+        let (ids, keys): (Vec<Uuid>, Vec<Option<String>>) =
+            arrivals.iter().map(|arrival| (arrival.id, arrival.key.clone())).unzip();
+        let vouched: Vec<Uuid> = pg::as_role(self.house.owner, || {
+            connect(|session| match pg::table_named(c"auth", c"identities") {
+                Some(table)
+                    if !ids.is_empty()
+                        && session.run(IDENTITIES, &[table.into()], Mode::Fresh).one()
+                            == Some(true) =>
+                {
+                    let sql = format!(
+                        "SELECT n.id FROM unnest($1::uuid[], $2::text[]) AS n(id, key) JOIN ONLY auth.identities i ON i.user_id = n.id
+                          WHERE i.identity_data -> 'email_verified' = 'true' AND {} = n.key",
+                        email_key("i.identity_data ->> 'email'")
+                    );
+                    session.run_by_key(&sql, &[ids.into(), keys.into()], Mode::Fresh).column()
+                }
+                _ => Vec::new(),
+            })
+        });
+        for arrival in arrivals {
+            if !vouched.contains(&arrival.id) {
+                arrival.mistrust();
+            }
+        }
     }
 
     /// The same of one who was to be linked. Who else has confirmed the e-mail is not looked up again, which without an index

@@ -67,7 +67,7 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"onagui_sync.lock_timeout",
-        c"The longest a sign-up waits for a lock on the application's tables.",
+        c"The longest a sign-up waits for a lock on the application's tables, and enable_sync() and disable_sync() for auth.users.",
         c"0 leaves the session's own lock_timeout alone.",
         &LOCK_TIMEOUT,
         0,

@@ -770,6 +770,30 @@ def test_settings_of_another_role(clinic, place):
         dba(clinic, f"ALTER {place} RESET onagui_sync.enabled")
 
 
+@pytest.mark.parametrize(
+    "setting, says",
+    [
+        ("link_by_mail = 'never'", "onagui_sync.link_by_mail = never: there is no such setting"),
+        ("link_by_email = 'nevr'", "onagui_sync.link_by_email = nevr: it takes no such value, verified is in force"),
+        ("enabled = 'perhaps'", "onagui_sync.enabled = perhaps: it takes no such value, on is in force"),
+        ("lock_timeout = '-5'", "onagui_sync.lock_timeout = -5: it takes no such value"),
+    ],
+)
+@pytest.mark.parametrize("place", ["DATABASE {db}", "ROLE supabase_auth_admin IN DATABASE {db}"])
+def test_settings_that_mean_nothing(clinic, setting, says, place):
+    """ALTER takes them from a session that does not know the settings."""
+    place = place.format(db=clinic.name)
+    clinic.connect("supabase_admin").execute(f"ALTER {place} SET onagui_sync.{setting}")
+    mend(clinic, "settings", says=says)
+
+
+def test_settings_that_are_in_force(clinic):
+    for name, value in ("link_by_email", "never"), ("enabled", "TRUE"), ("audit", "All"), ("lock_timeout", "2 s"), ("lock_timeout", "1.5min"), ("enabled", "y"):
+        clinic.connect("supabase_admin").execute(f"ALTER DATABASE {clinic.name} SET onagui_sync.{name} = '{value}'")
+        [(status, detail, _)] = [row[1:] for row in clinic.connect("postgres").execute("SELECT * FROM onagui.sync_health()").fetchall() if row[0] == "settings"]
+        assert (status, detail) == ("ok", "nothing is switched off, onagui_sync.link_by_email is never")
+
+
 def test_mapping(clinic):
     clinic.sql("INSERT INTO onagui.sync_column VALUES ('no''such', 'column', 'phone'), ('full_name', 'column', 'nothing')")
     found = mend(clinic, "column mapping", says="has no effect")
@@ -862,8 +886,9 @@ def test_a_failure_says_whose_code_it_was(clinic):
         "CREATE TRIGGER fill AFTER INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.fill()",
     )
     clinic.auth.signup("ann@x.org")
+    clinic.sql("SELECT * FROM onagui.fix_user_ids(p_apply => true)")  # fails as well
     [(_, detail, _)] = findings(clinic, "recent failures")
-    assert 'the last one: record "new" has no field "user_id" (' in detail and "public.fill()" in detail
+    assert detail.startswith("1 user failed in the last day") and 'the last failure: record "new" has no field "user_id" (' in detail and "public.fill()" in detail
 
 
 def test_of_two_columns_that_refer_to_auth_the_unique_one_is_the_id(clinic):

@@ -147,9 +147,54 @@ def test_other_peoples_triggers_are_left_alone(app):
 def test_a_name_that_is_taken(db, name):
     db.sql("CREATE FUNCTION public.other() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
     db.sql(f"CREATE TRIGGER {name} AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION public.other()")
-    with expect_error("42710", f"auth.users has a trigger {name} that is not the extension's", "calls another function", f"ALTER TRIGGER {name} ON auth.users RENAME"):
+    with expect_error("42710", f"auth.users has a trigger {name} that is not the extension's", "calls another function", "Drop the trigger"):
         db.sql("CREATE EXTENSION onagui_sync")
     assert triggers(db) == [(name,)]
+
+
+@pytest.mark.parametrize("limit", ["lock_timeout", "onagui_sync.lock_timeout"])
+@pytest.mark.parametrize("call", ["disable_sync()", "enable_sync(true)", "enable_sync()"])
+def test_a_call_that_finds_auth_users_in_use_gives_up(app, call, limit):
+    """Sign-ups wait behind whoever waits for all of the table."""
+    if call == "enable_sync()":
+        app.sql("SELECT onagui.disable_sync()")
+    user = app.connect("supabase_auth_admin")
+    caller = app.connect("supabase_admin")
+    caller.execute("LOAD 'onagui_sync'")
+    caller.execute(f"SET {limit} = '200ms'")
+    before = definitions(app)
+    with user.transaction():
+        user.execute("SELECT * FROM auth.users" if call != "enable_sync()" else "DELETE FROM auth.users")
+        with expect_error("55P03", "auth.users is in use", "sign-ups wait behind", "pg_stat_activity"):
+            caller.execute(f"SELECT onagui.{call}")
+    assert definitions(app) == before
+    app.auth.signup("a@example.com")
+    assert caller.one(f"SELECT onagui.{call}").startswith("OK: sync is ")
+
+
+def test_who_changes_the_schemas_rights_keeps_no_sign_up_waiting(app):
+    app.sql("SELECT onagui.disable_sync()")
+    migration = app.connect("postgres")
+    with migration.transaction():
+        migration.execute("GRANT USAGE ON SCHEMA onagui TO anon")
+        enabling = app.in_background("SELECT onagui.enable_sync()", connection=app.connect("postgres")).wait_blocked()
+        auth = app.connect("supabase_auth_admin")
+        auth.execute("SET lock_timeout = '1s'")
+        app.auth.signup("a@example.com", connection=auth)
+    assert enabling.result() == [("OK: sync is enabled",)]
+
+
+def test_the_extension_may_have_passed_to_a_role_that_is_no_superuser(db):
+    """REASSIGN OWNED, when the installer leaves."""
+    db.sql("CREATE ROLE leaving SUPERUSER", role="supabase_admin")
+    try:
+        db.sql("SET ROLE leaving; CREATE EXTENSION onagui_sync; SELECT onagui.create_app_users(); RESET ROLE", role="supabase_admin")
+    finally:
+        db.sql("REASSIGN OWNED BY leaving TO supabase_auth_admin; DROP OWNED BY leaving; DROP ROLE leaving", role="supabase_admin")
+    db.sql("SELECT onagui.disable_sync()", role="supabase_admin")
+    assert db.sql("SELECT onagui.enable_sync()", role="supabase_admin") == [("OK: sync is enabled",)]
+    id = db.auth.signup("a@example.com")
+    assert db.sql("SELECT id FROM onagui.app_users", role="supabase_admin") == [(id,)]
 
 
 def test_calls_by_hand_and_foreign_tables_are_refused(app):

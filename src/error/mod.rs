@@ -112,6 +112,8 @@ pub enum Error {
     TriggerNameTaken {
         name: &'static str,
     },
+    /// Sign-ups wait behind whoever waits for all of auth.users.
+    AuthUsersBusy,
     UnknownStatus {
         found: String,
     },

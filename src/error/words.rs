@@ -111,7 +111,20 @@ impl From<Error> for Failure {
                 "42710",
                 format!("auth.users has a trigger {name} that is not the extension's"),
                 "It calls another function than onagui.sync_auth_user_to_app_users().".into(),
-                format!("ALTER TRIGGER {name} ON auth.users RENAME TO ...; then call enable_sync() again."),
+                "Drop the trigger, for example with DROP FUNCTION ... CASCADE of the function it calls, or have the owner of auth.users \
+                 rename it; then call enable_sync(), or CREATE EXTENSION, again."
+                    .into(),
+            ),
+            Error::AuthUsersBusy => (
+                "55P03",
+                "auth.users is in use by a transaction that did not end in time".into(),
+                "Triggers are made and dropped when nobody else uses the table, and sign-ups wait behind whoever waits for that: at most as long \
+                 as onagui_sync.lock_timeout and lock_timeout say."
+                    .into(),
+                "Try again once it has ended (a dump?): SELECT pid, state, xact_start, query FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks \
+                 WHERE relation = 'auth.users'::regclass). To switch syncing off at once: LOAD 'onagui_sync'; ALTER SYSTEM SET onagui_sync.enabled = off; \
+                 SELECT pg_reload_conf();"
+                    .into(),
             ),
             Error::RowsDiscarded { wanted, written } => (
                 "09000",

@@ -3,7 +3,9 @@
 use crate::catalog::tables::AUTH_USERS;
 use crate::catalog::{Auth, House};
 use crate::error::Error;
-use crate::pg::{self, Call, Mode, Reply, Session, connect};
+use crate::pg::{self, Call, Lockwait, Mode, Reply, Session, connect, subtransaction};
+use crate::settings;
+use onagui_decide::failure::LOCK_NOT_AVAILABLE;
 use pgrx::pg_sys::Oid;
 
 struct Wanted {
@@ -101,7 +103,7 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
                 // Whoever changes its rights is waited for before sign-ups have to wait for this.
                 hold_schema(session, house)?;
                 // Another session may be about it.
-                lock(session, unlike.iter().any(|(_, is_there)| *is_there));
+                lock(session, unlike.iter().any(|(_, is_there)| *is_there))?;
                 unlike = self::unlike(session, &auth, &wanted, always)?;
             }
             let changed = unlike.len();
@@ -162,10 +164,19 @@ fn unlike<'w>(
     Ok(unlike)
 }
 
-/// As CREATE TRIGGER and DROP TRIGGER do, but at once for all of them.
-fn lock(session: &Session, to_drop: bool) {
+/// As CREATE TRIGGER and DROP TRIGGER do, but at once for all of them, and no longer than a sign-up may wait.
+fn lock(session: &Session, to_drop: bool) -> Result<(), Error> {
     let mode = if to_drop { "ACCESS EXCLUSIVE" } else { "SHARE ROW EXCLUSIVE" };
-    session.run(&format!("LOCK TABLE ONLY auth.users IN {mode} MODE"), &[], Mode::Fresh);
+    let sql = format!("LOCK TABLE ONLY auth.users IN {mode} MODE");
+    let _lockwait = Lockwait::at_most(settings::lock_timeout());
+    subtransaction(|| {
+        session.run(&sql, &[], Mode::Fresh);
+        Ok(())
+    })
+    .map_err(|failure| match failure.sqlstate.as_str() {
+        LOCK_NOT_AVAILABLE => Error::AuthUsersBusy,
+        _ => failure.into(),
+    })
 }
 
 /// CREATE EXTENSION asks the same where there is auth.users already: whoever attaches the triggers, and maps columns, sees all
@@ -197,7 +208,7 @@ fn may_attach() -> Result<(), Error> {
 pub fn disable(_: &Call) -> Result<Reply, Error> {
     let house = House::find()?;
     let auth = Auth::find().ok_or(Error::TableMissing { table: AUTH_USERS })?;
-    Ok(pg::as_role(house.owner, || {
+    pg::as_role(house.owner, || {
         connect(|session| {
             let find = || -> Vec<String> {
                 session
@@ -212,19 +223,19 @@ pub fn disable(_: &Call) -> Result<Reply, Error> {
             };
             let mut ours = find();
             if !ours.is_empty() {
-                lock(session, true);
+                lock(session, true)?;
                 ours = find();
             }
             for name in &ours {
                 drop_trigger(session, name);
             }
-            Reply::of(if ours.is_empty() {
+            Ok(Reply::of(if ours.is_empty() {
                 "OK: sync was disabled already, nothing was changed"
             } else {
                 "OK: sync is disabled; sign-ups go on without rows in onagui.app_users"
-            })
+            }))
         })
-    }))
+    })
 }
 
 struct Found {

@@ -4,6 +4,8 @@ use super::{Report, read};
 use crate::catalog::{App, House};
 use crate::error::Error;
 use crate::pg::Session;
+use crate::settings;
+use onagui_decide::signup::LinkPolicy;
 
 /// The settings that keep users from being synced, or that loosen the rule of identity.
 pub fn settings(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {
@@ -17,15 +19,61 @@ pub fn settings(session: &Session, _: House, report: &mut Report) -> Result<(), 
             report.warn(detail, remedy);
         }
     }
-    if rows.is_empty() {
-        report.ok("nothing is switched off");
+    let senseless = read(session, SENSELESS, &[]);
+    report.warn_rows(&senseless);
+    if rows.is_empty() && senseless.is_empty() {
+        let link_by_email = match settings::link_policy() {
+            LinkPolicy::Verified => "verified",
+            LinkPolicy::Always => "always",
+            LinkPolicy::Never => "never",
+        };
+        report.ok(format!("nothing is switched off, onagui_sync.link_by_email is {link_by_email}"));
     }
     Ok(())
 }
 
+/// Where a setting was made for this database, or for roles, the way to undo it: `place(name, value, rolname, undo)`.
+macro_rules! place {
+    () => {
+        "place AS (
+        SELECT lower(split_part(c.line, '=', 1)) AS name, split_part(c.line, '=', 2) AS value, r.rolname,
+               format('ALTER %s RESET %s; ',
+                      CASE WHEN r.oid IS NULL AND d.oid IS NULL THEN 'ROLE ALL'
+                           WHEN r.oid IS NULL THEN 'DATABASE ' || quote_ident(d.datname)
+                           WHEN d.oid IS NULL THEN 'ROLE ' || quote_ident(r.rolname)
+                           ELSE format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END,
+                      lower(split_part(c.line, '=', 1))) AS undo
+          FROM pg_db_role_setting p
+          LEFT JOIN pg_database d ON d.oid = p.setdatabase
+          LEFT JOIN pg_roles r ON r.oid = p.setrole
+         CROSS JOIN LATERAL unnest(p.setconfig) AS c(line)
+         WHERE (d.oid IS NULL OR d.datname = current_database())
+               AND starts_with(lower(c.line), 'onagui_sync.'))"
+    };
+}
+
+/// ALTER DATABASE and ALTER ROLE take any name and any value from a session that does not know the settings yet. What means nothing is
+/// passed over then, and the default is in force.
+const SENSELESS: &str = concat!(
+    "WITH ",
+    place!(),
+    "SELECT CASE WHEN s.name IS NULL THEN format('%s = %s: there is no such setting, it has no effect', p.name, p.value)
+                 ELSE format('%s = %s: it takes no such value, %s is in force', p.name, p.value, s.boot_val) END
+            || coalesce(' (role ' || quote_ident(p.rolname) || ')', ''),
+            rtrim(p.undo)
+       FROM place p LEFT JOIN pg_settings s ON s.name = p.name
+      WHERE s.name IS NULL
+            OR NOT CASE s.vartype
+                       WHEN 'enum' THEN lower(p.value) = ANY (s.enumvals)
+                       WHEN 'bool' THEN p.value ~* '^(on|off?|1|0|t(r(ue?)?)?|f(a(l(se?)?)?)?|y(es?)?|no?)$'
+                       WHEN 'integer' THEN p.value ~ '^\\s*[+]?[0-9]+([.][0-9]*)?\\s*(us|ms|s|min|h|d)?\\s*$'
+                       ELSE true END
+      ORDER BY 1, 2"
+);
+
 /// The remedy undoes it where it was set: for the database, for roles, or in the server's configuration.
-const SETTINGS: &str = "
-    WITH danger(name, value, spellings, meaning) AS (VALUES
+const SETTINGS: &str = concat!(
+    "WITH danger(name, value, spellings, meaning) AS (VALUES
         ('onagui_sync.enabled', 'off', ARRAY['off', 'false', 'no', '0'], 'sign-ups are not synced'),
         ('onagui_sync.link_by_email', 'always', ARRAY['always'],
          'whoever signs up with somebody''s address inherits their app user, before the address is confirmed'),
@@ -33,22 +81,13 @@ const SETTINGS: &str = "
     setting AS (
         SELECT d.*, s.source, s.boot_val, s.setting = d.value AS is_so
           FROM danger d JOIN pg_settings s ON s.name = d.name),
-    place AS (
-        SELECT s.name, r.rolname,
-               format('ALTER %s RESET %s; ',
-                      CASE WHEN r.oid IS NULL AND d.oid IS NULL THEN 'ROLE ALL'
-                           WHEN r.oid IS NULL THEN 'DATABASE ' || quote_ident(d.datname)
-                           WHEN d.oid IS NULL THEN 'ROLE ' || quote_ident(r.rolname)
-                           ELSE format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END, s.name) AS undo
-          FROM pg_db_role_setting p
-          LEFT JOIN pg_database d ON d.oid = p.setdatabase
-          LEFT JOIN pg_roles r ON r.oid = p.setrole
-         CROSS JOIN LATERAL unnest(p.setconfig) AS c(line)
-          JOIN setting s ON s.name = lower(split_part(c.line, '=', 1))
-               AND lower(split_part(c.line, '=', 2)) = ANY (s.spellings)
-         WHERE d.oid IS NULL OR d.datname = current_database())
+    ",
+    place!(),
+    ",
+    dangerous AS (
+        SELECT p.* FROM place p JOIN setting s ON s.name = p.name AND lower(p.value) = ANY (s.spellings))
     SELECT format('%s is %s: %s', s.name, s.value, s.meaning),
-           coalesce((SELECT string_agg(p.undo, '' ORDER BY p.undo) FROM place p WHERE p.name = s.name), '')
+           coalesce((SELECT string_agg(p.undo, '' ORDER BY p.undo) FROM dangerous p WHERE p.name = s.name), '')
            || CASE WHEN s.source IN ('configuration file', 'command line', 'environment variable')
                    THEN format('ALTER SYSTEM SET %s = %s; SELECT pg_reload_conf(); ', s.name, s.boot_val) ELSE '' END
            || format('SET %s = %s;', s.name, s.boot_val),
@@ -57,9 +96,10 @@ const SETTINGS: &str = "
     UNION ALL
     SELECT format('%s is %s for role %I: %s', s.name, s.value, p.rolname, s.meaning), rtrim(p.undo),
            s.name = 'onagui_sync.enabled'
-      FROM setting s JOIN place p ON p.name = s.name AND p.rolname IS NOT NULL
+      FROM setting s JOIN dangerous p ON p.name = s.name AND p.rolname IS NOT NULL
      WHERE NOT s.is_so
-     ORDER BY 1";
+     ORDER BY 1"
+);
 
 /// Functions and tables of the extension that the wrong role may use, or the right one may not.
 pub fn privileges(session: &Session, _: House, report: &mut Report) -> Result<(), Error> {

@@ -29,7 +29,8 @@ pub fn failures(session: &Session, _: House, report: &mut Report) -> Result<(), 
         _ => "true".to_owned(),
     };
     let sql = format!(
-        "SELECT count(*), count(*) FILTER (WHERE {unmended}),
+        "SELECT count(*),
+                count(DISTINCT l.auth_user_id) FILTER (WHERE {unmended}) + count(*) FILTER (WHERE {unmended} AND l.auth_user_id IS NULL),
                 (array_agg((l.details #>> '{{error,message}}') || coalesce(' (' || substring(l.details ->> 'context' FROM '[^\n]*function [^\n]*') || ')', '')
                            ORDER BY l.audit_id DESC) FILTER (WHERE {unmended}))[1],
                 string_agg(DISTINCT quote_literal(l.email), ', ') FILTER (WHERE {unmended} AND l.email <> ''),
@@ -54,8 +55,8 @@ pub fn failures(session: &Session, _: House, report: &mut Report) -> Result<(), 
         let last: String = rows.get(0, 3).unwrap_or_default();
         report.warn(
             format!(
-                "{} in the last day not mended yet; the last one: {last}",
-                count(unmended, "failure")
+                "{} failed in the last day and not mended yet; the last failure: {last}",
+                count(unmended, "user")
             ),
             format!("SELECT * FROM onagui.fix_user_ids({whom}p_apply => true);"),
         );

@@ -65,6 +65,12 @@ def test_auth_in_another_database(auth, application):
     wait_until(lambda: users() == there, "both are there")
     assert dict(application.sql("SELECT sync_status, users FROM onagui.sync_summary() WHERE users > 0", role=ADMIN)) == {"SYNCED": 2}
     assert [row for row in application.sql("SELECT * FROM onagui.sync_health()", role=ADMIN) if row[1] != "ok"] == []
+    # A changed e-mail that has been confirmed links, too.
+    application.sql("DELETE FROM onagui.app_users WHERE id = %s", [ann], role=ADMIN)
+    application.sql("INSERT INTO onagui.app_users (id, email) VALUES (gen_random_uuid(), 'bea@example.com')", role=ADMIN)
+    auth.auth.change_email(ann, "bea@example.com")
+    there = [(ann, "bea@example.com", "ann"), (before, "before@example.com", "before")]
+    wait_until(lambda: users() == there, "the changed e-mail has linked")
     application_errors = application.sql("SELECT apply_error_count, sync_error_count FROM pg_stat_subscription_stats WHERE subname = 'onagui_users'", role=ADMIN)
     assert application_errors == [(0, 0)]
 

@@ -68,6 +68,15 @@ def test_whole_as_the_readme_says(move):
     goes_on(move.copy, lived)
 
 
+def test_the_settings_of_a_database_stay_behind(move):
+    admin = move.app.session(ADMIN)
+    admin.execute("ALTER DATABASE app SET onagui_sync.link_by_email = never; ALTER ROLE supabase_auth_admin IN DATABASE app SET onagui_sync.audit = 'all'")
+    found = move.app.sql(block("In the old database: what to set in the new one"), role=ADMIN)
+    assert sorted(found) == [("", "onagui_sync.link_by_email=never"), ("supabase_auth_admin", "onagui_sync.audit=all")]
+    shell(move.server, block("A whole database"), move.folder)
+    assert move.copy.one("SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = setdatabase WHERE datname = current_database()", role=ADMIN) == 0
+
+
 def test_an_installer_who_restores_loses_what_the_extension_keeps(move):
     """As README says."""
     live_in(move.app)

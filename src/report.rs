@@ -111,6 +111,9 @@ fn tell(out: &mut Vec<String>, user: &Listed, app: &App) {
     if let Some(detail) = &user.detail {
         wrapped(out, "    why   ", &shown(detail, 1_000), WIDTH);
     }
+    if let Some(tried) = &user.tried {
+        wrapped(out, "    tried ", &shown(tried, 500), WIDTH);
+    }
     if let Some(fix) = fix(user, app.demands_email()) {
         wrapped(out, "    fix   ", &fix, WIDTH);
     }

@@ -141,3 +141,22 @@ def test_several_without_an_id(town):
     town.auth.signup("zoe@example.com")
     remedy = "UPDATE onagui.app_users SET id = gen_random_uuid() WHERE id IS NULL;"
     assert " ".join(town.one("SELECT onagui.sync_report()").split()).count(f"fix {remedy}") == 2
+
+
+def test_what_was_tried_in_vain_is_told(town):
+    """A nightly fix fails in the same way each night."""
+    town.sql("CREATE TABLE public.roles (user_id uuid REFERENCES onagui.app_users, role text, UNIQUE (user_id, role))")
+    own = auth(town, "ada@x.org")
+    app(town, "ada@x.org", own)
+    town.sql("INSERT INTO public.roles VALUES (%s, 'admin'), (%s, 'admin')", [own, app(town, "Ada@x.org")])
+    auth(town, "new@x.org")
+    assert "tried" not in report(town)
+    town.sql(
+        """CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE E'not \x1b today' USING HINT = 'tomorrow'; END $$;
+           CREATE TRIGGER refuse BEFORE INSERT ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION public.refuse()"""
+    )
+    town.sql("CALL onagui.fix_all_user_ids()")
+    assert [notice.hint and "sync_report()" in notice.hint for notice in town.notices] == [None, True]
+    shown = " ".join(report(town).split())
+    assert re.search(r"why [^:]+ tried \d{4}-\d\d-\d\d \d\d:\d\d, the users cannot be merged: both have rows of which only one may exist\. Choose whose rows stay: .*'keep_auth'", shown), shown
+    assert re.search(r"tried [-\d]+ [\d:]+, not \S+ today\. tomorrow fix", shown), shown

@@ -90,11 +90,11 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
                 connection.commit();
                 progress.taken += started.elapsed();
                 let left = list.left().unwrap_or_default().saturating_sub(again);
-                progress.report("batch committed", left);
+                progress.report("batch committed", left, None);
                 pg::check_interrupts();
             }
             if !helped {
-                progress.report("finished", 0);
+                progress.report("finished", 0, (progress.failed > 0).then_some(WHO_FAILED));
                 return Ok(());
             }
         }
@@ -102,17 +102,18 @@ pub fn fix_all_user_ids(call: &Call) -> Result<Reply, Error> {
     Ok(Reply::Null)
 }
 
+const WHO_FAILED: &str = "SELECT onagui.sync_report(); tells who is left, and why they failed; the audit log, of all who ever did.";
+
 impl Progress {
-    fn report(&self, what: &str, left: usize) {
+    fn report(&self, what: &str, left: usize, hint: Option<&str>) {
         let Progress { looked_at, done, failed, rows, taken } = self;
         let rate = *looked_at as f64 / taken.as_secs_f64().max(0.001);
         let rest = Duration::from_secs_f64(left as f64 / rate.max(0.001)).as_secs();
-        let who = "SELECT * FROM onagui.sync_audit_log WHERE action IN ('failure', 'conflict') ORDER BY audit_id DESC; tells who failed, and why.";
         pg::notice(
             format!(
                 "{what}: {done} users done, {left} left, {failed} failed, {rows} referring rows moved, {rate:.0} users/s, {rest} s to go"
             ),
-            (*failed > 0).then(|| who.to_owned()),
+            hint.map(str::to_owned),
         );
     }
 }

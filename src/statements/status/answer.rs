@@ -6,9 +6,11 @@ use crate::catalog::{App, Auth, House, Ways};
 use crate::error::Error;
 use crate::pg::{self, Arg, Kept, Mode, Plan, RowWriter, Session, connect};
 use crate::settings;
+use onagui_decide::repair::Status;
 use onagui_decide::signup::LinkPolicy;
 use pgrx::pg_sys::{INT8OID, TEXTARRAYOID, UUIDARRAYOID};
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 /// The tables as they are now, and the kept statement for one e-mail.
@@ -187,7 +189,18 @@ pub struct Listed {
     pub auth_created: Option<String>,
     pub app_created: Option<String>,
     pub detail: Option<String>,
+    /// When a fix, or the sign-up, failed last, and what was said.
+    pub tried: Option<String>,
 }
+
+/// What the audit log tells of the last failures of auth users.
+const LAST_FAILURES: &str = "
+    SELECT DISTINCT ON (l.auth_user_id) l.auth_user_id::text,
+           concat(to_char(l.occurred_at, 'YYYY-MM-DD HH24:MI'), ', ', l.details #>> '{error,message}', '. ', l.details #>> '{error,hint}')
+      FROM onagui.sync_audit_log l
+     WHERE l.auth_user_id = ANY ($1::text[]::uuid[]) AND l.outcome IN ('failed', 'refused')
+           AND l.details #>> '{error,message}' <> ''
+     ORDER BY l.auth_user_id, l.audit_id DESC";
 
 /// Where and when the report was made.
 pub struct Head {
@@ -226,7 +239,7 @@ impl Overview {
                 let sql = sql(suspects.which());
                 let plan = session.prepare_read(&sql, &[UUIDARRAYOID, INT8OID], false);
                 let rows = session.execute(&plan, &[suspects.ids(), most.into()], Mode::Read);
-                let listed = (0..rows.len())
+                let mut listed: Vec<Listed> = (0..rows.len())
                     .map(|row| Listed {
                         status: rows.get(row, 1).unwrap_or_default(),
                         email: rows.get(row, 2),
@@ -236,8 +249,20 @@ impl Overview {
                         auth_created: rows.get(row, 6),
                         app_created: rows.get(row, 7),
                         detail: rows.get(row, 8),
+                        tried: None,
                     })
                     .collect();
+                let can_be_helped = |user: &&mut Listed| {
+                    Status::parse(&user.status).is_some_and(Status::is_fixable)
+                };
+                let helped: Vec<&mut Listed> = listed.iter_mut().filter(can_be_helped).collect();
+                let ids: Vec<String> = helped.iter().filter_map(|u| u.auth_id.clone()).collect();
+                let failed = session.run_by_key(LAST_FAILURES, &[ids.into()], Mode::Read);
+                let of = |row| Some((failed.get::<String>(row, 1)?, failed.get::<String>(row, 2)?));
+                let failed: HashMap<String, String> = (0..failed.len()).filter_map(of).collect();
+                for user in helped {
+                    user.tried = user.auth_id.as_ref().and_then(|id| failed.get(id).cloned());
+                }
                 (head, listed)
             })
         })

@@ -1,8 +1,10 @@
 """undo_fix: what it refuses, and what it puts back."""
 
+import re
+
 import psycopg
 import pytest
-from repairs import ADMIN, app_user, auth_user, content, duplicate, fix_one, log, mismatched, new_id, undo
+from repairs import ADMIN, app_user, auth_user, content, duplicate, fix, fix_one, log, mismatched, new_id, undo
 from support import expect_error
 
 
@@ -705,3 +707,100 @@ def test_a_table_that_was_published_since(db):
     db.sql("CREATE PUBLICATION p FOR TABLE public.notes", role=ADMIN)
     with expect_error("55000", "cannot be undone", detail=f'audit_id {audit_id}: cannot update table "notes" because.+REPLICA IDENTITY'):
         undo(db, audit_id)
+
+
+@pytest.mark.parametrize("then", ["another's row", "a new row", "a new row after a deletion"])
+def test_a_rekey_whose_id_has_passed_to_another_row(db, then):
+    """Who has the id now is not who was given it: their row must not get the old id."""
+    app, auth = mismatched(db, "ann@example.com")
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    later = []
+    if then == "a new row after a deletion":
+        db.sql("DELETE FROM onagui.app_users WHERE id = %s", [auth])
+    else:
+        carl = auth_user(db, "carl@example.com")
+        later += db.rows("SELECT * FROM onagui.fix_user_id(%s, %s, true)", [auth, carl])
+        later += [row for row in fix(db, ["carl@example.com"]) if row["outcome"] == "done"]
+    if then == "another's row":
+        dora = app_user(db, "dora@example.com")
+        later += db.rows("SELECT * FROM onagui.fix_user_id(%s, %s, true)", [dora, auth])
+    else:
+        later.append(fix_one(db, "ann@example.com"))
+    db.sql("INSERT INTO orders VALUES (1, %s, 'new')", [auth])
+    refused(db, first, f"another app user has the id {auth} now, by audit_id {later[-1]['audit_id']}")
+    if then == "a new row after a deletion":
+        return
+    db.sql("DELETE FROM orders")
+    for row in reversed(later):
+        undo(db, row["audit_id"])
+    undo(db, first)
+    assert db.sql("SELECT id FROM onagui.app_users WHERE email = 'ann@example.com'") == [(app,)]
+
+
+def test_an_undone_detour_is_no_obstacle(db):
+    app, auth = mismatched(db, "ann@example.com")
+    first = fix_one(db, "ann@example.com")["audit_id"]
+    carl = auth_user(db, "carl@example.com")
+    [detour] = db.rows("SELECT * FROM onagui.fix_user_id(%s, %s, true)", [auth, carl])
+    for _ in range(3):  # the undo, the undo of that, and the undo of that
+        undo(db, db.one("SELECT max(audit_id) FROM onagui.sync_audit_log", role=ADMIN))
+    assert db.sql("SELECT id FROM onagui.app_users") == [(auth,)] and detour["audit_id"] < log(db)[-1]["audit_id"]
+    undo(db, first)
+    assert db.sql("SELECT id FROM onagui.app_users") == [(app,)]
+
+
+@pytest.mark.parametrize("kind", ["uuid", "text"])
+def test_a_creation_where_registered_rows_held_the_id_already(db, kind):
+    auth = auth_user(db, "ann@example.com")
+    db.sql(f"CREATE TABLE files (id int PRIMARY KEY, owner {kind}); SELECT onagui.register_reference('files', 'owner')")
+    db.sql("INSERT INTO files VALUES (1, %s), (2, %s)", [str(auth), str(auth)])
+    before = content(db, "onagui.app_users", "files")
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    undo(db, audit_id)
+    assert content(db, "onagui.app_users", "files") == before
+    audit_id = fix_one(db, "ann@example.com")["audit_id"]
+    db.sql("INSERT INTO files VALUES (3, %s)", [str(auth)])
+    refused(db, audit_id, "1 row refers from public.files")
+    db.sql("DELETE FROM files WHERE id IN (1, 3)")
+    undo(db, audit_id)
+    assert db.sql("SELECT id FROM onagui.app_users") == []
+
+
+@pytest.mark.parametrize("then", ["email", "merge"])
+def test_a_creation_after_a_later_fix_was_undone(db, then):
+    """A trigger dates each change: that is no obstacle, what a person has changed is."""
+    db.sql(
+        """CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at = clock_timestamp(); RETURN NEW; END';
+           CREATE TRIGGER touch BEFORE UPDATE ON onagui.app_users FOR EACH ROW EXECUTE FUNCTION touch()"""
+    )
+    auth = auth_user(db, "ann@example.com", raw_user_meta_data=None)
+    created = fix_one(db, "ann@example.com")["audit_id"]
+    if then == "email":
+        with db.session(ADMIN).transaction():
+            db.session(ADMIN).execute("SET LOCAL onagui_sync.enabled = off")
+            db.session(ADMIN).execute("UPDATE auth.users SET email = 'anna@example.com'")
+        later = fix_one(db, "anna@example.com")["audit_id"]
+    else:
+        db.sql("DROP INDEX onagui.app_users_email_key")
+        app_user(db, "Ann@example.com", full_name="Ann Example")
+        later = fix_one(db, "ann@example.com")["audit_id"]
+    undo(db, later)
+    if then == "email":
+        db.sql("UPDATE onagui.app_users SET full_name = 'Ann' WHERE id = %s", [auth])
+        refused(db, created, "has changed")
+        db.sql("UPDATE onagui.app_users SET full_name = NULL WHERE id = %s", [auth])
+    undo(db, created)
+    assert db.one("SELECT count(*) FROM onagui.app_users WHERE id = %s", [auth]) == 0
+
+
+def test_the_hint_names_entries_that_can_be_undone(db):
+    """That the e-mail has followed auth.users is in the log, but not for undo_fix() to take back."""
+    app_user(db, "Ann@Example.com")
+    auth = db.auth.signup("ann@example.com")
+    link = log(db, action="link")[0]["audit_id"]
+    db.auth.change_email(auth, "anna@example.org")
+    with pytest.raises(psycopg.Error) as refusal:
+        undo(db, link)
+    hint = refusal.value.diag.message_hint
+    [query] = re.findall(r"\((SELECT .*?;)\)", hint)
+    assert db.sql(query) == [] and "followed auth.users" in hint

@@ -374,8 +374,9 @@ impl Repair {
 
     fn create(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let id = candidate.auth()?;
-        let details = self.target().create_one(id, None)?;
         let mover = self.mover();
+        let held = mover.held(session, id, Mode::Fresh);
+        let details = self.target().create_one(id, None)?;
         let shape = mover.shape(session, 0);
         let table = &mover.references.tables[0];
         let row_image = rows::whole_row(session, table, shape, id)
@@ -386,6 +387,7 @@ impl Repair {
         let made = Done {
             table: table.label.clone(),
             added: vec![Raw::of(&row_image)],
+            held: mover.held_to_json(session, &held),
             ..Done::default()
         };
         row.undo = Some(vec![Step::Changes(vec![made])]);

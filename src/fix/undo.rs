@@ -4,7 +4,7 @@ use super::repair::Repair;
 use crate::catalog::House;
 use crate::catalog::references::{ForeignKey, SoftPlace, Table};
 use crate::error::{Error, Failure, plain};
-use crate::pg::{self, Arg, Call, Mode, Raw, Reply, Session, connect, subtransaction};
+use crate::pg::{self, Call, Mode, Raw, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::changes::{self, Wanted};
 use crate::statements::done::{self, Done, Step};
@@ -16,7 +16,7 @@ use onagui_decide::registration::parse_uuid;
 use pgrx::{JsonB, Uuid};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 const NOT_WHOLE: &str = "the entry is not whole";
 
@@ -92,11 +92,18 @@ pub fn take_back(house: House, audit_id: i64, actor: &str) -> Result<TakenBack, 
     pg::as_role(house.owner, || {
         connect(|session| {
             session.run(
-                "UPDATE onagui.sync_audit_log SET undone_by = $2
-                  WHERE audit_id = $1 OR details ->> 'exchange' = $3 AND undone_by IS NULL",
-                &[audit_id.into(), by.into(), Arg::of(logged.exchange.clone())],
+                "UPDATE onagui.sync_audit_log SET undone_by = $2 WHERE audit_id = $1",
+                &[audit_id.into(), by.into()],
                 Mode::Fresh,
             );
+            if let Some(exchange) = &logged.exchange {
+                session.run(
+                    "UPDATE onagui.sync_audit_log l SET undone_by = $2 FROM onagui.sync_audit_log o
+                      WHERE o.audit_id = $1 AND l.occurred_at = o.occurred_at AND l.details ->> 'exchange' = $3 AND l.undone_by IS NULL",
+                    &[audit_id.into(), by.into(), exchange.clone().into()],
+                    Mode::Fresh,
+                );
+            }
         })
     });
     Ok(TakenBack { action: logged.action, email: logged.email, rows, by })
@@ -125,10 +132,10 @@ const UNDONE_BY: &str = "
           FROM chain c JOIN onagui.sync_audit_log l ON l.audit_id = c.by)
     SELECT c.by FROM chain c WHERE c.by IS NOT NULL ORDER BY c.place";
 
-/// All entries of an exchange, in the same order whichever of them is to be undone.
+/// All entries of an exchange, in the same order whichever of them is to be undone. They are of one transaction.
 const LOCK_EXCHANGE: &str = "
     SELECT l.audit_id FROM onagui.sync_audit_log l
-     WHERE l.details ->> 'exchange' = (SELECT o.details ->> 'exchange' FROM onagui.sync_audit_log o WHERE o.audit_id = $1)
+     WHERE (l.occurred_at, l.details ->> 'exchange') = (SELECT o.occurred_at, o.details ->> 'exchange' FROM onagui.sync_audit_log o WHERE o.audit_id = $1)
      ORDER BY l.audit_id FOR UPDATE";
 
 /// Whether a later entry about rows of the table has been undone. Its rows are what they were, but for what triggers set; which
@@ -139,6 +146,14 @@ const HAS_BEEN_BACK: &str = "
                       AND ($3 OR l.details @> jsonb_build_object('references', jsonb_build_array(jsonb_build_object('table', $2::text)))
                            OR l.details @> jsonb_build_object('undo', jsonb_build_array(jsonb_build_object(
                                   'changes', jsonb_build_array(jsonb_build_object('table', $2::text)))))))";
+
+/// The columns of the table $2 that triggers have set in later entries that were undone, and in the undos of them.
+const SET_SINCE: &str = "
+    SELECT DISTINCT s.name
+      FROM onagui.sync_audit_log l,
+           jsonb_path_query(l.details, '$.undo[*].changes[*] ? (@.table == $table).moved[*].rows[*].set', jsonb_build_object('table', $2::text)) AS x(set),
+           jsonb_object_keys(x.set) AS s(name)
+     WHERE l.audit_id > $1 AND (l.undone_by IS NOT NULL OR l.action = 'undo')";
 
 /// Reads the entry and locks it, so that two undos of it follow each other.
 fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
@@ -152,7 +167,7 @@ fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
                 "SELECT l.action, l.outcome, l.email, l.auth_user_id, l.old_app_user_id, l.new_app_user_id,
                         coalesce(nullif(l.details -> 'undo', 'null'),
                                  (SELECT o.details -> 'undo' FROM onagui.sync_audit_log o
-                                   WHERE o.details ->> 'exchange' = l.details ->> 'exchange'
+                                   WHERE o.details ->> 'exchange' = l.details ->> 'exchange' AND o.occurred_at = l.occurred_at
                                      AND jsonb_typeof(o.details -> 'undo') = 'array' LIMIT 1)),
                         l.undone_by, coalesce(l.rows_changed, 0), l.details ->> 'exchange',
                         l.details -> 'references'
@@ -292,6 +307,7 @@ fn take_back_rekey(
     if !repair.mover().lock(session, &[after]).contains(&after) {
         why.push(format!("app user {after} is gone"));
     }
+    why.extend(has_passed_on(repair, session, audit_id, after));
     why.extend(in_use(repair, session, before, logged));
     why.extend(left_behind(repair, session, logged, after));
     for reason in renamed(repair, session, &rekey["soft"], after) {
@@ -315,6 +331,28 @@ fn take_back_rekey(
     undone.references.extend(done.moved);
     undone.steps.push(done.step);
     Ok(())
+}
+
+/// Later entries, which are still in force, that gave the id of an auth user to another row than it was given to by the entry $1.
+const GIVEN_AGAIN: &str = "
+    SELECT l.audit_id, l.action FROM onagui.sync_audit_log l
+     WHERE l.audit_id > $1 AND l.auth_user_id = $2 AND l.new_app_user_id = $2 AND l.outcome = 'done'
+       AND l.action IN ('rekey', 'link', 'create') AND l.old_app_user_id IS DISTINCT FROM $2
+       AND (WITH RECURSIVE undone(by) AS (
+                SELECT l.undone_by WHERE l.undone_by IS NOT NULL
+                UNION ALL
+                SELECT u.undone_by FROM undone d JOIN onagui.sync_audit_log u ON u.audit_id = d.by WHERE u.undone_by IS NOT NULL)
+            SELECT count(*) % 2 = 0 FROM undone)
+     ORDER BY l.audit_id DESC LIMIT 1";
+
+/// Why the app user with the id `id` is not the one who got it by the entry `audit_id`.
+fn has_passed_on(repair: &Repair, session: &Session, audit_id: i64, id: Uuid) -> Option<String> {
+    pg::as_role(repair.target().house.owner, || {
+        let later = session.run_by_key(GIVEN_AGAIN, &[audit_id.into(), id.into()], Mode::Fresh);
+        let (entry, action): (i64, String) =
+            (!later.is_empty()).then(|| Some((later.get(0, 1)?, later.get(0, 2)?)))??;
+        Some(format!("another app user has the id {id} now, by audit_id {entry} ({action})"))
+    })
 }
 
 /// Why an app user cannot have the id `id` again: somebody else has it by now.
@@ -399,9 +437,28 @@ fn take_back_changes(
             session.run(HAS_BEEN_BACK, &args, Mode::Fresh).one().unwrap_or_default()
         })
     };
-    let known = &undone.known;
-    let mut inverse = undo::inverse(session, (done, &tables), known, &has_been_back, &mut why);
-    undone.rows += followers::follow(session, &mover, &mut inverse, &mut why) as u64;
+    let set_since = |table: &Table| {
+        let args = [audit_id.into(), table.label.clone().into()];
+        pg::as_role(repair.target().house.owner, || {
+            session.run(SET_SINCE, &args, Mode::Fresh).column()
+        })
+    };
+    let mut inverse = undo::inverse(
+        session,
+        (done, &tables),
+        &undone.known,
+        &has_been_back,
+        &set_since,
+        &mut why,
+    );
+    let mut held = BTreeSet::new();
+    for made in done.iter().filter(|d| d.table == *app_users && !d.held.is_empty()) {
+        for id in made.added.iter().filter_map(|row| row.parsed()["id"].as_str().and_then(id_of)) {
+            let found = mover.find_held(session, &made.held, id)?;
+            held.extend(found.into_iter().map(|held| held.row));
+        }
+    }
+    undone.rows += followers::follow(session, &mover, &mut inverse, &held, &mut why) as u64;
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
     }

@@ -42,6 +42,10 @@ pub struct Done {
     /// Rows that were inserted, whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub added: Vec<Raw>,
+    /// Rows elsewhere that held the id of an app user in `added` before, without a foreign key
+    /// ([`super::rekey::Mover::held_to_json`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<Moved>,
     /// Where the rows in `added` lie.

@@ -26,11 +26,13 @@ type Row = (usize, Address);
 type Fate = Option<Fields>;
 
 /// Adds to `changes` the rows that refer to one which gets another key, and do not change themselves: they follow, unless
-/// some row has the key in the end. Adds to `why` those that refer to a row which would be deleted. Answers how many follow.
+/// some row has the key in the end. Adds to `why` those that refer to a row which would be deleted, but for those in `held`, which
+/// held the id before there was such a row. Answers how many follow.
 pub fn follow<'a>(
     session: &Session,
     mover: &'a Mover,
     changes: &mut Vec<TableChanges<'a>>,
+    held: &BTreeSet<Row>,
     why: &mut Vec<String>,
 ) -> usize {
     let place = |oid: Oid| mover.references.tables.iter().position(|t| t.oid == oid);
@@ -122,7 +124,7 @@ pub fn follow<'a>(
             why.push(would_leave(mover, outside, key));
         }
     }
-    why.extend(soft_left_behind(session, mover, changes, &changing));
+    why.extend(soft_left_behind(session, mover, changes, &(&changing | held)));
     let followers = found.len();
     for ((place, address), columns) in found {
         let table = &mover.references.tables[place];
@@ -138,13 +140,13 @@ pub fn follow<'a>(
     followers
 }
 
-/// What to say of registered references, without a foreign key, to users whose rows would be deleted. None but us sees to
-/// it that these are not left behind.
+/// What to say of registered references, without a foreign key, to users whose rows would be deleted, but for the rows in `known`.
+/// None but us sees to it that these are not left behind.
 fn soft_left_behind(
     session: &Session,
     mover: &Mover,
     changes: &[TableChanges],
-    changing: &BTreeSet<Row>,
+    known: &BTreeSet<Row>,
 ) -> Vec<String> {
     let users = &mover.references.tables[0];
     let Some(c) = changes.iter().find(|c| c.of.table.oid == users.oid) else {
@@ -180,7 +182,7 @@ fn soft_left_behind(
                 let rows = session.run(&sql, &[gone.clone().into()], Mode::Fresh);
                 (0..rows.len())
                     .filter_map(|row| address(&rows, row, 1))
-                    .filter(|address| !changing.contains(&(place, *address)))
+                    .filter(|address| !known.contains(&(place, *address)))
                     .count()
             });
             if left > 0 {

@@ -87,7 +87,7 @@ impl Mover {
     }
 
     /// What the audit log keeps of rows that held the id before the user got it: taking that back must leave them alone.
-    pub fn held_to_json(&self, session: &Session, held: &[Held]) -> Value {
+    pub fn held_to_json(&self, session: &Session, held: &[Held]) -> Vec<Value> {
         let rows = held.iter().map(|held| {
             let table = &self.references.tables[held.row.0].label;
             let columns = &self.shape(session, held.row.0).columns;

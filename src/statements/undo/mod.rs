@@ -7,14 +7,13 @@ pub use named::{Resolved, holds, names_now, resolve};
 use super::changes::{TableChanges, Update};
 use super::done::{Done, Moved, MovedRow};
 use super::elements;
-use super::fields::Fields;
 use super::rekey::unquoted;
 use super::rows::{Address, address};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
 use crate::pg::{self, Json, Mode, Raw, Session};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 
@@ -25,12 +24,13 @@ const NAMED: usize = 10;
 pub type Known = HashMap<usize, Address>;
 
 /// The changes that take `done` back, all rows locked. Adds to `why` what has changed since. In tables that `has_been_back`, rows
-/// may differ in what triggers had set.
+/// may differ in what triggers had set, those that were made in the columns that `set_since` names.
 pub fn inverse<'a>(
     session: &Session,
     (done, tables): (&[Done], &'a [Resolved]),
     known: &Known,
     has_been_back: &dyn Fn(&Table) -> bool,
+    set_since: &dyn Fn(&Table) -> Vec<String>,
     why: &mut Vec<String>,
 ) -> Vec<TableChanges<'a>> {
     done.iter()
@@ -56,11 +56,16 @@ pub fn inverse<'a>(
                     take_back(session, t, (moved, &names), known, has_been_back, &mut used, why);
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
-            for (row, found) in
-                d.added.iter().zip(find(session, t, Sought::Whole(&d.added), &mut used))
-            {
+            let look =
+                |set: &[String]| find(session, t, Sought::Whole(&d.added, set), &mut used.clone());
+            let mut all = look(&[]);
+            if all.iter().any(|found| found.same == Some(false)) && has_been_back(&t.table) {
+                all = look(&set_since(&t.table));
+            }
+            used.extend(all.iter().filter_map(|found| found.address));
+            for (row, found) in d.added.iter().zip(all) {
                 match found {
-                    Found { address: Some(address), same: Some(true), .. } => {
+                    Found { address: Some(address), same: Some(true) | None, .. } => {
                         changes.deleted.push(address)
                     }
                     found => note(why, t, Some(row), Some(&found)),
@@ -159,15 +164,16 @@ fn note(why: &mut Vec<String>, t: &Resolved, row: Option<&Raw>, found: Option<&F
 struct Left<'w> {
     key: Option<&'w Raw>,
     md5: String,
+    /// What triggers had set, or may have set since.
     #[serde(skip_serializing_if = "Option::is_none")]
-    set: Option<&'w Fields>,
+    set: Option<Value>,
 }
 
 /// Rows as they were left.
 #[derive(Clone, Copy)]
 enum Sought<'w> {
-    /// Whole ones, to be deleted: whatever anybody has put into them since would be lost.
-    Whole(&'w [Raw]),
+    /// Whole ones, to be deleted: whatever anybody has put into them since would be lost, but in columns of these names.
+    Whole(&'w [Raw], &'w [String]),
     /// Some of which columns were changed, and the names of the columns that their MD5s are of.
     Left(&'w [&'w MovedRow], &'w [String]),
 }
@@ -175,21 +181,28 @@ enum Sought<'w> {
 impl<'w> Sought<'w> {
     fn rows(&self, session: &Session) -> Vec<Left<'w>> {
         match self {
-            Sought::Whole(rows) => {
+            Sought::Whole(rows, set) => {
                 let elements = elements("$1", rows.len());
                 let sql = format!("SELECT md5(x.r::text) FROM {elements} AS x ORDER BY x.place");
                 let md5s = session.run(&sql, &[Json::of(rows).into()], Mode::Fresh);
                 let md5s = md5s.column::<String>().into_iter();
+                let set = |row: &Raw| match row.parsed() {
+                    Value::Object(mut row) if !set.is_empty() => {
+                        row.retain(|name, _| set.contains(name));
+                        Some(Value::Object(row))
+                    }
+                    _ => None,
+                };
                 rows.iter()
                     .zip(md5s)
-                    .map(|(row, md5)| Left { key: Some(row), md5, set: None })
+                    .map(|(row, md5)| Left { key: Some(row), md5, set: set(row) })
                     .collect()
             }
             Sought::Left(rows, _) => {
                 let left = |row: &&'w MovedRow| Left {
                     key: row.key.as_ref(),
                     md5: row.md5.clone(),
-                    set: Some(&row.set_by_triggers).filter(|set| !set.is_empty()),
+                    set: (!row.set_by_triggers.is_empty()).then(|| json!(row.set_by_triggers)),
                 };
                 rows.iter().map(left).collect()
             }
@@ -199,12 +212,12 @@ impl<'w> Sought<'w> {
     /// SQL over the alias `t`: what the MD5 of a row is of, and whether it is untouched but for that.
     fn image(&self, shape: &Shape) -> (String, String) {
         let names = match self {
-            Sought::Whole(rows) => names_of(rows.first()),
+            Sought::Whole(rows, _) => names_of(rows.first()),
             Sought::Left(_, names) => names.to_vec(),
         };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let untouched = match self {
-            Sought::Whole(_) => shape.untouched_but(&names),
+            Sought::Whole(..) => shape.untouched_but(&names),
             Sought::Left(..) => "true".into(),
         };
         (shape.image_over(&names), untouched)
@@ -268,7 +281,8 @@ fn find_by_key(
     let sql = format!(
         "SELECT x.place, t.tableoid, t.ctid::text,
                 CASE x.r ->> 'md5' WHEN md5({image}::text) THEN {untouched}
-                                   WHEN md5(({image} || (x.r -> 'set'))::text) THEN NULL ELSE false END
+                                   WHEN md5(({image} || (x.r -> 'set'))::text) THEN CASE WHEN NOT {untouched} THEN false END
+                                   ELSE false END
            FROM {} AS x JOIN {} t ON {}
           ORDER BY x.place FOR UPDATE OF t",
         elements("$1", rows.len()),

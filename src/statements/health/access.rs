@@ -66,7 +66,7 @@ const SENSELESS: &str = concat!(
             OR NOT CASE s.vartype
                        WHEN 'enum' THEN lower(p.value) = ANY (s.enumvals)
                        WHEN 'bool' THEN p.value ~* '^(on|off?|1|0|t(r(ue?)?)?|f(a(l(se?)?)?)?|y(es?)?|no?)$'
-                       WHEN 'integer' THEN p.value ~ '^\\s*[+]?[0-9]+([.][0-9]*)?\\s*(us|ms|s|min|h|d)?\\s*$'
+                       WHEN 'integer' THEN p.value ~ '^[[:space:]]*[+]?[0-9]+([.][0-9]*)?[[:space:]]*(us|ms|s|min|h|d)?[[:space:]]*$'
                        ELSE true END
       ORDER BY 1, 2"
 );

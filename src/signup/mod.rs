@@ -169,7 +169,8 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
         return Ok(());
     };
     occasion.proof.set(Proof::of(&before, &after));
-    let is_newly_confirmed = before.confirmed_at.is_none() && after.confirmed_at.is_some();
+    let is_confirmed_anew =
+        after.confirmed_at != before.confirmed_at && after.confirmed_at.is_some();
     let was_wrong = proof::was_of_another(&before, &after);
     let (was_deleted, is_deleted) = (before.is_deleted, after.is_deleted);
     let (before, after) = (before.person, after.person);
@@ -192,7 +193,7 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
     match subtransaction(|| Ok(target.is_in_step(&after))) {
         Ok(true) => Ok(()),
         Ok(false) => {
-            if let Some(id) = after.id.filter(|_| is_newly_confirmed) {
+            if let Some(id) = after.id.filter(|_| is_confirmed_anew) {
                 proof::note(id);
             }
             if let Some(id) = after.id.filter(|_| was_wrong)

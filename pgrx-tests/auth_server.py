@@ -70,8 +70,11 @@ class AuthServer:
         """An administrator sets it, and confirms it in the same call: first (adminUserUpdate)."""
         self.run([*(["confirm_email"] if confirm else []), "set_email"], connection, id=str(id), email=email)
 
+    def link_identity(self, id, email, verified=True, connection=None):
+        self.run(["link_identity"], connection, id=str(id), email=email, verified=verified)
+
     def follow_provider(self, id, email, verified=True, connection=None):
-        """A provider's new address becomes the user's (syncOAuthUserEmail); the Auth server does so only where it is verified."""
+        """The address that a linked provider has now becomes the user's (syncOAuthUserEmail); really only where it is verified."""
         self.run(["refresh_identity", "set_email"], connection, id=str(id), email=email, verified=verified)
 
     def unlink_identity(self, id, email, connection=None):

@@ -184,6 +184,31 @@ def test_who_changes_the_schemas_rights_keeps_no_sign_up_waiting(app):
     assert enabling.result() == [("OK: sync is enabled",)]
 
 
+def test_what_is_waited_for_with_auth_users_locked_is_waited_for_no_longer(app):
+    """DEPENDS ON EXTENSION takes a lock on the extension."""
+    app.sql("SELECT onagui.disable_sync()")
+    other = app.connect("supabase_admin")
+    caller = app.connect("supabase_admin")
+    caller.execute("LOAD 'onagui_sync'")
+    caller.execute("SET onagui_sync.lock_timeout = '200ms'")
+    with other.transaction():
+        other.execute("COMMENT ON EXTENSION onagui_sync IS 'x'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            caller.execute("SELECT onagui.enable_sync()")
+    assert triggers(app) == []
+
+
+def test_two_who_enable_it_at_once(app):
+    """The second one leaves it as the first one has made it: for replicated rows, too."""
+    app.sql("SELECT onagui.disable_sync()")
+    first = app.connect("supabase_admin")
+    with first.transaction():
+        first.execute("SELECT onagui.enable_sync(p_always => true)")
+        second = app.in_background("SELECT onagui.enable_sync()", connection=app.connect("supabase_admin")).wait_blocked(first)
+    assert second.result() == [("OK: sync was enabled already, nothing was changed",)]
+    assert {enabled for _, enabled in definitions(app)} == {"A"}
+
+
 def test_the_extension_may_have_passed_to_a_role_that_is_no_superuser(db):
     """REASSIGN OWNED, when the installer leaves."""
     db.sql("CREATE ROLE leaving SUPERUSER", role="supabase_admin")

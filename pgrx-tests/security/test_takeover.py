@@ -162,8 +162,8 @@ def test_what_an_administrator_corrects_back_stays(db, boss):
     assert audit(db, action="undo") == []
 
 
-def test_a_link_that_cannot_be_taken_back_is_told_of(db, boss):
-    """A trigger of the application has deleted the row meanwhile; the sign-in goes on."""
+def test_a_link_that_cannot_be_taken_back_is_not_made(db, boss):
+    """The administrator's call fails: it is no sign-up."""
     db.sql(
         """CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
                $$ BEGIN IF NEW.id = '%s' THEN RAISE 'not back'; END IF; RETURN NEW; END $$;
@@ -171,16 +171,40 @@ def test_a_link_that_cannot_be_taken_back_is_told_of(db, boss):
         % boss
     )
     mallory = db.auth.signup(VICTIM, confirmed=False)
-    db.auth.correct_email(mallory, "mallory@example.net")
-    assert db.one("SELECT email FROM auth.users") == "mallory@example.net"
-    error = audit(db, action="failure")[0]["details"]["error"]
-    link = audit(db, action="link")[0]["audit_id"]
-    assert error["message"].endswith("cannot be taken back: not back") and error["hint"].endswith(f"SELECT onagui.undo_fix({link});")
-    assert db.warnings[0].message.endswith("cannot be taken back: not back")
-    assert db.sql("SELECT sync_status FROM onagui.sync_status()", role=ADMIN) == [("EMAIL_MISMATCH",)]
-    db.sql("DROP TRIGGER refuse ON onagui.app_users")
-    db.sql("SELECT onagui.undo_fix(%s)", [link])
+    with expect_error("P0001", "cannot be taken back: not back", detail=False, hint="confirm it in the next"):
+        db.auth.correct_email(mallory, "mallory@example.net")
     untouched(db, boss)
+    assert db.sql("SELECT email, email_confirmed_at FROM auth.users") == [(VICTIM, None)]
+
+
+@pytest.mark.parametrize("how", ["an UPDATE", "an INSERT"])
+def test_by_an_address_that_was_confirmed_before_or_at_once(db, boss, how):
+    """What has linked in a transaction is taken back, whatever was confirmed when."""
+    auth = db.session("supabase_auth_admin")
+    id = uuid.uuid4()
+    if how == "an UPDATE":
+        auth_user(db, "typo@example.com", id)
+        auth.execute("UPDATE auth.users SET email = %s", [VICTIM])
+    with auth.transaction():
+        if how == "an UPDATE":
+            auth.execute("UPDATE auth.users SET email_confirmed_at = clock_timestamp()")
+        else:
+            auth.execute("INSERT INTO auth.users (id, email, email_confirmed_at) VALUES (%s, %s, now())", [id, VICTIM])
+        auth.execute("UPDATE auth.users SET email = 'right@example.com'")
+    untouched(db, boss)
+    assert db.sql("SELECT email FROM onagui.app_users WHERE id = %s", [id]) == [("right@example.com",)]
+    [undo] = audit(db, action="undo")
+    assert undo["details"]["reason"] == "another e-mail was confirmed than the one that had linked"
+
+
+def test_what_was_confirmed_in_the_same_call_is_not_unproven(db, boss):
+    """A row of their own, in step: there is nothing to do until the address comes."""
+    user = db.auth.signup("ann@example.com", confirmed=False)
+    db.auth.correct_email(user, "anna@example.com")
+    db.auth.correct_email(user, VICTIM)
+    assert [("unproven" in entry["details"]) for entry in audit(db)] == [False, False]
+    db.auth.correct_email(user, "ann@example.org", confirm=False)
+    assert audit(db)[-1]["details"] == {"unproven": True}
 
 
 def test_an_address_that_an_administrator_sets_and_confirms_links(db, boss):
@@ -194,31 +218,60 @@ def test_an_address_that_an_administrator_sets_and_confirms_links(db, boss):
 @pytest.mark.parametrize("how", ["sign-in", "unlink"])
 def test_an_identity_vouches_for_the_address_that_its_provider_has_verified(db, boss, how, verified):
     user = db.auth.signup("former@example.com")
+    db.auth.link_identity(user, VICTIM if how == "unlink" else "former@example.com", verified)
     db.sql("DELETE FROM onagui.app_users WHERE id = %s", [user])
     if how == "sign-in":
         db.auth.follow_provider(user, VICTIM, verified)
     else:
-        # The identity that is left has another address; the Auth server takes the confirmation back where that is not verified.
-        db.auth.run(["refresh_identity"], id=str(user), email=VICTIM, verified=verified)
+        # Of an identity that is unlinked the e-mail goes; the Auth server takes the confirmation back where the other is not verified.
         db.auth.run(["set_email"], id=str(user), email=VICTIM)
     assert db.sql("SELECT id FROM onagui.app_users") == [(user if verified else boss,)]
     if not verified:
         assert register(db, user, VICTIM)["data"]["action"] == "pending"
-        db.sql("UPDATE auth.identities SET identity_data = identity_data || '{\"email_verified\": true}'", role=ADMIN)
+        db.sql("UPDATE auth.identities SET identity_data = identity_data || '{\"email_verified\": true}' WHERE provider = 'google'", role=ADMIN)
         assert register(db, user, VICTIM)["data"]["action"] == "linked"
 
 
-@pytest.mark.parametrize("identities", ["DROP TABLE auth.identities CASCADE", "ALTER TABLE auth.identities RENAME user_id TO person", "REVOKE"])
-def test_where_there_are_no_identities_nobody_vouches(db, boss, identities):
+@pytest.mark.parametrize(
+    "identities",
+    [
+        "DROP TABLE auth.identities CASCADE",
+        "ALTER TABLE auth.identities RENAME user_id TO person",
+        "UPDATE auth.identities SET identity_data = '{\"email\": \"other@example.com\", \"email_verified\": true}'",
+        "UPDATE auth.identities SET identity_data = '{\"email\": \"boss@example.com\", \"email_verified\": \"true\"}'",
+        "UPDATE auth.identities SET user_id = (SELECT id FROM auth.users WHERE email = 'other@example.com')",
+        # Of the Auth server's own: an older one writes the address into it, and leaves it verified.
+        "UPDATE auth.identities SET provider = 'email' WHERE provider = 'google'",
+    ],
+    ids=["dropped", "renamed", "another address", "no boolean", "another user's", "auth's own"],
+)
+def test_who_has_no_such_identity_is_vouched_for_by_nobody(db, boss, identities):
+    db.auth.signup("other@example.com")
     user = db.auth.signup("former@example.com")
+    db.auth.link_identity(user, VICTIM)
+    db.sql("DELETE FROM auth.identities WHERE provider = 'email'", role=ADMIN)
     db.sql("DELETE FROM onagui.app_users WHERE id = %s", [user])
-    if identities == "REVOKE":
-        db.sql("UPDATE auth.identities SET identity_data = '{\"email\": \"other@example.com\", \"email_verified\": true}'", role=ADMIN)
-    else:
-        db.sql(identities, role=ADMIN)
+    db.sql(identities, role=ADMIN)
     db.auth.run(["set_email"], id=str(user), email=VICTIM)
     untouched(db, boss)
-    assert audit(db, action="failure") == []
+    assert audit(db, action="failure") == [] and len(audit(db, action="pending")) == 1
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_identities_that_are_locked_vouch_for_nobody(db, boss, own):
+    """A migration of the Auth server's; an e-mail that links nobody is followed without them."""
+    user = db.auth.signup("former@example.com")
+    if not own:
+        db.sql("DELETE FROM onagui.app_users WHERE id = %s", [user])
+    auth = db.session(ADMIN)
+    auth.execute("LOAD 'onagui_sync'")
+    auth.execute("SET onagui_sync.lock_timeout = '200ms'")
+    migration = db.connect(ADMIN)
+    with migration.transaction():
+        migration.execute("LOCK TABLE auth.identities IN ACCESS EXCLUSIVE MODE")
+        auth.execute("UPDATE auth.users SET email = %s WHERE id = %s", ["new@example.com" if own else VICTIM, user])
+    untouched(db, boss)
+    assert [entry["action"] for entry in audit(db)] == ["update_email" if own else "pending"]
 
 
 @pytest.mark.parametrize("when", ["two rows have it", "linking is off", "there is a row of their own"])

@@ -53,7 +53,7 @@ struct Undone {
 pub fn undo_fix(call: &Call) -> Result<Reply, Error> {
     let audit_id: i64 = call.arg(0).ok_or(Error::NullArgument { name: "p_audit_id" })?;
     let TakenBack { action, email, rows, by } =
-        take_back(House::find()?, audit_id, &super::actor())?;
+        take_back(House::find()?, audit_id, &super::actor(), None)?;
     Ok(Reply::of(plain(&format!(
         "UNDONE: {action} of {}, with {} to the user; audit_id {by}",
         email.as_deref().unwrap_or("a user without e-mail"),
@@ -69,8 +69,13 @@ pub struct TakenBack {
     by: i64,
 }
 
-/// Takes back what an entry of the audit log tells of, and records that.
-pub fn take_back(house: House, audit_id: i64, actor: &str) -> Result<TakenBack, Error> {
+/// Takes back what an entry of the audit log tells of, and records that, and why where no person has asked for it.
+pub fn take_back(
+    house: House,
+    audit_id: i64,
+    actor: &str,
+    reason: Option<&str>,
+) -> Result<TakenBack, Error> {
     let logged = read(house, audit_id)?;
     let repair = Repair::start(house, true, OnConflict::Error, actor.to_owned())?;
     let attempt =
@@ -85,7 +90,7 @@ pub fn take_back(house: House, audit_id: i64, actor: &str) -> Result<TakenBack, 
         new_app_user_id: logged.old_app_user_id,
         email: logged.email.clone(),
         rows_changed: rows,
-        details: undone.into_details(audit_id),
+        details: undone.into_details(audit_id, reason),
         ..Entry::new("undo", "done", &repair.actor)
     };
     let by = audit::record(house, vec![entry]).first().copied().unwrap_or_default();
@@ -224,10 +229,12 @@ impl Undone {
     }
 
     /// What the audit log tells of it.
-    fn into_details(mut self, audit_id: i64) -> String {
+    fn into_details(mut self, audit_id: i64, reason: Option<&str>) -> String {
         #[derive(Serialize)]
-        struct Details {
+        struct Details<'r> {
             undoes: i64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reason: Option<&'r str>,
             #[serde(skip_serializing_if = "Vec::is_empty")]
             references: Vec<Referring>,
             undo: Vec<Step>,
@@ -237,7 +244,7 @@ impl Undone {
             _ => None,
         }));
         let Undone { steps: undo, references, .. } = self;
-        let details = Details { undoes: audit_id, references, undo };
+        let details = Details { undoes: audit_id, reason, references, undo };
         serde_json::to_string(&details).expect("an object with texts as keys")
     }
 }

@@ -1,7 +1,7 @@
 //! What is done for each auth user of a statement whose rows could not simply be inserted.
 
 use super::halving::{Act, Failed, do_for_most};
-use super::proof::Proof;
+use super::proof::{self, Proof};
 use super::{Attempt, Change, Occasion, give_up};
 use crate::error::{Error, Failure};
 use crate::fix::Linker;
@@ -183,7 +183,7 @@ impl Occasion {
             Proof::Lacking => {
                 let mut arrivals = target.facts(new)?;
                 if target.auth.has("email_confirmed_at") {
-                    target.mistrust(arrivals.iter_mut().collect());
+                    target.mistrust(arrivals.iter_mut().collect())?;
                 }
                 Ok(arrivals)
             }
@@ -354,6 +354,8 @@ impl Visit<'_> {
                     is_still_so,
                     || self.target.refresh_one(&one, true),
                 )?;
+                // An e-mail that comes in the same transaction is another one.
+                proof::note(to);
                 entries.push(Entry {
                     old_app_user_id: Some(from),
                     new_app_user_id: Some(to),

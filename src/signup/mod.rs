@@ -169,9 +169,8 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
         return Ok(());
     };
     occasion.proof.set(Proof::of(&before, &after));
-    let is_confirmed_anew =
-        after.confirmed_at != before.confirmed_at && after.confirmed_at.is_some();
     let was_wrong = proof::was_of_another(&before, &after);
+    proof::note_if_confirmed(&before, &after);
     let (was_deleted, is_deleted) = (before.is_deleted, after.is_deleted);
     let (before, after) = (before.person, after.person);
     let change = Change { email_changed: before.email != after.email };
@@ -193,13 +192,8 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
     match subtransaction(|| Ok(target.is_in_step(&after))) {
         Ok(true) => Ok(()),
         Ok(false) => {
-            if let Some(id) = after.id.filter(|_| is_confirmed_anew) {
-                proof::note(id);
-            }
-            if let Some(id) = after.id.filter(|_| was_wrong)
-                && !unlink(&target, new, id, occasion)?
-            {
-                return Ok(());
+            if let Some(id) = after.id.filter(|_| was_wrong) {
+                unlink(&target, id, occasion)?;
             }
             arrival::follow(&target, new, &change, occasion)
         }
@@ -212,35 +206,34 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
 }
 
 /// Takes back that the auth user was linked in this transaction: the confirmation was one of another e-mail than the one by which
-/// they were. Answers whether nothing of that is left.
-fn unlink(target: &Target, new: &RowSet, id: Uuid, occasion: &Occasion) -> Result<bool, Error> {
+/// they were.
+///
+/// Where that cannot be, the UPDATE fails, and with it the transaction that has linked them: it is an administrator's, no
+/// sign-up, and would leave somebody's app user to somebody else.
+fn unlink(target: &Target, id: Uuid, occasion: &Occasion) -> Result<(), Error> {
     let house = target.house;
-    let link = Cell::new(None);
-    let undone = subtransaction(|| {
-        link.set(audit::link_in_this_transaction(house, id));
-        match link.get() {
-            Some(link) => take_back(house, link, &occasion.actor).map(|_| ()),
-            None => Ok(()),
-        }
+    let undone = subtransaction(|| match audit::link_in_this_transaction(house, id) {
+        Some(link) => take_back(house, link, &occasion.actor, Some(OF_ANOTHER)).map(|_| ()),
+        None => Ok(()),
     });
-    let mut failure = match undone {
-        Ok(()) => return Ok(true),
-        Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
-        Err(failure) => failure,
+    let Err(mut failure) = undone else {
+        return Ok(());
     };
-    occasion.may_pass_now(target, &failure)?;
-    if let Some(link) = link.get() {
-        failure.message = format!(
-            "the link to an e-mail that was not the confirmed one cannot be taken back: {}",
-            failure.message
-        );
-        failure.hint = Some(format!(
-            "See to what stands in the way, then run SELECT onagui.undo_fix({link});"
-        ));
+    if must_pass_on(&failure.sqlstate) {
+        return Err(failure.into());
     }
-    record_all(house, new, &failure, &occasion.actor)?;
-    Ok(false)
+    occasion.may_pass_now(target, &failure)?;
+    failure.message = format!("{NOT_TAKEN_BACK}: {}", failure.message);
+    failure.hint = Some(
+        "Nothing was changed. See to what stands in the way; or set the e-mail in one call, and confirm it in the next.".into(),
+    );
+    Err(Error::Raised(failure))
 }
+
+/// Why a link is taken back, for the audit log.
+const OF_ANOTHER: &str = "another e-mail was confirmed than the one that had linked";
+
+const NOT_TAKEN_BACK: &str = "the auth user was linked by an e-mail that is not the confirmed one, which cannot be taken back";
 
 /// What an UPDATE of an auth user changed.
 struct Change {

@@ -15,18 +15,33 @@ pub enum Proof {
 }
 
 thread_local! {
-    /// Who was confirmed in which transaction, its latest.
+    /// Who was confirmed, or linked, in which transaction, the latest of the session's.
     static CONFIRMED: RefCell<(u64, HashSet<Uuid>)> = RefCell::default();
 }
 
-/// Notes that an auth user has been confirmed in this transaction.
+/// No more are noted of one transaction: whoever confirms as many is no administrator who corrects an e-mail.
+const MOST: usize = 100_000;
+
+/// Notes that an auth user has been confirmed, or linked, in this transaction.
 pub fn note(id: Uuid) {
     CONFIRMED.with_borrow_mut(|(transaction, confirmed)| {
         if *transaction != pg::transaction() {
             (*transaction, *confirmed) = (pg::transaction(), HashSet::new());
         }
-        confirmed.insert(id);
+        if confirmed.len() < MOST {
+            confirmed.insert(id);
+        }
     });
+}
+
+/// The same, if the UPDATE has confirmed them, anew or for the first time.
+pub fn note_if_confirmed(before: &Seen, after: &Seen) {
+    if let Some(id) = after.person.id
+        && after.confirmed_at.is_some()
+        && after.confirmed_at != before.confirmed_at
+    {
+        note(id);
+    }
 }
 
 fn was_confirmed_just_now(after: &Seen) -> bool {

@@ -93,18 +93,25 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
     pg::as_role(house.owner, || {
         connect(|session| {
             let auth = Auth::read(session)?;
-            let always = wanted_always.unwrap_or_else(|| is_always(session, &auth));
             session.run(API_ROLES, &[], Mode::Fresh);
             // A restore with --disable-triggers enables it again, but not ALWAYS.
             session.run(MAPPING_TRIGGER, &[], Mode::Fresh);
-            let wanted = wanted(&auth, always);
-            let mut unlike = unlike(session, &auth, &wanted, always)?;
+            let (mut always, mut unlike) = unlike(session, &auth, wanted_always)?;
+            let mut _lockwait = None;
             if !unlike.is_empty() {
                 // Whoever changes its rights is waited for before sign-ups have to wait for this.
                 hold_schema(session, house)?;
-                // Another session may be about it.
-                lock(session, unlike.iter().any(|(_, is_there)| *is_there))?;
-                unlike = self::unlike(session, &auth, &wanted, always)?;
+                // As long as it is locked, whatever else is waited for.
+                _lockwait = Some(Lockwait::at_most(settings::lock_timeout()));
+                let to_drop =
+                    |unlike: &[(Wanted, bool)]| unlike.iter().any(|(_, is_there)| *is_there);
+                let drops = to_drop(&unlike);
+                lock(session, drops)?;
+                // Another session may have been about it.
+                (always, unlike) = self::unlike(session, &auth, wanted_always)?;
+                if !drops && to_drop(&unlike) {
+                    lock(session, true)?;
+                }
             }
             let changed = unlike.len();
             for (trigger, is_there) in unlike {
@@ -139,16 +146,17 @@ pub fn enable(call: &Call) -> Result<Reply, Error> {
     })
 }
 
-/// Those of `wanted` that are not there as they should be, and whether they are there at all.
-fn unlike<'w>(
+/// Whether the triggers are to fire for replicated rows too, and those that are not there as they should be, with whether they are
+/// there at all.
+fn unlike(
     session: &Session,
     auth: &Auth,
-    wanted: &'w [Wanted],
-    always: bool,
-) -> Result<Vec<(&'w Wanted, bool)>, Error> {
+    wanted_always: Option<bool>,
+) -> Result<(bool, Vec<(Wanted, bool)>), Error> {
+    let always = wanted_always.unwrap_or_else(|| is_always(session, auth));
     let state = if always { "A" } else { "O" };
     let mut unlike = Vec::new();
-    for trigger in wanted {
+    for trigger in wanted(auth, always) {
         let found = find(session, auth.table, trigger.name);
         if found.as_ref().is_some_and(|found| !found.ours) {
             return Err(Error::TriggerNameTaken { name: trigger.name });
@@ -161,14 +169,13 @@ fn unlike<'w>(
         });
         unlike.extend((!is_like).then_some((trigger, is_there)));
     }
-    Ok(unlike)
+    Ok((always, unlike))
 }
 
-/// As CREATE TRIGGER and DROP TRIGGER do, but at once for all of them, and no longer than a sign-up may wait.
+/// As CREATE TRIGGER and DROP TRIGGER do, but at once for all of them.
 fn lock(session: &Session, to_drop: bool) -> Result<(), Error> {
     let mode = if to_drop { "ACCESS EXCLUSIVE" } else { "SHARE ROW EXCLUSIVE" };
     let sql = format!("LOCK TABLE ONLY auth.users IN {mode} MODE");
-    let _lockwait = Lockwait::at_most(settings::lock_timeout());
     subtransaction(|| {
         session.run(&sql, &[], Mode::Fresh);
         Ok(())
@@ -222,6 +229,7 @@ pub fn disable(_: &Call) -> Result<Reply, Error> {
                     .column()
             };
             let mut ours = find();
+            let _lockwait = Lockwait::at_most(settings::lock_timeout());
             if !ours.is_empty() {
                 lock(session, true)?;
                 ours = find();

@@ -4,8 +4,9 @@ use super::candidates::Finder;
 use super::signup::Target;
 use super::{email_key, offer_new};
 use crate::error::Error;
-use crate::pg::{self, Arg, Mode, Person, RowSet, connect};
+use crate::pg::{self, Arg, Mode, Person, RowSet, connect, subtransaction};
 use crate::settings;
+use onagui_decide::failure::must_pass_on;
 use onagui_decide::signup::{Facts, LinkPolicy, Namesake, OwnRow, PENDING, UNPROVEN};
 use pgrx::Uuid;
 use pgrx::pg_sys::UUIDOID;
@@ -15,10 +16,9 @@ use std::collections::HashSet;
 /// Whether `auth.identities` can be read, and is what the Auth server makes it.
 const IDENTITIES: &str = "
     SELECT has_table_privilege(t.oid, 'SELECT')
-           AND 2 = (SELECT count(*) FROM pg_attribute a
+           AND 3 = (SELECT count(*) FROM pg_attribute a
                      WHERE a.attrelid = t.oid AND NOT a.attisdropped
-                       AND (a.attname = 'user_id' AND a.atttypid = 'uuid'::regtype
-                            OR a.attname = 'identity_data' AND a.atttypid = 'jsonb'::regtype))
+                       AND (a.attname, a.atttypid) IN (('user_id', 'uuid'::regtype), ('provider', 'text'::regtype), ('identity_data', 'jsonb'::regtype)))
       FROM pg_class t WHERE t.oid = $1 AND t.relkind = 'r'";
 
 /// What is known of one arriving auth user.
@@ -121,38 +121,50 @@ impl Target {
             })
         });
         believed.retain(|arrival| unproven.contains(&arrival.id));
-        self.mistrust(believed);
+        self.mistrust(believed)?;
         Ok(arrivals)
     }
 
-    /// Counts the e-mails of `arrivals` as not confirmed, but where an identity of the user's vouches for it: its provider has
-    /// verified that e-mail, which Auth takes for a confirmation too (supabase/auth, internal/models/user.go,
-    /// UpdateUserEmailFromIdentities, and internal/api/external_oauth_email.go).
-    pub fn mistrust(&self, arrivals: Vec<&mut Arrival>) {
+    /// Counts the e-mails of `arrivals` as not confirmed, but where one would link whom an identity of the user's vouches for.
+    pub fn mistrust(&self, arrivals: Vec<&mut Arrival>) -> Result<(), Error> {
+        let (to_link, others): (Vec<_>, Vec<_>) = arrivals
+            .into_iter()
+            .filter(|arrival| arrival.facts.confirmed)
+            .partition(|arrival| arrival.facts.to_link().is_some());
+        let vouched = match subtransaction(|| Ok(self.vouched_for(&to_link))) {
+            Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
+            // What cannot be looked up vouches for nobody.
+            vouched => vouched.unwrap_or_default(),
+        };
+        let is_vouched_for = |arrival: &&mut Arrival| vouched.contains(&arrival.id);
+        let unproven = to_link.into_iter().filter(|arrival| !is_vouched_for(arrival));
+        others.into_iter().chain(unproven).for_each(Arrival::mistrust);
+        Ok(())
+    }
+
+    /// Whose e-mail a provider has verified, which Auth takes for a confirmation, too (supabase/auth, internal/models/user.go,
+    /// UpdateUserEmailFromIdentities, and internal/api/external_oauth_email.go). Identities of its own do not count: older versions
+    /// write another e-mail into one that was verified, and leave it so (internal/api/admin.go, adminUserUpdate).
+    fn vouched_for(&self, arrivals: &[&mut Arrival]) -> Vec<Uuid> {
         let (ids, keys): (Vec<Uuid>, Vec<Option<String>>) =
             arrivals.iter().map(|arrival| (arrival.id, arrival.key.clone())).unzip();
-        let vouched: Vec<Uuid> = pg::as_role(self.house.owner, || {
-            connect(|session| match pg::table_named(c"auth", c"identities") {
-                Some(table)
-                    if !ids.is_empty()
-                        && session.run(IDENTITIES, &[table.into()], Mode::Fresh).one()
-                            == Some(true) =>
-                {
-                    let sql = format!(
-                        "SELECT n.id FROM unnest($1::uuid[], $2::text[]) AS n(id, key) JOIN ONLY auth.identities i ON i.user_id = n.id
-                          WHERE i.identity_data -> 'email_verified' = 'true' AND {} = n.key",
-                        email_key("i.identity_data ->> 'email'")
-                    );
-                    session.run_by_key(&sql, &[ids.into(), keys.into()], Mode::Fresh).column()
+        let Some(table) = pg::table_named(c"auth", c"identities").filter(|_| !ids.is_empty())
+        else {
+            return Vec::new();
+        };
+        pg::as_role(self.house.owner, || {
+            connect(|session| {
+                if session.run_kept(IDENTITIES, &[table.into()], Mode::Fresh).one() != Some(true) {
+                    return Vec::new();
                 }
-                _ => Vec::new(),
+                let sql = format!(
+                    "SELECT n.id FROM unnest($1::uuid[], $2::text[]) AS n(id, key) JOIN ONLY auth.identities i ON i.user_id = n.id
+                      WHERE i.provider NOT IN ('email', 'phone') AND i.identity_data -> 'email_verified' = 'true' AND {} = n.key",
+                    email_key("i.identity_data ->> 'email'")
+                );
+                session.run_by_key(&sql, &[ids.into(), keys.into()], Mode::Fresh).column()
             })
-        });
-        for arrival in arrivals {
-            if !vouched.contains(&arrival.id) {
-                arrival.mistrust();
-            }
-        }
+        })
     }
 
     /// The same of one who was to be linked. Who else has confirmed the e-mail is not looked up again, which without an index

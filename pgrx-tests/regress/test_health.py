@@ -788,7 +788,7 @@ def test_settings_that_mean_nothing(clinic, setting, says, place):
 
 
 def test_settings_that_are_in_force(clinic):
-    for name, value in ("link_by_email", "never"), ("enabled", "TRUE"), ("audit", "All"), ("lock_timeout", "2 s"), ("lock_timeout", "1.5min"), ("enabled", "y"):
+    for name, value in ("link_by_email", "never"), ("enabled", "TRUE"), ("audit", "All"), ("lock_timeout", "2 s"), ("lock_timeout", "1.5min"), ("lock_timeout", ".5s"), ("enabled", " y"):
         clinic.connect("supabase_admin").execute(f"ALTER DATABASE {clinic.name} SET onagui_sync.{name} = '{value}'")
         [(status, detail, _)] = [row[1:] for row in clinic.connect("postgres").execute("SELECT * FROM onagui.sync_health()").fetchall() if row[0] == "settings"]
         assert (status, detail) == ("ok", "nothing is switched off, onagui_sync.link_by_email is never")

@@ -57,6 +57,22 @@ def test_of_several_rows_one_is_named(tenants):
     assert detail == "2 rows in public.projects (projects_tenant_slug_key), such as (ctid)=((0,1)) with (ctid)=((0,3))."
 
 
+def test_rows_are_named_shortly_and_with_their_partitions(tenants):
+    tenants.sql(
+        """DROP TABLE files, projects;
+           CREATE TABLE projects (tenant text NOT NULL, owner uuid, slug text NOT NULL, UNIQUE (tenant, slug),
+               FOREIGN KEY (tenant, owner) REFERENCES onagui.app_users (tenant, id)) PARTITION BY LIST (tenant);
+           CREATE TABLE projects_1 PARTITION OF projects FOR VALUES IN ('t1'); CREATE TABLE projects_2 PARTITION OF projects DEFAULT"""
+    )
+    tenants.sql("INSERT INTO projects VALUES ('t1', %s, repeat('x', 200)), ('t2', %s, repeat('x', 200))", [SPARE, THIRD])
+    told = fix_one(tenants, "ann@example.com", False, "keep_auth")["details"]["error"]["detail"].partition(": ")[2]
+    assert told == "public.projects_1: (ctid)=((0,1)) with public.projects_2: (ctid)=((0,1))."
+    tenants.sql("ALTER TABLE projects ADD PRIMARY KEY (tenant, slug)")
+    told = fix_one(tenants, "ann@example.com", False, "keep_auth")["details"]["error"]["detail"].partition(": ")[2]
+    x = "x" * 100 + "..."
+    assert f"(tenant, slug)=(t1, {x}) with (tenant, slug)=(t2, {x})" in told and "x" * 101 not in told
+
+
 @pytest.mark.parametrize("policy, left", [("keep_auth", 2), ("keep_app", 1)])
 def test_of_their_own_rows_one_stays(tenants, policy, left):
     tenants.sql("INSERT INTO projects VALUES (1, 't1', %s, 'home'), (2, 't2', %s, 'home'), (3, 't2', %s, 'work')", [SPARE, OWN, THIRD])

@@ -158,5 +158,9 @@ def test_what_was_tried_in_vain_is_told(town):
     town.sql("CALL onagui.fix_all_user_ids()")
     assert [notice.hint and "sync_report()" in notice.hint for notice in town.notices] == [None, True]
     shown = " ".join(report(town).split())
-    assert re.search(r"why [^:]+ tried \d{4}-\d\d-\d\d \d\d:\d\d, the users cannot be merged: both have rows of which only one may exist\. Choose whose rows stay: .*'keep_auth'", shown), shown
+    assert re.search(r"tried since \d{4}-\d\d-\d\d \d\d:\d\d, the users cannot be merged: both have rows of which only one may exist\. 1 row in public\.roles .*\. Choose whose rows stay: .*'keep_auth'", shown), shown
     assert re.search(r"tried [-\d]+ [\d:]+, not \S+ today\. tomorrow fix", shown), shown
+    town.sql("DROP TRIGGER refuse ON onagui.app_users")
+    town.sql("CALL onagui.fix_all_user_ids(p_on_conflict => 'keep_auth')")
+    town.sql("UPDATE onagui.app_users SET email = 'other@x.org' WHERE email = 'new@x.org'", role="supabase_admin")
+    assert "new@x.org" in report(town) and "tried" not in report(town)

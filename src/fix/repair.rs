@@ -5,13 +5,13 @@ use super::outcome::Outcome;
 use super::rehearsal::unsettled;
 use crate::catalog::House;
 use crate::error::{Decision, Error};
-use crate::pg::{self, Mode, Raw, Session, subtransaction};
+use crate::pg::{self, Mode, Raw, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::candidates::{Candidate, Finder, List, Order, Pair};
 use crate::statements::creation::Foreseen;
 use crate::statements::done::{Done, Step};
 use crate::statements::merge::{self, Merge, OnConflict, Rekeyed};
-use crate::statements::rekey::{Collision, Foreseer, Mover};
+use crate::statements::rekey::{Collision, Foreseer, Holding, Mover};
 use crate::statements::rows;
 use crate::statements::signup::Target;
 use crate::statements::status::{ANOTHERS_ROW, ROW_WITHOUT_ID};
@@ -47,6 +47,8 @@ pub struct Repair {
     pub merged: RefCell<HashMap<Uuid, Vec<Uuid>>>,
     /// Auth users of whom it was looked up, in a rehearsal, what will come of making their rows.
     pub foreseen: RefCell<HashMap<Uuid, Foreseen>>,
+    /// Where the ids of auth users without a row stand already.
+    pub(super) holdings: RefCell<HashMap<Uuid, Vec<Holding>>>,
 }
 
 /// So few users are re-keyed one by one.
@@ -77,6 +79,7 @@ impl Repair {
             turns: Cell::default(),
             merged: RefCell::default(),
             foreseen: RefCell::default(),
+            holdings: RefCell::default(),
         })
     }
 
@@ -165,9 +168,11 @@ impl Repair {
         } else {
             self.settle_each(&moving, &mut outcomes)?;
         }
-        if !self.apply {
-            let new = others.iter().filter(|c| c.status.action() == Action::Create);
-            self.foresee(&new.filter_map(|c| c.auth_user_id).collect::<Vec<_>>())?;
+        let new = others.iter().filter(|c| c.status.action() == Action::Create);
+        let new: Vec<Uuid> = new.filter_map(|c| c.auth_user_id).collect();
+        match self.apply {
+            true => self.note_holdings(&new)?,
+            false => self.foresee(&new)?,
         }
         self.settle_each(&others, &mut outcomes)?;
         emails::exchange(self, emails, &mut outcomes)?;
@@ -180,6 +185,18 @@ impl Repair {
         outcomes.sort_by_key(|outcome| outcome.action == Action::None);
         self.record(&mut outcomes);
         Ok(outcomes)
+    }
+
+    /// Notes where the ids of those stand already who are to get a row.
+    fn note_holdings(&self, ids: &[Uuid]) -> Result<(), Error> {
+        let look = || Ok(connect(|session| self.mover().holdings(session, ids)));
+        match subtransaction(look) {
+            Ok(holdings) => self.holdings.borrow_mut().extend(holdings),
+            Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
+            // Then the undo of such a row is refused as long as anything holds the id.
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     pub fn settle_each(
@@ -349,6 +366,7 @@ impl Repair {
     fn rekey(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let (from, to) = (candidate.app()?, candidate.auth()?);
         let done = merge::rekey(session, &self.mover(), from, to, &[])?;
+        audit::fits(std::slice::from_ref(&done.step))?;
         Ok(Self::rekeyed(candidate, to, done))
     }
 
@@ -374,9 +392,8 @@ impl Repair {
 
     fn create(&self, session: &Session, candidate: &Candidate) -> Result<Outcome, Error> {
         let id = candidate.auth()?;
-        let mover = self.mover();
-        let held = mover.held(session, id, Mode::Fresh);
         let details = self.target().create_one(id, None)?;
+        let mover = self.mover();
         let shape = mover.shape(session, 0);
         let table = &mover.references.tables[0];
         let row_image = rows::whole_row(session, table, shape, id)
@@ -387,7 +404,7 @@ impl Repair {
         let made = Done {
             table: table.label.clone(),
             added: vec![Raw::of(&row_image)],
-            held: mover.held_to_json(session, &held),
+            held: self.holdings.borrow_mut().remove(&id).unwrap_or_default(),
             ..Done::default()
         };
         row.undo = Some(vec![Step::Changes(vec![made])]);

@@ -4,19 +4,19 @@ use super::repair::Repair;
 use crate::catalog::House;
 use crate::catalog::references::{ForeignKey, SoftPlace, Table};
 use crate::error::{Error, Failure, plain};
-use crate::pg::{self, Call, Mode, Raw, Reply, Session, connect, subtransaction};
+use crate::pg::{self, Arg, Call, JsonbText, Mode, Raw, Reply, Session, connect, subtransaction};
 use crate::statements::audit::{self, Entry};
 use crate::statements::changes::{self, Wanted};
 use crate::statements::done::{self, Done, Step};
 use crate::statements::merge::{self, OnConflict};
-use crate::statements::rekey::{Referring, unquoted};
+use crate::statements::rekey::{Holding, Referring, unquoted};
 use crate::statements::rows::{self, Address};
 use crate::statements::{followers, restored, undo};
 use onagui_decide::registration::parse_uuid;
 use pgrx::{JsonB, Uuid};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 const NOT_WHOLE: &str = "the entry is not whole";
 
@@ -152,13 +152,18 @@ const HAS_BEEN_BACK: &str = "
                            OR l.details @> jsonb_build_object('undo', jsonb_build_array(jsonb_build_object(
                                   'changes', jsonb_build_array(jsonb_build_object('table', $2::text)))))))";
 
-/// The columns of the table $2 that triggers have set in later entries that were undone, and in the undos of them.
+/// What triggers have set last in the row of the table $2 with the key $3, in entries about the auth user $4 after $1 that were undone,
+/// and in the undos of them.
 const SET_SINCE: &str = "
-    SELECT DISTINCT s.name
-      FROM onagui.sync_audit_log l,
-           jsonb_path_query(l.details, '$.undo[*].changes[*] ? (@.table == $table).moved[*].rows[*].set', jsonb_build_object('table', $2::text)) AS x(set),
-           jsonb_object_keys(x.set) AS s(name)
-     WHERE l.audit_id > $1 AND (l.undone_by IS NOT NULL OR l.action = 'undo')";
+    SELECT jsonb_object_agg(last.name, last.value)
+      FROM (SELECT DISTINCT ON (s.name) s.name, s.value
+              FROM onagui.sync_audit_log l,
+                   jsonb_path_query(l.details, '$.undo[*].changes[*] ? (@.table == $table).moved[*].rows[*]',
+                                    jsonb_build_object('table', $2::text)) AS r(changed),
+                   jsonb_each(r.changed -> 'set') AS s(name, value)
+             WHERE l.auth_user_id = $4 AND l.audit_id > $1 AND (l.undone_by IS NOT NULL OR l.action = 'undo')
+                   AND r.changed -> 'key' = $3
+             ORDER BY s.name, l.audit_id DESC) last";
 
 /// Reads the entry and locks it, so that two undos of it follow each other.
 fn read(house: House, audit_id: i64) -> Result<Logged, Error> {
@@ -444,11 +449,17 @@ fn take_back_changes(
             session.run(HAS_BEEN_BACK, &args, Mode::Fresh).one().unwrap_or_default()
         })
     };
-    let set_since = |table: &Table| {
-        let args = [audit_id.into(), table.label.clone().into()];
-        pg::as_role(repair.target().house.owner, || {
-            session.run(SET_SINCE, &args, Mode::Fresh).column()
-        })
+    let set_since = |table: &Table, key: &Value| {
+        let key = JsonbText(key.to_string());
+        let args =
+            [audit_id.into(), table.label.clone().into(), key.into(), Arg::of(logged.auth_user_id)];
+        let set = pg::as_role(repair.target().house.owner, || {
+            session.run_by_key(SET_SINCE, &args, Mode::Fresh).one::<JsonB>()
+        });
+        match set {
+            Some(JsonB(Value::Object(set))) => Some(set),
+            _ => None,
+        }
     };
     let mut inverse = undo::inverse(
         session,
@@ -458,13 +469,8 @@ fn take_back_changes(
         &set_since,
         &mut why,
     );
-    let mut held = BTreeSet::new();
-    for made in done.iter().filter(|d| d.table == *app_users && !d.held.is_empty()) {
-        for id in made.added.iter().filter_map(|row| row.parsed()["id"].as_str().and_then(id_of)) {
-            let found = mover.find_held(session, &made.held, id)?;
-            held.extend(found.into_iter().map(|held| held.row));
-        }
-    }
+    let of_users = |d: &&Done| d.table == *app_users;
+    let held: Vec<Holding> = done.iter().filter(of_users).flat_map(|d| d.held.clone()).collect();
     undone.rows += followers::follow(session, &mover, &mut inverse, &held, &mut why) as u64;
     if !why.is_empty() {
         return Err(Error::CannotUndo { audit_id, why });
@@ -477,7 +483,17 @@ fn take_back_changes(
     if !undone.origins.is_empty() {
         rows::find_again(session, &mut inverse, &HashMap::new());
     }
+    let comes: Vec<Uuid> = done
+        .iter()
+        .filter(of_users)
+        .flat_map(|d| &d.removed)
+        .filter_map(|row| row.parsed()["id"].as_str().and_then(id_of))
+        .collect();
+    let holdings = mover.holdings(session, &comes);
     let mut now = changes::apply(session, &mover, &inverse, Wanted::Everything)?;
+    for users in now.iter_mut().filter(|d| d.table == *app_users) {
+        users.held = holdings.values().flatten().cloned().collect();
+    }
     let wrong = restored::set_right(session, &mover, &inverse, (done, &mut now))?;
     if !wrong.is_empty() {
         let changed = |table: &String| {

@@ -1,7 +1,7 @@
 //! What was done to rows, as the audit log keeps it.
 
 use super::fields::Fields;
-use super::rekey::unquoted;
+use super::rekey::{Holding, unquoted};
 use super::rows::{Address, Text};
 use crate::catalog::references::Table;
 use crate::catalog::shape::Shape;
@@ -42,10 +42,9 @@ pub struct Done {
     /// Rows that were inserted, whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub added: Vec<Raw>,
-    /// Rows elsewhere that held the id of an app user in `added` before, without a foreign key
-    /// ([`super::rekey::Mover::held_to_json`]).
+    /// Where the ids of app users in `added` stood before these were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub held: Vec<Value>,
+    pub held: Vec<Holding>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<Moved>,
     /// Where the rows in `added` lie.

@@ -7,7 +7,7 @@ use super::changes::{TableChanges, Update};
 use super::collisions::{self, Image};
 use super::fields::Fields;
 use super::fit::{self, Images};
-use super::rekey::Mover;
+use super::rekey::{Holding, Mover};
 use super::rows::{Address, Text, address};
 use super::verify;
 use crate::catalog::references::ForeignKey;
@@ -26,13 +26,13 @@ type Row = (usize, Address);
 type Fate = Option<Fields>;
 
 /// Adds to `changes` the rows that refer to one which gets another key, and do not change themselves: they follow, unless
-/// some row has the key in the end. Adds to `why` those that refer to a row which would be deleted, but for those in `held`, which
-/// held the id before there was such a row. Answers how many follow.
+/// some row has the key in the end. Adds to `why` those that refer to a row which would be deleted, but for as many as `held` its id
+/// before there was such a row. Answers how many follow.
 pub fn follow<'a>(
     session: &Session,
     mover: &'a Mover,
     changes: &mut Vec<TableChanges<'a>>,
-    held: &BTreeSet<Row>,
+    held: &[Holding],
     why: &mut Vec<String>,
 ) -> usize {
     let place = |oid: Oid| mover.references.tables.iter().position(|t| t.oid == oid);
@@ -124,7 +124,7 @@ pub fn follow<'a>(
             why.push(would_leave(mover, outside, key));
         }
     }
-    why.extend(soft_left_behind(session, mover, changes, &(&changing | held)));
+    why.extend(soft_left_behind(session, mover, changes, &changing, held));
     let followers = found.len();
     for ((place, address), columns) in found {
         let table = &mover.references.tables[place];
@@ -140,13 +140,14 @@ pub fn follow<'a>(
     followers
 }
 
-/// What to say of registered references, without a foreign key, to users whose rows would be deleted, but for the rows in `known`.
-/// None but us sees to it that these are not left behind.
+/// What to say of registered references, without a foreign key, to users whose rows would be deleted, but for as many as there were
+/// before. None but us sees to it that these are not left behind.
 fn soft_left_behind(
     session: &Session,
     mover: &Mover,
     changes: &[TableChanges],
-    known: &BTreeSet<Row>,
+    changing: &BTreeSet<Row>,
+    held: &[Holding],
 ) -> Vec<String> {
     let users = &mover.references.tables[0];
     let Some(c) = changes.iter().find(|c| c.of.table.oid == users.oid) else {
@@ -171,23 +172,24 @@ fn soft_left_behind(
         return Vec::new();
     }
     let mut why = Vec::new();
-    for (place, child) in mover.references.tables.iter().enumerate() {
-        for soft in child.moving.iter().filter(|m| m.soft && m.through.is_empty()) {
-            let sql = format!(
-                "SELECT t.tableoid, t.ctid::text FROM unnest($1::uuid[]) AS x(id) JOIN {} t ON {}",
-                child.target(),
-                soft.holds("t", "x.id")
-            );
-            let left = pg::as_role(child.owner, || {
-                let rows = session.run(&sql, &[gone.clone().into()], Mode::Fresh);
-                (0..rows.len())
-                    .filter_map(|row| address(&rows, row, 1))
-                    .filter(|address| !known.contains(&(place, *address)))
-                    .count()
-            });
-            if left > 0 {
-                why.push(left_behind(mover, left, place, 0));
-            }
+    for (place, soft) in mover.registered() {
+        let child = &mover.references.tables[place];
+        let sql = format!(
+            "SELECT t.tableoid, t.ctid::text FROM unnest($1::uuid[]) AS x(id) JOIN {} t ON {}",
+            child.target(),
+            soft.holds("t", "x.id")
+        );
+        let holding = pg::as_role(child.owner, || {
+            let rows = session.run(&sql, &[gone.clone().into()], Mode::Fresh);
+            (0..rows.len())
+                .filter_map(|row| address(&rows, row, 1))
+                .filter(|address| !changing.contains(&(place, *address)))
+                .count()
+        });
+        let is_here = |h: &&Holding| h.table == child.label && h.column == soft.column;
+        let before: usize = held.iter().filter(is_here).map(|h| h.rows).sum();
+        if holding > before {
+            why.push(left_behind(mover, holding - before, place, 0));
         }
     }
     why

@@ -36,7 +36,7 @@ pub fn settings(session: &Session, _: House, report: &mut Report) -> Result<(), 
 macro_rules! place {
     () => {
         "place AS (
-        SELECT lower(split_part(c.line, '=', 1)) AS name, split_part(c.line, '=', 2) AS value, r.rolname,
+        SELECT lower(split_part(c.line, '=', 1)) AS name, btrim(substr(c.line, strpos(c.line, '=') + 1)) AS value, r.rolname,
                format('ALTER %s RESET %s; ',
                       CASE WHEN r.oid IS NULL AND d.oid IS NULL THEN 'ROLE ALL'
                            WHEN r.oid IS NULL THEN 'DATABASE ' || quote_ident(d.datname)
@@ -66,7 +66,7 @@ const SENSELESS: &str = concat!(
             OR NOT CASE s.vartype
                        WHEN 'enum' THEN lower(p.value) = ANY (s.enumvals)
                        WHEN 'bool' THEN p.value ~* '^(on|off?|1|0|t(r(ue?)?)?|f(a(l(se?)?)?)?|y(es?)?|no?)$'
-                       WHEN 'integer' THEN p.value ~ '^[[:space:]]*[+]?[0-9]+([.][0-9]*)?[[:space:]]*(us|ms|s|min|h|d)?[[:space:]]*$'
+                       WHEN 'integer' THEN p.value ~ '^[+]?[.]?[0-9]'
                        ELSE true END
       ORDER BY 1, 2"
 );

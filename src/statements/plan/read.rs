@@ -96,11 +96,16 @@ impl Plan<'_> {
 
     /// What a person finds a row by: its primary key as it is in the table, or where the row lies.
     pub fn name(&self, row: &Row) -> String {
+        let table = &self.mover.references.tables[row.0];
         let key: Vec<&str> = self.shape(row.0).primary_key.iter().map(String::as_str).collect();
         if key.is_empty() {
-            return format!("(ctid)=({})", row.1.1);
+            let at = match Oid::from(row.1.0) {
+                at if at == table.oid => String::new(),
+                partition => format!("{}: ", pg::table_name(partition)),
+            };
+            return format!("{at}(ctid)=({})", row.1.1);
         }
-        let values = self.fields(row, &key).into_iter().map(Option::unwrap_or_default);
+        let values = self.fields(row, &key).into_iter().map(|value| cut(value.unwrap_or_default()));
         format!("({})=({})", key.join(", "), values.collect::<Vec<String>>().join(", "))
     }
 
@@ -207,6 +212,15 @@ impl Plan<'_> {
             .collect();
         let query = collisions::images(table, shape, &columns, images.len());
         (query, Json::of(&images))
+    }
+}
+
+/// The beginning of a value that is too long to be read.
+fn cut(value: String) -> String {
+    const LONGEST: usize = 100;
+    match value.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &value[..end]),
+        None => value,
     }
 }
 

@@ -1,13 +1,15 @@
 //! Rows that hold an id without any need to: no foreign key keeps them from it, whoever has that id.
 
 use super::{Mover, unquoted};
-use crate::catalog::references::Moving;
+use crate::catalog::references::{Form, Moving};
 use crate::error::Error;
 use crate::pg::{self, Mode, Session};
 use crate::statements::plan::Row;
 use crate::statements::rows::address;
 use pgrx::Uuid;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// A row that holds an id without any need to.
 pub struct Held {
@@ -16,6 +18,16 @@ pub struct Held {
     pub column: String,
     pub key: Option<Value>,
     pub md5: String,
+}
+
+/// How many rows of a table hold an id in a registered column, where no foreign key keeps them from it. The audit log keeps it of
+/// app users who are made: what was there before does not hang on them.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Holding {
+    pub table: String,
+    /// Quoted.
+    pub column: String,
+    pub rows: usize,
 }
 
 /// Which columns the MD5 is of, in the audit log.
@@ -139,6 +151,46 @@ impl Mover {
             }),
             None => Ok(found),
         }
+    }
+
+    /// The registered columns, those apart that a foreign key brings along.
+    pub fn registered(&self) -> impl Iterator<Item = (usize, &Moving)> {
+        self.references.tables.iter().enumerate().flat_map(|(place, table)| {
+            let registered = table.moving.iter().filter(|m| m.soft && m.through.is_empty());
+            registered.map(move |moving| (place, moving))
+        })
+    }
+
+    /// In how many rows of which registered columns each of `ids` stands. No row is locked.
+    pub fn holdings(&self, session: &Session, ids: &[Uuid]) -> HashMap<Uuid, Vec<Holding>> {
+        let mut holdings: HashMap<Uuid, Vec<Holding>> = HashMap::new();
+        for (place, moving) in self.registered().filter(|_| !ids.is_empty()) {
+            let table = &self.references.tables[place];
+            let (key, column) = match moving.form {
+                Form::Uuid => ("u.id", format!("t.{}", moving.column)),
+                Form::Text => (
+                    "unnest(ARRAY[u.id::text, upper(u.id::text)])",
+                    format!("t.{}::text", moving.column),
+                ),
+            };
+            let sql = format!(
+                "SELECT m.id, count(*)
+                   FROM (SELECT DISTINCT u.id, {key} AS key FROM unnest($1::uuid[]) AS u(id)) m JOIN {} t ON {column} = m.key
+                  GROUP BY m.id",
+                table.target()
+            );
+            let rows =
+                pg::as_role(table.owner, || session.run(&sql, &[ids.to_vec().into()], Mode::Fresh));
+            for row in 0..rows.len() {
+                if let (Some(id), Some(rows)) = (rows.get(row, 1), rows.get::<i64>(row, 2)) {
+                    let column = moving.column.clone();
+                    let holding =
+                        Holding { table: table.label.clone(), column, rows: rows as usize };
+                    holdings.entry(id).or_default().push(holding);
+                }
+            }
+        }
+        holdings
     }
 
     fn loose(&self) -> impl Iterator<Item = (usize, &Moving)> {

@@ -10,7 +10,7 @@ mod text;
 mod written;
 
 pub use foreseen::Foreseer;
-pub use held::Held;
+pub use held::{Held, Holding};
 
 use super::one_statement::as_one_statement;
 use super::order::parents_first;

@@ -193,13 +193,18 @@ pub struct Listed {
     pub tried: Option<String>,
 }
 
-/// What the audit log tells of the last failures of auth users.
+/// What the audit log tells of the last failures of auth users, if nothing has been done since. What is refused in the same way again
+/// has no further entry.
 const LAST_FAILURES: &str = "
     SELECT DISTINCT ON (l.auth_user_id) l.auth_user_id::text,
-           concat(to_char(l.occurred_at, 'YYYY-MM-DD HH24:MI'), ', ', l.details #>> '{error,message}', '. ', l.details #>> '{error,hint}')
+           concat(CASE l.action WHEN 'conflict' THEN 'since ' END, to_char(l.occurred_at, 'YYYY-MM-DD HH24:MI'), ', ',
+                  concat_ws('. ', VARIADIC ARRAY(SELECT rtrim(e.said, '.') FROM unnest(ARRAY[
+                      l.details #>> '{error,message}', l.details #>> '{error,detail}', l.details #>> '{error,hint}']) AS e(said)
+                                                  WHERE e.said <> '')))
       FROM onagui.sync_audit_log l
-     WHERE l.auth_user_id = ANY ($1::text[]::uuid[]) AND l.outcome IN ('failed', 'refused')
-           AND l.details #>> '{error,message}' <> ''
+     WHERE l.auth_user_id = ANY ($1::text[]::uuid[]) AND l.outcome IN ('failed', 'refused') AND l.details #>> '{error,message}' <> ''
+           AND NOT EXISTS (SELECT FROM onagui.sync_audit_log d
+                            WHERE d.auth_user_id = l.auth_user_id AND d.audit_id > l.audit_id AND d.outcome = 'done' AND d.undone_by IS NULL)
      ORDER BY l.auth_user_id, l.audit_id DESC";
 
 /// Where and when the report was made.

@@ -20,17 +20,20 @@ use std::collections::{HashMap, HashSet};
 /// How many rows are named where an undo is refused.
 const NAMED: usize = 10;
 
+/// What triggers have set in a row, by column.
+pub type Set = serde_json::Map<String, Value>;
+
 /// Where the rows lie that an earlier step of the same undo has changed: by their numbers.
 pub type Known = HashMap<usize, Address>;
 
 /// The changes that take `done` back, all rows locked. Adds to `why` what has changed since. In tables that `has_been_back`, rows
-/// may differ in what triggers had set, those that were made in the columns that `set_since` names.
+/// may differ in what triggers had set; of rows that were made `set_since` tells that, by their key.
 pub fn inverse<'a>(
     session: &Session,
     (done, tables): (&[Done], &'a [Resolved]),
     known: &Known,
     has_been_back: &dyn Fn(&Table) -> bool,
-    set_since: &dyn Fn(&Table) -> Vec<String>,
+    set_since: &dyn Fn(&Table, &Value) -> Option<Set>,
     why: &mut Vec<String>,
 ) -> Vec<TableChanges<'a>> {
     done.iter()
@@ -56,11 +59,19 @@ pub fn inverse<'a>(
                     take_back(session, t, (moved, &names), known, has_been_back, &mut used, why);
                 changes.updated.entry(moved.columns.clone()).or_default().extend(updates);
             }
-            let look =
-                |set: &[String]| find(session, t, Sought::Whole(&d.added, set), &mut used.clone());
+            let look = |set: &[Option<Set>]| {
+                find(session, t, Sought::Whole(&d.added, set), &mut used.clone())
+            };
             let mut all = look(&[]);
-            if all.iter().any(|found| found.same == Some(false)) && has_been_back(&t.table) {
-                all = look(&set_since(&t.table));
+            if all.iter().any(|found| found.same == Some(false)) {
+                let set = |(row, found): (&Raw, &Found)| match found.same {
+                    Some(false) => set_since(&t.table, &key_of(row, &t.shape)),
+                    _ => None,
+                };
+                let set: Vec<Option<Set>> = d.added.iter().zip(&all).map(set).collect();
+                if set.iter().any(Option::is_some) {
+                    all = look(&set);
+                }
             }
             used.extend(all.iter().filter_map(|found| found.address));
             for (row, found) in d.added.iter().zip(all) {
@@ -124,6 +135,12 @@ fn take_back(
     updates
 }
 
+/// The primary key of a whole row, as [`MovedRow::key`] has it.
+fn key_of(row: &Raw, shape: &Shape) -> Value {
+    let row = row.parsed();
+    shape.primary_key.iter().map(|k| unquoted(k)).map(|k| (k.clone(), row[&k].clone())).collect()
+}
+
 /// The names of the columns of a whole row.
 fn names_of(row: Option<&Raw>) -> Vec<String> {
     match row.map(Raw::parsed) {
@@ -164,16 +181,19 @@ fn note(why: &mut Vec<String>, t: &Resolved, row: Option<&Raw>, found: Option<&F
 struct Left<'w> {
     key: Option<&'w Raw>,
     md5: String,
-    /// What triggers had set, or may have set since.
+    /// What triggers had set.
     #[serde(skip_serializing_if = "Option::is_none")]
     set: Option<Value>,
+    /// What they have set since: nobody else has changed that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    now: Option<&'w Set>,
 }
 
 /// Rows as they were left.
 #[derive(Clone, Copy)]
 enum Sought<'w> {
-    /// Whole ones, to be deleted: whatever anybody has put into them since would be lost, but in columns of these names.
-    Whole(&'w [Raw], &'w [String]),
+    /// Whole ones, to be deleted: whatever anybody has put into them since would be lost. And what triggers have set in each since.
+    Whole(&'w [Raw], &'w [Option<Set>]),
     /// Some of which columns were changed, and the names of the columns that their MD5s are of.
     Left(&'w [&'w MovedRow], &'w [String]),
 }
@@ -186,16 +206,20 @@ impl<'w> Sought<'w> {
                 let sql = format!("SELECT md5(x.r::text) FROM {elements} AS x ORDER BY x.place");
                 let md5s = session.run(&sql, &[Json::of(rows).into()], Mode::Fresh);
                 let md5s = md5s.column::<String>().into_iter();
-                let set = |row: &Raw| match row.parsed() {
-                    Value::Object(mut row) if !set.is_empty() => {
-                        row.retain(|name, _| set.contains(name));
-                        Some(Value::Object(row))
+                let before = |row: &Raw, now: &Set| match row.parsed() {
+                    Value::Object(mut row) => {
+                        row.retain(|name, _| now.contains_key(name));
+                        Value::Object(row)
                     }
-                    _ => None,
+                    other => other,
                 };
                 rows.iter()
                     .zip(md5s)
-                    .map(|(row, md5)| Left { key: Some(row), md5, set: set(row) })
+                    .enumerate()
+                    .map(|(place, (row, md5))| {
+                        let now = set.get(place).and_then(Option::as_ref);
+                        Left { key: Some(row), md5, set: now.map(|now| before(row, now)), now }
+                    })
                     .collect()
             }
             Sought::Left(rows, _) => {
@@ -203,6 +227,7 @@ impl<'w> Sought<'w> {
                     key: row.key.as_ref(),
                     md5: row.md5.clone(),
                     set: (!row.set_by_triggers.is_empty()).then(|| json!(row.set_by_triggers)),
+                    now: None,
                 };
                 rows.iter().map(left).collect()
             }
@@ -281,7 +306,7 @@ fn find_by_key(
     let sql = format!(
         "SELECT x.place, t.tableoid, t.ctid::text,
                 CASE x.r ->> 'md5' WHEN md5({image}::text) THEN {untouched}
-                                   WHEN md5(({image} || (x.r -> 'set'))::text) THEN CASE WHEN NOT {untouched} THEN false END
+                                   WHEN md5(({image} || (x.r -> 'set'))::text) THEN CASE WHEN NOT {untouched} OR NOT {image} @> coalesce(x.r -> 'now', '{{}}') THEN false END
                                    ELSE false END
            FROM {} AS x JOIN {} t ON {}
           ORDER BY x.place FOR UPDATE OF t",

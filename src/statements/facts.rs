@@ -131,6 +131,10 @@ impl Target {
             .into_iter()
             .filter(|arrival| arrival.facts.confirmed)
             .partition(|arrival| arrival.facts.to_link().is_some());
+        if to_link.is_empty() {
+            others.into_iter().for_each(Arrival::mistrust);
+            return Ok(());
+        }
         let vouched = match subtransaction(|| Ok(self.vouched_for(&to_link))) {
             Err(failure) if must_pass_on(&failure.sqlstate) => return Err(failure.into()),
             // What cannot be looked up vouches for nobody.
@@ -148,8 +152,7 @@ impl Target {
     fn vouched_for(&self, arrivals: &[&mut Arrival]) -> Vec<Uuid> {
         let (ids, keys): (Vec<Uuid>, Vec<Option<String>>) =
             arrivals.iter().map(|arrival| (arrival.id, arrival.key.clone())).unzip();
-        let Some(table) = pg::table_named(c"auth", c"identities").filter(|_| !ids.is_empty())
-        else {
+        let Some(table) = pg::table_named(c"auth", c"identities") else {
             return Vec::new();
         };
         pg::as_role(self.house.owner, || {

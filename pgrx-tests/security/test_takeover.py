@@ -171,7 +171,7 @@ def test_a_link_that_cannot_be_taken_back_is_not_made(db, boss):
         % boss
     )
     mallory = db.auth.signup(VICTIM, confirmed=False)
-    with expect_error("P0001", "cannot be taken back: not back", detail=False, hint="confirm it in the next"):
+    with expect_error("P0001", "cannot be taken back: not back", detail="in this transaction", hint="confirm it in the next"):
         db.auth.correct_email(mallory, "mallory@example.net")
     untouched(db, boss)
     assert db.sql("SELECT email, email_confirmed_at FROM auth.users") == [(VICTIM, None)]

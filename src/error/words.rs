@@ -421,8 +421,8 @@ impl From<Error> for Failure {
                 format!(
                     "Nothing was changed. Undo later entries of the log that concern these rows first, the last one first (SELECT audit_id, action, email \
                      FROM onagui.sync_audit_log WHERE audit_id > {audit_id} AND outcome = 'done' AND undone_by IS NULL AND details ?| '{{undo,exchange}}' \
-                     ORDER BY audit_id DESC;), or put the rows in order by hand (an e-mail that has followed auth.users since, for instance), then try again. A trigger of the application may have done it: ALTER TABLE ... DISABLE TRIGGER ...; during \
-                     the undo, in its transaction, which ends with ENABLE TRIGGER. A foreign key that did not hold before (NOT VALID, or added since) \
+                     ORDER BY audit_id DESC;), or put the rows in order by hand (an e-mail that has followed auth.users since, for instance), then \
+                     try again. A trigger of the application may have done it: ALTER TABLE ... DISABLE TRIGGER ...; during the undo, in its transaction, which ends with ENABLE TRIGGER. A foreign key that did not hold before (NOT VALID, or added since) \
                      must be dropped first; it can be added again NOT VALID."
                 ),
             ),

@@ -34,6 +34,8 @@ struct Occasion {
     left: Cell<usize>,
     again: Cell<bool>,
     proof: Cell<Proof>,
+    /// What was confirmed in this transaction before was another e-mail than the one that comes.
+    was_of_another: Cell<bool>,
 }
 
 /// The trigger function `onagui.sync_auth_user_to_app_users()`.
@@ -60,6 +62,7 @@ pub fn auth_user_changed(call: &Call) -> Result<Reply, Error> {
             }
         }
         TriggerEvent::Update { old, new } => {
+            occasion.weigh(&old, &new);
             occasion.go_through(|| changed(house, &old, &new, &occasion))?;
         }
         TriggerEvent::Delete { old } => forget(house, &occasion.actor, |remember| {
@@ -87,6 +90,16 @@ impl Occasion {
             left: Cell::new(AGAIN),
             again: Cell::new(false),
             proof: Cell::new(Proof::Given),
+            was_of_another: Cell::new(false),
+        }
+    }
+
+    /// Once for each UPDATE, however often what is done about it begins anew: it notes what the UPDATE confirms.
+    fn weigh(&self, old: &RowSet, new: &RowSet) {
+        if let (Some(before), Some(after)) = (old.first(), new.first()) {
+            self.proof.set(Proof::of(&before, &after));
+            self.was_of_another.set(proof::was_of_another(&before, &after));
+            proof::note_if_confirmed(&before, &after);
         }
     }
 
@@ -168,9 +181,6 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
     let (Some(before), Some(after)) = (old.first(), new.first()) else {
         return Ok(());
     };
-    occasion.proof.set(Proof::of(&before, &after));
-    let was_wrong = proof::was_of_another(&before, &after);
-    proof::note_if_confirmed(&before, &after);
     let (was_deleted, is_deleted) = (before.is_deleted, after.is_deleted);
     let (before, after) = (before.person, after.person);
     let change = Change { email_changed: before.email != after.email };
@@ -192,7 +202,7 @@ fn changed(house: House, old: &RowSet, new: &RowSet, occasion: &Occasion) -> Res
     match subtransaction(|| Ok(target.is_in_step(&after))) {
         Ok(true) => Ok(()),
         Ok(false) => {
-            if let Some(id) = after.id.filter(|_| was_wrong) {
+            if let Some(id) = after.id.filter(|_| occasion.was_of_another.get()) {
                 unlink(&target, id, occasion)?;
             }
             arrival::follow(&target, new, &change, occasion)
@@ -224,6 +234,7 @@ fn unlink(target: &Target, id: Uuid, occasion: &Occasion) -> Result<(), Error> {
     }
     occasion.may_pass_now(target, &failure)?;
     failure.message = format!("{NOT_TAKEN_BACK}: {}", failure.message);
+    failure.detail.get_or_insert_with(|| "The link was made in this transaction.".into());
     failure.hint = Some(
         "Nothing was changed. See to what stands in the way; or set the e-mail in one call, and confirm it in the next.".into(),
     );
